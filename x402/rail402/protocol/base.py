@@ -1,0 +1,93 @@
+"""What every record of the protocol is: frozen, validated when made, with a canonical JSON form."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import rfc8785
+from pydantic import BaseModel, ConfigDict
+
+from rail402.errors import MalformedInput
+
+__all__ = ["MAX_JSON_DEPTH", "Json", "Record", "canonical_json", "parse_json", "sha256_hex"]
+
+Json = Mapping[str, Any]
+"""A decoded JSON object."""
+
+MAX_JSON_DEPTH: Final = 32
+
+
+class Record(BaseModel):
+    """A frozen record. Unknown members are refused; a changed copy is made with `model_copy(update=…)`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+def canonical_json(value: object) -> bytes:
+    """Return the canonical form of a JSON value (RFC 8785)."""
+    return rfc8785.dumps(value)  # type: ignore[arg-type]
+
+
+def sha256_hex(data: bytes) -> str:
+    """Return the SHA-256 of `data` as 64 lower-case hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def parse_json(data: bytes | str, *, field: str, max_bytes: int) -> dict[str, Any]:
+    """Read one JSON object that a peer sent.
+
+    Args:
+        field: what an error names: the header or the body it came in.
+        max_bytes: the size above which it is not even looked at.
+
+    Raises:
+        MalformedInput: it is too large, nested deeper than 32, no JSON object, holds a member twice, or a number
+            that is not finite.
+    """
+    if len(data) > max_bytes:
+        raise MalformedInput(field, f"is larger than {max_bytes} bytes")
+    if _depth(data if isinstance(data, str) else data.decode("latin-1")) > MAX_JSON_DEPTH:
+        raise MalformedInput(field, f"is nested deeper than {MAX_JSON_DEPTH}")
+    try:
+        value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+    except (ValueError, RecursionError) as error:
+        raise MalformedInput(field, "is not valid JSON") from error
+    if not isinstance(value, dict):
+        raise MalformedInput(field, "must be a JSON object")
+    return value
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member appears twice")
+    return members
+
+
+def _no_constants(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _depth(text: str) -> int:
+    """Return how deep brackets nest outside strings, before any parser has to recurse into them."""
+    depth = deepest = 0
+    in_string = escaped = False
+    for char in text:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif char == "\\":
+                escaped = True
+            elif char == '"':
+                in_string = False
+        elif char == '"':
+            in_string = True
+        elif char in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif char in "]}":
+            depth -= 1
+    return deepest

@@ -1,0 +1,120 @@
+"""Offer tokens: an offer that is issued without a write and verified without a read.
+
+A token is `kid.expires.nonce.mac`: the id of the secret, the offer's expiry (Unix seconds), 128 random bits, and
+HMAC-SHA256 over the order's digest and the canonical offer. It travels in whatever the dialect echoes. Its nonce is a
+consumption key, so that an offer is paid once whatever form the payment takes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rail402.errors import ConfigurationError, PaymentRejected
+from rail402.protocol.offer import Offer
+from rail402.protocol.order import Order
+
+__all__ = ["OfferKeys", "TokenParts", "parse_token"]
+
+_TOKEN = re.compile(r"([A-Za-z0-9_-]{1,32})\.([0-9]{1,12})\.([A-Za-z0-9_-]{22})\.([A-Za-z0-9_-]{43})", re.ASCII)
+_KID = re.compile(r"[A-Za-z0-9_-]{1,32}", re.ASCII)
+_MIN_SECRET = 32
+
+
+@dataclass(frozen=True, slots=True)
+class TokenParts:
+    """A token taken apart; nothing about it is verified yet."""
+
+    kid: str
+    expires_at: int
+    nonce: str
+    mac: bytes
+
+    @property
+    def key(self) -> str:
+        """The consumption key of the token."""
+        return f"offer:{self.nonce}"
+
+
+def parse_token(token: str) -> TokenParts:
+    """Take a token apart.
+
+    Raises:
+        PaymentRejected: `offer_unknown`: it does not have the form of a token.
+    """
+    match = _TOKEN.fullmatch(token)
+    if match is None:
+        raise PaymentRejected("the offer token is not one of ours", code="offer_unknown")
+    return TokenParts(match[1], int(match[2]), match[3], base64.urlsafe_b64decode(match[4] + "="))
+
+
+class OfferKeys:
+    """The secrets that offers are issued with.
+
+    Args:
+        secrets: by key id, each at least 32 bytes. To rotate, add a new one, make it current, and drop the old one
+            once its offers have expired.
+        current: the key id that new offers are issued with; the only one where there is one.
+
+    Raises:
+        ConfigurationError: a secret is too short, a key id has other characters than `A-Za-z0-9_-`, or `current` is
+            not among them.
+    """
+
+    def __init__(self, secrets: Mapping[str, bytes], *, current: str | None = None) -> None:
+        for kid, secret in secrets.items():
+            if not _KID.fullmatch(kid):
+                raise ConfigurationError(f"secret id {kid!r} must be 1 to 32 characters of A-Z a-z 0-9 _ -")
+            if len(secret) < _MIN_SECRET:
+                raise ConfigurationError(f"secret {kid!r} must be at least {_MIN_SECRET} bytes; use `rail402 keygen`")
+        chosen = current or next(iter(secrets), "")
+        if chosen not in secrets:
+            raise ConfigurationError(f"the current secret id {chosen!r} is not among the secrets")
+        self._secrets, self.current = dict(secrets), chosen
+
+    def __repr__(self) -> str:
+        return f"OfferKeys(current={self.current!r}, ids={sorted(self._secrets)})"
+
+    def issue(self, offer: Offer, order: Order, nonce: bytes) -> Offer:
+        """Return the offer with its token. `nonce` is 16 random bytes."""
+        text = _b64(nonce)
+        mac = self._mac(self._secrets[self.current], offer, offer.expires_at, order, text)
+        return offer.model_copy(update={"token": f"{self.current}.{offer.expires_at}.{text}.{_b64(mac)}"})
+
+    def verify(self, offer: Offer, order: Order) -> TokenParts:
+        """Check that this server made `offer` for `order`; whether it has expired is left to the caller.
+
+        Raises:
+            PaymentRejected: `offer_unknown` without a token or with an unknown key; `resource_mismatch` where the
+                MAC does not fit, that is, the offer was altered or made for another request.
+        """
+        parts = parse_token(offer.token or "")
+        secret = self._secrets.get(parts.kid)
+        if secret is None:
+            raise PaymentRejected("the offer token's key is not known (any more)", code="offer_unknown")
+        if not hmac.compare_digest(parts.mac, self._mac(secret, offer, parts.expires_at, order, parts.nonce)):
+            raise PaymentRejected("the offer was made for another request, or altered", code="resource_mismatch")
+        return parts
+
+    def derive(self, purpose: str) -> bytes:
+        """Return a 32-byte secret for another purpose, derived from the current one (MPP challenge ids, say)."""
+        return hmac.digest(self._secrets[self.current], b"rail402:" + purpose.encode(), hashlib.sha256)
+
+    def derive_all(self, purpose: str) -> list[bytes]:
+        """Return the derived secret of every key, the current one first: what to verify with during a rotation."""
+        rest = [secret for kid, secret in self._secrets.items() if kid != self.current]
+        secrets = [self._secrets[self.current], *rest]
+        return [hmac.digest(secret, b"rail402:" + purpose.encode(), hashlib.sha256) for secret in secrets]
+
+    @staticmethod
+    def _mac(secret: bytes, offer: Offer, expires_at: int, order: Order, nonce: str) -> bytes:
+        head = f"rail402/offer/1\n{order.digest}\n{expires_at}\n{nonce}\n".encode()
+        return hmac.digest(secret, head + offer.canonical, hashlib.sha256)
+
+
+def _b64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

@@ -1,0 +1,34 @@
+"""The answer to an order that is not paid: all offers at once, and why the last payment was not accepted."""
+
+from __future__ import annotations
+
+from rail402.money import Money
+from rail402.protocol.base import Record
+from rail402.protocol.offer import Offer
+from rail402.protocol.order import Order
+
+__all__ = ["Challenge"]
+
+
+class Challenge(Record):
+    """Everything a 402 says.
+
+    Args:
+        order: what was asked for.
+        price: the publisher's own price.
+        offers: every way to pay it, best first.
+        code: a reason code of `errors.REASONS`; `payment_required` where no payment came.
+        detail: one sentence for people; never a secret.
+        description: what is sold, for people.
+        mime_type: the media type that is sold, if known.
+        now: when the challenge is made, Unix seconds.
+    """
+
+    order: Order
+    price: Money
+    offers: tuple[Offer, ...]
+    code: str = "payment_required"
+    detail: str = ""
+    description: str = ""
+    mime_type: str = ""
+    now: int

@@ -1,0 +1,301 @@
+"""The charge: one durable row per payment, and the only place that says how it may change.
+
+A charge moves on two axes. Everything that affects a transition is in `PAYMENT` and `DELIVERY` below.
+
+Payment, what became of the money:
+
+- `claimed`: this payment's consumption keys are ours; nothing was asked of the rail yet.
+- `holding`, `settling`, `releasing`, `refunding`: written **before** the rail is asked, so that a crash leaves a row
+  that says what may have happened. Each ends in its past tense, in `rejected`, or in `unknown`.
+- `unknown`: a call ended without an answer that can be believed. `operation` says which one. Only what the rail's
+  lookup finds leads out of here; it is never guessed.
+- `released`: nothing was taken. The same payment may be claimed again, as the next attempt, verified anew.
+- `rejected`: the rail refused definitively. `settled`, `refunded`: money moved.
+
+Delivery, what became of the answer:
+
+- `none`, then `running` while the handler works, then `stored` (a repeat gets the same response), `streamed` (sent,
+  too long or open-ended to keep) or `failed` (nothing usable reached the payer).
+
+Rules that join the axes:
+
+1. The handler runs only while the money is where the flow wants it: `claimed` in authorization, `held` in escrow,
+   `settled` in upfront.
+2. Nothing is stored or streamed before the payment is `settled`.
+3. A settled payment whose delivery failed may run the handler once more, uncharged: `RERUNS` times.
+4. A claim carries a lease. When it lapses, `claimed` is dropped, `held` is released, and every *-ing* state becomes
+   `unknown`; a running handler counts as failed. The version in the row fences out whoever comes back late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Final
+
+from pydantic import Field
+
+from rail402.protocol.base import Record
+from rail402.protocol.offer import Flow, Offer
+from rail402.protocol.order import Order
+from rail402.protocol.payment import ConsumptionKey
+
+__all__ = [
+    "DELIVERY",
+    "IN_FLIGHT",
+    "PAYMENT",
+    "RERUNS",
+    "Charge",
+    "Delivery",
+    "DeliveryEvent",
+    "IllegalTransition",
+    "Operation",
+    "PaymentEvent",
+    "PaymentState",
+]
+
+
+class PaymentState(StrEnum):
+    """What became of the money."""
+
+    CLAIMED = "claimed"
+    HOLDING = "holding"
+    HELD = "held"
+    SETTLING = "settling"
+    SETTLED = "settled"
+    RELEASING = "releasing"
+    RELEASED = "released"
+    REFUNDING = "refunding"
+    REFUNDED = "refunded"
+    REJECTED = "rejected"
+    UNKNOWN = "unknown"
+
+
+class Delivery(StrEnum):
+    """What became of the answer."""
+
+    NONE = "none"
+    RUNNING = "running"
+    STORED = "stored"
+    STREAMED = "streamed"
+    FAILED = "failed"
+
+
+class Operation(StrEnum):
+    """What the rail was asked to do."""
+
+    HOLD = "hold"
+    SETTLE = "settle"
+    RELEASE = "release"
+    REFUND = "refund"
+
+
+class PaymentEvent(StrEnum):
+    """What happens to the money. The first four are ours, before the call; the others are the rail's answers."""
+
+    HOLD = "hold"
+    SETTLE = "settle"
+    RELEASE = "release"
+    REFUND = "refund"
+    HELD = "held"
+    SETTLED = "settled"
+    RELEASED = "released"
+    REFUNDED = "refunded"
+    REJECTED = "rejected"
+    LOST = "lost"
+    RECLAIM = "reclaim"
+
+
+class DeliveryEvent(StrEnum):
+    """What happens to the answer."""
+
+    START = "start"
+    STORE = "store"
+    STREAM = "stream"
+    FAIL = "fail"
+    RESET = "reset"
+
+
+_S, _E = PaymentState, PaymentEvent
+
+PAYMENT: Final[Mapping[tuple[PaymentState, PaymentEvent], PaymentState]] = {
+    (_S.CLAIMED, _E.HOLD): _S.HOLDING,
+    (_S.CLAIMED, _E.SETTLE): _S.SETTLING,
+    (_S.CLAIMED, _E.RELEASED): _S.RELEASED,  # the rail was never asked: nothing to undo there
+    (_S.HOLDING, _E.HELD): _S.HELD,
+    (_S.HOLDING, _E.REJECTED): _S.REJECTED,
+    (_S.HOLDING, _E.RELEASED): _S.RELEASED,  # the rail says that it did not happen and may be tried again
+    (_S.HOLDING, _E.LOST): _S.UNKNOWN,
+    (_S.HELD, _E.SETTLE): _S.SETTLING,
+    (_S.HELD, _E.RELEASE): _S.RELEASING,
+    (_S.SETTLING, _E.SETTLED): _S.SETTLED,
+    (_S.SETTLING, _E.REJECTED): _S.REJECTED,
+    (_S.SETTLING, _E.RELEASED): _S.RELEASED,
+    (_S.SETTLING, _E.LOST): _S.UNKNOWN,
+    (_S.SETTLED, _E.REFUND): _S.REFUNDING,
+    (_S.REFUNDING, _E.REFUNDED): _S.REFUNDED,
+    (_S.REFUNDING, _E.SETTLED): _S.SETTLED,  # the refund was refused: the money is still ours
+    (_S.REFUNDING, _E.LOST): _S.UNKNOWN,
+    (_S.RELEASING, _E.RELEASED): _S.RELEASED,
+    (_S.RELEASING, _E.SETTLED): _S.SETTLED,  # too late: it had been captured
+    (_S.RELEASING, _E.LOST): _S.UNKNOWN,
+    (_S.UNKNOWN, _E.HELD): _S.HELD,
+    (_S.UNKNOWN, _E.SETTLED): _S.SETTLED,
+    (_S.UNKNOWN, _E.RELEASED): _S.RELEASED,
+    (_S.UNKNOWN, _E.REFUNDED): _S.REFUNDED,
+    (_S.UNKNOWN, _E.REJECTED): _S.REJECTED,
+    (_S.RELEASED, _E.RECLAIM): _S.CLAIMED,
+}
+"""The whole life of a payment; a pair that is not here cannot happen."""
+
+_D, _A = Delivery, DeliveryEvent
+
+DELIVERY: Final[Mapping[tuple[Delivery, DeliveryEvent], Delivery]] = {
+    (_D.NONE, _A.START): _D.RUNNING,
+    (_D.FAILED, _A.START): _D.RUNNING,
+    (_D.RUNNING, _A.STORE): _D.STORED,
+    (_D.RUNNING, _A.STREAM): _D.STREAMED,
+    (_D.RUNNING, _A.FAIL): _D.FAILED,
+    (_D.NONE, _A.FAIL): _D.FAILED,
+    (_D.FAILED, _A.FAIL): _D.FAILED,
+    (_D.NONE, _A.RESET): _D.NONE,
+    (_D.FAILED, _A.RESET): _D.NONE,
+}
+"""The whole life of an answer."""
+
+IN_FLIGHT: Final[Mapping[PaymentState, Operation]] = {
+    _S.HOLDING: Operation.HOLD,
+    _S.SETTLING: Operation.SETTLE,
+    _S.RELEASING: Operation.RELEASE,
+    _S.REFUNDING: Operation.REFUND,
+}
+"""The states in which the rail has been asked and has not answered."""
+
+_RUN_IN: Final = {Flow.AUTHORIZATION: _S.CLAIMED, Flow.ESCROW: _S.HELD, Flow.UPFRONT: _S.SETTLED}
+
+RERUNS: Final = 1
+
+
+class IllegalTransition(Exception):
+    """A bug in the caller: the tables do not allow this step from here."""
+
+
+class Charge(Record):
+    """One payment and what became of it.
+
+    Args:
+        id: our name for it, `ch_` and 26 characters; it goes out in errors and receipts.
+        version: counts the writes; a write names the version it read, which fences out late workers.
+        order, offer: what was bought and on which terms (the offer without its token).
+        dialect: the dialect the payment came in.
+        keys: the consumption keys it holds.
+        payment, delivery: the two axes. `operation` is set while `payment` is `unknown`.
+        attempt: how often the payment was claimed; `tries`: how often this operation was begun in this attempt.
+        reruns: how often the handler ran again after settlement.
+        lease_until: Unix seconds until which the worker that wrote it last is trusted to be alive.
+        payer: who paid, in the rail's own form, if it is known.
+        rail_state: what the rail must remember to look the payment up again; never a secret.
+        transaction: the rail's reference once money moved: a transaction hash, payment hash, PaymentIntent id.
+        secret_digest: SHA-256 of the secret a replay must show again; None where the payment was claimed bare.
+        context: digests of the cookies and Authorization that a replay must bring again.
+        uses: how many requests one payment buys; `uses_taken`: how many it has served or is serving.
+        valid_until: Unix seconds until which the payment replays (or the pass is good).
+        code: why it was rejected.
+        receipt: the signed receipt (compact JWS).
+        sandbox: only play money moved.
+    """
+
+    id: str
+    version: int = 0
+    order: Order
+    offer: Offer
+    dialect: str
+    keys: tuple[ConsumptionKey, ...]
+    payment: PaymentState = PaymentState.CLAIMED
+    delivery: Delivery = Delivery.NONE
+    operation: Operation | None = None
+    attempt: int = 1
+    tries: int = 0
+    reruns: int = 0
+    created_at: int
+    lease_until: int
+    settled_at: int | None = None
+    payer: str | None = None
+    rail_state: Mapping[str, Any] = Field(default_factory=dict)
+    transaction: str | None = None
+    secret_digest: str | None = Field(default=None, repr=False)
+    context: tuple[str, ...] = Field(default=(), repr=False)
+    uses: int = 1
+    uses_taken: int = 0
+    valid_until: int | None = None
+    code: str | None = None
+    receipt: str | None = Field(default=None, repr=False)
+    sandbox: bool = False
+
+    def on(self, event: PaymentEvent, *, lease_until: int, **changes: Any) -> Charge:
+        """Return the charge after `event`; `changes` are further facts learnt with it.
+
+        Raises:
+            IllegalTransition: the table has no such step from this state.
+        """
+        state = PAYMENT.get((self.payment, event))
+        if state is None:
+            raise IllegalTransition(f"{self.payment} does not take {event}")
+        facts: dict[str, Any] = {"payment": state, "lease_until": lease_until, "operation": None}
+        if state is PaymentState.UNKNOWN:
+            facts["operation"] = IN_FLIGHT[self.payment]
+        elif state in IN_FLIGHT:
+            facts["tries"] = self.tries + 1
+        elif event is PaymentEvent.RECLAIM:
+            facts |= {"attempt": self.attempt + 1, "tries": 0, "delivery": DELIVERY[self.delivery, DeliveryEvent.RESET]}
+        return self._changed(facts | changes)
+
+    def deliver(self, event: DeliveryEvent, *, lease_until: int, **changes: Any) -> Charge:
+        """Return the charge after `event` on the delivery axis.
+
+        Raises:
+            IllegalTransition: the table has no such step, or the money is not where rules 1 to 3 want it.
+        """
+        state = DELIVERY.get((self.delivery, event))
+        if state is None or not self._may(event):
+            raise IllegalTransition(f"{self.delivery} ({self.payment}) does not take {event}")
+        facts: dict[str, Any] = {"delivery": state, "lease_until": lease_until}
+        if event is DeliveryEvent.START and self.delivery is Delivery.FAILED:
+            facts["reruns"] = self.reruns + 1
+        return self._changed(facts | changes)
+
+    @property
+    def may_rerun(self) -> bool:
+        """Whether the handler may run once more, uncharged (rule 3)."""
+        return self.payment is PaymentState.SETTLED and self.delivery is Delivery.FAILED and self.reruns < RERUNS
+
+    def _may(self, event: DeliveryEvent) -> bool:
+        if event is DeliveryEvent.START:
+            first = self.delivery is Delivery.NONE and self.payment is _RUN_IN[self.offer.flow]
+            return first or self.may_rerun or (self.delivery is Delivery.NONE and self.payment is PaymentState.SETTLED)
+        if event in (DeliveryEvent.STORE, DeliveryEvent.STREAM):
+            return self.payment is PaymentState.SETTLED
+        return True
+
+    def lapsed(self, now: int) -> Charge:
+        """Return the charge as it stands once its worker is known to be gone (rule 4); itself if nothing changes."""
+        charge = self
+        if charge.lease_until > now:
+            return charge
+        if charge.delivery is Delivery.RUNNING:
+            charge = charge.deliver(DeliveryEvent.FAIL, lease_until=now)
+        if charge.payment is PaymentState.CLAIMED:
+            return charge.on(PaymentEvent.RELEASED, lease_until=now)
+        if charge.payment is PaymentState.HELD:
+            return charge  # the reconciler releases it, which asks the rail
+        if charge.payment in IN_FLIGHT:
+            return charge.on(PaymentEvent.LOST, lease_until=now)
+        return charge
+
+    def _changed(self, facts: Mapping[str, Any]) -> Charge:
+        return self.model_copy(update=dict(facts))
+
+    @property
+    def is_pass(self) -> bool:
+        """Whether the payment buys more than one request."""
+        return self.uses > 1

@@ -1,0 +1,40 @@
+"""What one request asks to buy."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from rail402.protocol.base import Record, canonical_json, sha256_hex
+
+__all__ = ["EMPTY_BODY_DIGEST", "Order"]
+
+EMPTY_BODY_DIGEST = sha256_hex(b"")
+
+
+class Order(Record):
+    """What one request asks to buy. Its digest is what a payment is bound to.
+
+    The price is not part of it: an offer once made is honoured at its amount until it expires.
+
+    Args:
+        method: the request method, upper case.
+        url: the canonical absolute URL: the public origin, then path and query exactly as they were sent.
+        route: the id of the matched route, such as `GET /article/{slug}`.
+        body_digest: SHA-256 of the raw body bytes, 64 hexadecimal digits.
+    """
+
+    method: str
+    url: str
+    route: str
+    body_digest: str = EMPTY_BODY_DIGEST
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the canonical JSON of the order, 64 hexadecimal digits."""
+        return sha256_hex(canonical_json(self.model_dump()))
+
+    @property
+    def origin(self) -> str:
+        """Scheme and authority of the URL: where a pass is good."""
+        scheme, _, rest = self.url.partition("://")
+        return f"{scheme}://{rest.partition('/')[0].partition('?')[0]}"

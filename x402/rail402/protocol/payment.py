@@ -1,0 +1,34 @@
+"""What a client presents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from rail402.protocol.base import Record
+from rail402.protocol.offer import Offer
+
+__all__ = ["ConsumptionKey", "Payment"]
+
+ConsumptionKey = str
+"""What can be used up once, such as `eip3009:<chain>/<token>/<from>/<nonce>`; all keys of a charge are claimed together."""
+
+
+class Payment(Record):
+    """What a client presents to pay an order.
+
+    Args:
+        dialect: the dialect it came in.
+        rail: the rail it is for.
+        payload: the rail's own proof, by the rail's names: a signed authorization, a preimage, a token. Secret.
+        offer: the offer it accepts, as echoed, with its token; None in dialects without an echo.
+        envelope: what the dialect needs again to answer (the echoed challenge, say).
+    """
+
+    dialect: str
+    rail: str
+    payload: Mapping[str, Any] = Field(repr=False)
+    offer: Offer | None = None
+    envelope: Mapping[str, Any] = Field(default_factory=dict, repr=False)

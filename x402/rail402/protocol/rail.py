@@ -1,0 +1,373 @@
+"""What a rail implements: a pure part that both ends share, a server side and a client side.
+
+Dialects own envelopes, rails own payloads: a rail says how its offers and proofs look inside each dialect it speaks
+(`RailSpec.bindings`), and never sees a header. A third-party rail is one package with these three classes, proven by
+`rail402.testing`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from rail402.errors import ConfigurationError
+from rail402.money import Money
+from rail402.protocol.base import Json
+from rail402.protocol.charge import Charge, Operation
+from rail402.protocol.offer import Flow, Mechanism, Offer
+from rail402.protocol.order import Order
+from rail402.protocol.payment import ConsumptionKey, Payment
+
+__all__ = [
+    "Binding",
+    "Cost",
+    "Failed",
+    "Held",
+    "Holds",
+    "NotPaid",
+    "Paid",
+    "PaymentRail",
+    "Pending",
+    "RailSpec",
+    "Refunded",
+    "Refunds",
+    "Registry",
+    "Released",
+    "Settled",
+    "Terms",
+    "Unknown",
+    "Verified",
+    "Wallet",
+]
+
+
+# --- what a rail answers -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """A proof that stands by itself: who pays, which keys it uses up, and what a later lookup needs (no secrets)."""
+
+    keys: frozenset[ConsumptionKey]
+    payer: str | None = None
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """The amount is reserved at the rail; `state` and `keys` are added to the charge."""
+
+    state: Mapping[str, Any] = field(default_factory=dict)
+    keys: frozenset[ConsumptionKey] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """The money is ours.
+
+    Attributes:
+        transaction: the rail's reference.
+        at: when the rail says it settled, Unix seconds, where it says so.
+    """
+
+    transaction: str
+    at: int | None = None
+    payer: str | None = None
+    state: Mapping[str, Any] = field(default_factory=dict)
+    keys: frozenset[ConsumptionKey] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """Nothing is reserved (any more)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refunded:
+    """The money went back."""
+
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """Under way: neither done nor failed. Look again after `retry_after` seconds."""
+
+    retry_after: int = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotPaid:
+    """It did not happen and never will by what was sent: the payment counts as released and may be tried again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """Refused, definitively. `code` is a reason code, `detail` a sentence without secrets."""
+
+    code: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """No answer that can be believed. Only a lookup may decide."""
+
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paid:
+    """What a wallet found: this payment went through (or is a valid proof that may be presented again)."""
+
+    payload: Json = field(repr=False)
+    fee: Money | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What paying an offer would cost: the price and the most that the rail may charge on top."""
+
+    price: Money
+    fee_ceiling: Money | None = None
+
+
+# --- the shared part -----------------------------------------------------------------------------------------------
+
+
+class Binding(Protocol):
+    """How a rail's offers and proofs look inside one dialect. All four are pure.
+
+    `decode_*` return None where the JSON is some other rail's, and raise `MalformedInput` naming the member where it
+    is theirs and wrong. `expires_at` is Unix seconds: from the token on the server, from the challenge on the client.
+    What the JSON is: in `x402-v2` a PaymentRequirements object without the token, and `payload`; in `mpp`
+    `{"method", "intent", "request"}`, and the credential's `payload`; in `x-receipt` the `payment` object, and
+    `{"receipt": text}`.
+    """
+
+    def encode_offer(self, offer: Offer) -> Json: ...
+
+    def decode_offer(self, wire: Json, *, expires_at: int) -> Offer | None: ...
+
+    def encode_proof(self, payload: Json) -> Json: ...
+
+    def decode_proof(self, wire: Json) -> Json | None: ...
+
+
+class RailSpec(Protocol):
+    """The part of a rail that server and client share; pure.
+
+    Attributes:
+        name: the rail's name, such as `base`.
+        mechanisms: the ways it moves money.
+        bindings: by dialect name.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def mechanisms(self) -> tuple[Mechanism, ...]: ...
+
+    @property
+    def bindings(self) -> Mapping[str, Binding]: ...
+
+    def identify(self, payment: Payment) -> frozenset[ConsumptionKey]:
+        """Return the consumption keys that can be read off the payment itself.
+
+        Raises:
+            MalformedInput: a member is missing or has the wrong form.
+        """
+        ...
+
+    def authenticate(self, offer: Offer, payment: Payment) -> Verified:
+        """Check all that needs no money state: signature, preimage against hash, amount, payee, network.
+
+        It is run on every presentation, replays included.
+
+        Raises:
+            PaymentRejected: with the reason code.
+        """
+        ...
+
+    def mistaken_keys(self, payment: Payment) -> frozenset[ConsumptionKey]:
+        """Return the keys that would fit if the client sent a proof's public half by mistake (a payment hash).
+
+        It makes for a clear 400 instead of a fresh challenge, which would invite a second payment.
+        """
+        ...
+
+    def check_offer(self, offer: Offer, order: Order, *, now: int) -> None:
+        """Check what a client must verify before paying: invoice amount and payee, domain, expiry, binding.
+
+        Raises:
+            OfferRefused: the offer is not what it claims to be.
+        """
+        ...
+
+
+# --- the server side -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What the publisher asks of one offer.
+
+    Args:
+        amount: atomic units of the mechanism's asset, already converted and rounded up.
+        flow: when money moves; one of the mechanism's flows.
+        now: Unix seconds.
+        expires_at: Unix seconds until which the offer is honoured.
+        timeout_seconds: how long the payment must stay valid: the handler's deadline, the settle budget and a margin.
+        description: what is sold, for people.
+    """
+
+    amount: int
+    flow: Flow
+    now: int
+    expires_at: int
+    timeout_seconds: int
+    description: str = ""
+
+
+class PaymentRail(ABC):
+    """The server side of a rail. Its methods raise `RailUnavailable` while nothing can have happened."""
+
+    spec: RailSpec
+    sandbox: bool = False
+
+    async def start(self) -> None:
+        """Open connections and check the configuration against the backend."""
+
+    async def close(self) -> None:
+        """Close what `start` opened."""
+
+    async def health(self) -> None:
+        """Raise `RailUnavailable` where the backend cannot be used now."""
+
+    @abstractmethod
+    async def offer(self, order: Order, mechanism: Mechanism, terms: Terms) -> Offer | None:
+        """Make an offer without its token; None where this price cannot be served (below a minimum, say)."""
+
+    def issued_key(self, offer: Offer) -> ConsumptionKey | None:
+        """Return the key by which an unpaid offer is recognised in a dialect without an echo (an invoice's hash).
+
+        The gate then keeps an issued row. None, the default: such a payment needs no row, or cannot be served.
+        """
+        return None
+
+    @abstractmethod
+    async def verify(self, offer: Offer, payment: Payment, verified: Verified, *, now: int) -> Verified:
+        """Check the money state of a payment that is not known yet: balance, nonce, validity, limits; cheap first.
+
+        Returns:
+            `verified`, completed where the rail learnt more.
+
+        Raises:
+            PaymentRejected: with the reason code; nothing is used up.
+        """
+
+    @abstractmethod
+    async def settle(self, charge: Charge, payment: Payment | None) -> Settled | NotPaid | Failed | Unknown:
+        """Take the money, or capture what is held. `Failed` is definitive.
+
+        `payment` is None when the reconciler captures a held charge.
+        """
+
+    @abstractmethod
+    async def lookup(
+        self, charge: Charge, operation: Operation
+    ) -> Held | Settled | Released | Refunded | NotPaid | Failed | Pending | Unknown:
+        """Find out what became of an operation whose answer was lost. It never moves money."""
+
+
+@runtime_checkable
+class Holds(Protocol):
+    """A rail that can reserve an amount first (the escrow flow)."""
+
+    async def hold(self, charge: Charge, payment: Payment) -> Held | NotPaid | Failed | Unknown: ...
+
+    async def release(self, charge: Charge) -> Released | Settled | Unknown: ...
+
+
+@runtime_checkable
+class Refunds(Protocol):
+    """A rail that can give the money back."""
+
+    async def refund(self, charge: Charge) -> Refunded | Failed | Unknown: ...
+
+
+# --- the client side -----------------------------------------------------------------------------------------------
+
+
+class Wallet(ABC):
+    """The client side of a rail: something that holds money and can pay an offer."""
+
+    spec: RailSpec
+    name: str = ""
+
+    async def start(self) -> None:
+        """Open connections."""
+
+    async def close(self) -> None:
+        """Close what `start` opened."""
+
+    @abstractmethod
+    async def can_pay(self, offer: Offer) -> Cost | None:
+        """Return what the offer would cost; None where this wallet cannot pay it (another network, no balance)."""
+
+    @abstractmethod
+    async def pay(self, offer: Offer, *, record_id: str, now: int) -> Paid:
+        """Pay, and return the proof. The journal's record `record_id` is already written.
+
+        Raises:
+            PaymentFailed: definitively nothing was paid.
+            PaymentOutcomeUnknown: perhaps paid; `resume` finds out.
+        """
+
+    @abstractmethod
+    async def resume(self, offer: Offer, payload: Json | None, *, record_id: str, now: int) -> Paid | NotPaid | Unknown:
+        """Find out what became of a payment after a crash or a time-out.
+
+        Args:
+            payload: the proof, where it was already in the journal.
+        """
+
+
+# --- the registry --------------------------------------------------------------------------------------------------
+
+
+class Registry:
+    """The rails that one gate or one payer has, by name. Nothing is enabled by being installed."""
+
+    def __init__(self, specs: Iterable[RailSpec]) -> None:
+        self._specs: dict[str, RailSpec] = {}
+        for spec in specs:
+            if self._specs.setdefault(spec.name, spec) is not spec:
+                raise ConfigurationError(f"two rails are called {spec.name!r}; give one of them another name")
+
+    def __iter__(self) -> Iterator[RailSpec]:
+        return iter(self._specs.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._specs
+
+    def __getitem__(self, name: str) -> RailSpec:
+        try:
+            return self._specs[name]
+        except KeyError:
+            known = ", ".join(sorted(self._specs)) or "none"
+            raise ConfigurationError(f"there is no rail {name!r}; the rails here are: {known}") from None
+
+    def binding(self, rail: str, dialect: str) -> Binding | None:
+        """Return how `rail` speaks `dialect`, or None where it does not."""
+        return self[rail].bindings.get(dialect)
+
+    def speaking(self, dialect: str) -> Iterator[tuple[RailSpec, Binding]]:
+        """Yield every rail that speaks `dialect`, with how."""
+        for spec in self:
+            binding = spec.bindings.get(dialect)
+            if binding is not None:
+                yield spec, binding
