@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
-
 from rail402_base.eip3009 import (
     Authorization,
     Domain,
@@ -133,7 +133,7 @@ class RemoteSigner:
         try:
             self._address = parse_address(address, "address", eip55=True)
         except MalformedInput as error:
-            raise ConfigurationError(f"the remote signer's {error.field} {error.problem}") from error
+            raise ConfigurationError(f"the remote signer's {error.detail}") from error
         self._sign_typed_data = sign_typed_data
 
     @property
@@ -187,14 +187,12 @@ def _decrypt(keystore: dict[str, object], password: str, path: str | Path) -> by
 
 def _derive(words: str, passphrase: str, derivation_path: str) -> bytes:
     from eth_account.hdaccount import key_from_seed, seed_from_mnemonic  # slow to import, as above
-    from eth_utils import ValidationError
+    from eth_utils.exceptions import ValidationError
 
-    # The library quotes the words in its message. Raising outside the handler keeps it out of the exception's context.
+    # The library's message quotes the words, so it must not become the context of ours.
     seed: bytes | None = None
-    try:
+    with suppress(ValidationError):
         seed = seed_from_mnemonic(words, passphrase)
-    except ValidationError:
-        pass
     if seed is None:
         raise ConfigurationError("the mnemonic is not a BIP-39 phrase: check each word, their order and their number")
     try:

@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import Literal
 
 from rail402.errors import ConfigurationError
-
 from rail402_base.eip3009 import Domain, same_address
 
 __all__ = [
@@ -44,7 +43,8 @@ class Network:
         chain_id: its EIP-155 number.
         title: its name for people.
         v1_name: what x402 version 1 calls it.
-        kind: what its money is worth: `production` is real, `testnet` is free on a real chain, `sandbox` is a local file.
+        kind: what its money is worth: `production` is real, `testnet` is free on a real chain, `sandbox` a local
+            file.
         caip2: its CAIP-2 name, as x402 version 2 and receipts write it.
     """
 
@@ -123,7 +123,7 @@ SANDBOX_USDC = Token(
     version="2",
 )
 
-NETWORKS: Mapping[str, Network] = MappingProxyType({network.caip2: network for network in (BASE, BASE_SEPOLIA, SANDBOX)})
+NETWORKS: Mapping[str, Network] = MappingProxyType({each.caip2: each for each in (BASE, BASE_SEPOLIA, SANDBOX)})
 TOKENS = (BASE_USDC, BASE_SEPOLIA_USDC, SANDBOX_USDC)
 
 _NETWORKS_OF_V1 = {network.v1_name: network for network in NETWORKS.values()}
@@ -162,6 +162,5 @@ def usdc_on(network: Network) -> Token:
 
 def find_token(network: str, address: str) -> Token | None:
     """The token at an address (in any case) of a network (its CAIP-2 name), or None where this table has none."""
-    return next(
-        (token for token in TOKENS if token.network.caip2 == network and same_address(token.address, address)), None
-    )
+    matches = (each for each in TOKENS if each.network.caip2 == network and same_address(each.address, address))
+    return next(matches, None)

@@ -12,9 +12,8 @@ Not checked, because it needs more than the text: expiry (ask `expires_at`), and
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple, cast
+from typing import Final, Literal, NamedTuple, cast, get_args
 
 from coincurve import PrivateKey, PublicKey
 
@@ -47,7 +46,6 @@ _SIGNATURE_LETTERS = 104
 _MAX_FIELD_LETTERS = 1023
 _MAX_NUMBER_LETTERS = 12  # 60 bits: an expiry fits a signed 64-bit column with the timestamp added
 _HOP_BYTES = 51
-_CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
 _PREFIX = re.compile(r"ln(bcrt|bc|tbs|tb)(.*)")
 _AMOUNT = re.compile(r"([1-9][0-9]{0,19})([munp]?)")
@@ -253,9 +251,8 @@ def _verify(message: bytes, signature: bytes, named_payee: str | None) -> bytes:
         if named_payee is None:
             return PublicKey.from_signature_and_message(signature, message).format()
         payee = bech32.to_bytes(named_payee, "invoice.payee")
-        # With a named payee, and only then, the specification wants the low one of the two possible S values.
-        low_s = int.from_bytes(signature[32:64], "big") <= _CURVE_ORDER // 2
-        verified = low_s and signature[64] <= 3 and PublicKey(payee).verify(_der(signature), message)
+        # libsecp256k1 takes the low one of the two possible S only, as the specification wants it with a named payee.
+        verified = signature[64] <= 3 and PublicKey(payee).verify(_der(signature), message)
     except ValueError as error:  # coincurve: no such point, or numbers out of range
         raise MalformedInput("invoice.signature", "is not a signature by any node") from error
     if not verified:
@@ -291,7 +288,7 @@ def _split_fields(letters: str) -> tuple[dict[str, str], list[str]]:
         start = position + 3
         letter, end = letters[position], start + bech32.to_int(letters[position + 1 : start])
         value = letters[start:end]
-        if end > len(letters) or start > len(letters):
+        if end > len(letters):
             raise MalformedInput("invoice", "ends within a field")
         if letter == "r":
             hints.append(value)
@@ -371,19 +368,17 @@ def _hop_bytes(hop: RouteHop) -> bytes:
 
 
 def _check_encodable(invoice: UnsignedInvoice) -> None:
-    hashes: Sequence[bytes] = [invoice.payment_hash, invoice.payment_secret]
-    if invoice.description_hash is not None:
-        hashes = [*hashes, invoice.description_hash]
+    hashes = (invoice.payment_hash, invoice.payment_secret, invoice.description_hash)
     numbers = (invoice.expiry, invoice.min_final_cltv_expiry)
-    if f"ln{invoice.prefix}" not in {"lnbc", "lntb", "lntbs", "lnbcrt"}:
+    if invoice.prefix not in get_args(Prefix):
         raise ValueError("prefix is one of bc, tb, tbs and bcrt")
     if invoice.amount_msat is not None and not 0 < invoice.amount_msat <= MAX_AMOUNT_MSAT:
         raise ValueError("amount_msat is at least 1 and at most all the bitcoin there is")
     if not 0 <= invoice.created_at < 1 << 5 * _TIMESTAMP_LETTERS:
         raise ValueError("created_at is a unix time of at most 35 bits")
-    if any(len(digest) != 32 for digest in hashes):
+    if any(digest is not None and len(digest) != 32 for digest in hashes):
         raise ValueError("payment_hash, payment_secret and description_hash have 32 bytes each")
     if (invoice.description is None) == (invoice.description_hash is None):
         raise ValueError("an invoice has exactly one of description and description_hash")
-    if any(not 0 <= number < 1 << 5 * _MAX_NUMBER_LETTERS for number in numbers):
-        raise ValueError("expiry and min_final_cltv_expiry are numbers of at most 60 bits")
+    if any(not 0 < number < 1 << 5 * _MAX_NUMBER_LETTERS for number in numbers):
+        raise ValueError("expiry and min_final_cltv_expiry are positive numbers of at most 60 bits")

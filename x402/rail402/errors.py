@@ -89,6 +89,7 @@ REASONS = _table(
     # The peer's bytes.
     Reason("malformed_payment", 400, False, "peer", "The payment cannot be read", "invalid_payload", "malformed-credential"),
     Reason("malformed_request", 400, False, "peer", "The request cannot be read", "invalid_payload", "bad-request"),
+    Reason("receipt_invalid", 400, False, "peer", "The receipt does not verify", "invalid_payload", "bad-request"),
     Reason("several_payments", 400, False, "peer", "The request carries two different payments", "invalid_payload", "bad-request"),
     Reason("payload_invalid", 402, False, "payer", "The payment's payload has the wrong shape", "invalid_payload", "invalid-payload"),
     Reason("body_too_large", 413, False, "peer", "The request body is larger than this route accepts", "invalid_payload", "bad-request"),

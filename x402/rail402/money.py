@@ -20,7 +20,7 @@ _UNITS = {"sat": ("BTC", 8), "sats": ("BTC", 8), "msat": ("BTC", MSAT_EXPONENT)}
 _SYMBOLS = {"$": "USD", "€": "EUR", "£": "GBP"}
 _PATTERN = re.compile(r"(?:(?P<symbol>[$€£])(?P<plain>[0-9][0-9.]*)|(?P<amount>[0-9][0-9.]*) ?(?P<unit>[A-Za-z]{3,5}))")
 _DIGITS = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
-_EXACT = Context(prec=60, traps=[Inexact, InvalidOperation])
+_EXACT = Context(prec=120, traps=[Inexact, InvalidOperation])
 _MAX_TEXT = 64
 
 

@@ -22,6 +22,8 @@ __all__ = ["CallableRates", "FixedRates", "HttpRates", "Rate", "RateSource", "co
 
 PAR = {"USDC": "USD"}
 _DIVIDE = Context(prec=40)
+_NONSENSE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What `pick` raises where a feed answers in another form than usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +145,9 @@ class HttpRates:
     async def _fetch(self, pair: str) -> Decimal:
         try:
             response = (await self._client.get(self._urls[pair])).raise_for_status()
-            picked = self._pick(json.loads(response.content, parse_float=Decimal))
-        except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+            return _positive(pair, self._pick(json.loads(response.content, parse_float=Decimal)))
+        except (httpx.HTTPError, ConfigurationError, *_NONSENSE) as error:
             raise RailUnavailable(f"the rate feed for {pair} gave no usable answer") from error
-        return _positive(pair, picked)
 
 
 def _positive(pair: str, value: object) -> Decimal:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import rfc8785
 from pydantic import BaseModel, ConfigDict
@@ -24,6 +25,20 @@ class Record(BaseModel):
     """A frozen record. Unknown members are refused; a changed copy is made with `model_copy(update=…)`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with the fields of `update` changed.
+
+        Raises:
+            TypeError: `update` names something that is no field.
+        """
+        fields = type(self).model_fields.keys()
+        if update is not None and not update.keys() <= fields:
+            raise TypeError(f"{type(self).__name__} has no {', '.join(sorted(update.keys() - fields))}")
+        copy = super().model_copy(update=update, deep=deep)
+        for cached in copy.__dict__.keys() - fields:  # a digest of the original is not the copy's
+            del copy.__dict__[cached]
+        return copy
 
 
 def canonical_json(value: object) -> bytes:
@@ -45,14 +60,17 @@ def parse_json(data: bytes | str, *, field: str, max_bytes: int) -> dict[str, An
 
     Raises:
         MalformedInput: it is too large, nested deeper than 32, no JSON object, holds a member twice, or a number
-            that is not finite.
+            that is not finite, is not UTF-8, or holds half a surrogate pair.
     """
     if len(data) > max_bytes:
         raise MalformedInput(field, f"is larger than {max_bytes} bytes")
-    if _depth(data if isinstance(data, str) else data.decode("latin-1")) > MAX_JSON_DEPTH:
-        raise MalformedInput(field, f"is nested deeper than {MAX_JSON_DEPTH}")
     try:
-        value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+        text = data if isinstance(data, str) else data.decode()
+        if text.count("{") + text.count("[") > MAX_JSON_DEPTH and _depth(text) > MAX_JSON_DEPTH:
+            raise MalformedInput(field, f"is nested deeper than {MAX_JSON_DEPTH}")
+        value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constants, parse_float=_finite)
+        if not text.isascii() or "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text: nothing could digest it
     except (ValueError, RecursionError) as error:
         raise MalformedInput(field, "is not valid JSON") from error
     if not isinstance(value, dict):
@@ -69,6 +87,13 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constants(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits} is out of range")
+    return number
 
 
 def _depth(text: str) -> int:

@@ -21,10 +21,14 @@ Rules that join the axes:
 
 1. The handler runs only while the money is where the flow wants it: `claimed` in authorization, `held` in escrow,
    `settled` in upfront.
-2. Nothing is stored or streamed before the payment is `settled`.
-3. A settled payment whose delivery failed may run the handler once more, uncharged: `RERUNS` times.
+2. Nothing leaves before the payment is `settled`. A finished response may be stored while the settlement is
+   `unknown`; it is served once the lookup says settled, and dropped with the next attempt otherwise.
+3. A settled payment whose answer was not stored (failed, or streamed past the limit) may run the handler once more,
+   uncharged: `RERUNS` times.
 4. A claim carries a lease. When it lapses, `claimed` is dropped, `held` is released, and every *-ing* state becomes
    `unknown`; a running handler counts as failed. The version in the row fences out whoever comes back late.
+5. While the handler runs nobody refunds or reclaims: its answer may be on its way out.
+6. A refund whose outcome is unknown ends as `refunded` or `settled`, never as `released`: the money had been taken.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ from typing import Any, Final
 
 from pydantic import Field
 
+from rail402.money import Money
 from rail402.protocol.base import Record
 from rail402.protocol.offer import Flow, Offer
 from rail402.protocol.order import Order
@@ -153,6 +158,7 @@ _D, _A = Delivery, DeliveryEvent
 DELIVERY: Final[Mapping[tuple[Delivery, DeliveryEvent], Delivery]] = {
     (_D.NONE, _A.START): _D.RUNNING,
     (_D.FAILED, _A.START): _D.RUNNING,
+    (_D.STREAMED, _A.START): _D.RUNNING,
     (_D.RUNNING, _A.STORE): _D.STORED,
     (_D.RUNNING, _A.STREAM): _D.STREAMED,
     (_D.RUNNING, _A.FAIL): _D.FAILED,
@@ -160,6 +166,7 @@ DELIVERY: Final[Mapping[tuple[Delivery, DeliveryEvent], Delivery]] = {
     (_D.FAILED, _A.FAIL): _D.FAILED,
     (_D.NONE, _A.RESET): _D.NONE,
     (_D.FAILED, _A.RESET): _D.NONE,
+    (_D.STORED, _A.RESET): _D.NONE,  # stored while the settlement was unknown, and then it was not settled
 }
 """The whole life of an answer."""
 
@@ -187,6 +194,7 @@ class Charge(Record):
         id: our name for it, `ch_` and 26 characters; it goes out in errors and receipts.
         version: counts the writes; a write names the version it read, which fences out late workers.
         order, offer: what was bought and on which terms (the offer without its token).
+        price: the publisher's own price, before conversion.
         dialect: the dialect the payment came in.
         keys: the consumption keys it holds.
         payment, delivery: the two axes. `operation` is set while `payment` is `unknown`.
@@ -199,7 +207,8 @@ class Charge(Record):
         secret_digest: SHA-256 of the secret a replay must show again; None where the payment was claimed bare.
         context: digests of the cookies and Authorization that a replay must bring again.
         uses: how many requests one payment buys; `uses_taken`: how many it has served or is serving.
-        valid_until: Unix seconds until which the payment replays (or the pass is good).
+        window: for how long from settlement the payment replays (or the pass is good), seconds.
+        valid_until: Unix seconds until which that is.
         code: why it was rejected.
         receipt: the signed receipt (compact JWS).
         sandbox: only play money moved.
@@ -209,6 +218,7 @@ class Charge(Record):
     version: int = 0
     order: Order
     offer: Offer
+    price: Money
     dialect: str
     keys: tuple[ConsumptionKey, ...]
     payment: PaymentState = PaymentState.CLAIMED
@@ -226,7 +236,8 @@ class Charge(Record):
     secret_digest: str | None = Field(default=None, repr=False)
     context: tuple[str, ...] = Field(default=(), repr=False)
     uses: int = 1
-    uses_taken: int = 0
+    uses_taken: int = 1
+    window: int
     valid_until: int | None = None
     code: str | None = None
     receipt: str | None = Field(default=None, repr=False)
@@ -236,11 +247,11 @@ class Charge(Record):
         """Return the charge after `event`; `changes` are further facts learnt with it.
 
         Raises:
-            IllegalTransition: the table has no such step from this state.
+            IllegalTransition: the table has no such step from this state, or rule 5 or 6 forbids it now.
         """
         state = PAYMENT.get((self.payment, event))
-        if state is None:
-            raise IllegalTransition(f"{self.payment} does not take {event}")
+        if state is None or not self._takes(event):
+            raise IllegalTransition(f"{self.payment} ({self.operation}, {self.delivery}) does not take {event}")
         facts: dict[str, Any] = {"payment": state, "lease_until": lease_until, "operation": None}
         if state is PaymentState.UNKNOWN:
             facts["operation"] = IN_FLIGHT[self.payment]
@@ -249,6 +260,15 @@ class Charge(Record):
         elif event is PaymentEvent.RECLAIM:
             facts |= {"attempt": self.attempt + 1, "tries": 0, "delivery": DELIVERY[self.delivery, DeliveryEvent.RESET]}
         return self._changed(facts | changes)
+
+    def _takes(self, event: PaymentEvent) -> bool:
+        match event:
+            case PaymentEvent.REFUND | PaymentEvent.RECLAIM:
+                return self.delivery is not Delivery.RUNNING
+            case PaymentEvent.HELD | PaymentEvent.RELEASED | PaymentEvent.REJECTED:
+                return self.operation is not Operation.REFUND
+            case _:
+                return True
 
     def deliver(self, event: DeliveryEvent, *, lease_until: int, **changes: Any) -> Charge:
         """Return the charge after `event` on the delivery axis.
@@ -260,25 +280,35 @@ class Charge(Record):
         if state is None or not self._may(event):
             raise IllegalTransition(f"{self.delivery} ({self.payment}) does not take {event}")
         facts: dict[str, Any] = {"delivery": state, "lease_until": lease_until}
-        if event is DeliveryEvent.START and self.delivery is Delivery.FAILED:
+        if event is DeliveryEvent.START and self.delivery is not Delivery.NONE:
             facts["reruns"] = self.reruns + 1
         return self._changed(facts | changes)
 
     @property
     def may_rerun(self) -> bool:
         """Whether the handler may run once more, uncharged (rule 3)."""
-        return self.payment is PaymentState.SETTLED and self.delivery is Delivery.FAILED and self.reruns < RERUNS
+        unstored = self.delivery in (Delivery.FAILED, Delivery.STREAMED)
+        return self.payment is PaymentState.SETTLED and unstored and self.reruns < RERUNS
 
     def _may(self, event: DeliveryEvent) -> bool:
-        if event is DeliveryEvent.START:
-            first = self.delivery is Delivery.NONE and self.payment is _RUN_IN[self.offer.flow]
-            return first or self.may_rerun or (self.delivery is Delivery.NONE and self.payment is PaymentState.SETTLED)
-        if event in (DeliveryEvent.STORE, DeliveryEvent.STREAM):
-            return self.payment is PaymentState.SETTLED
-        return True
+        settled = self.payment is PaymentState.SETTLED
+        match event:
+            case DeliveryEvent.START if self.delivery is Delivery.NONE:
+                return settled or self.payment is _RUN_IN[self.offer.flow]
+            case DeliveryEvent.START:
+                return self.may_rerun
+            case DeliveryEvent.STORE:
+                return settled or self.operation is Operation.SETTLE
+            case DeliveryEvent.STREAM:
+                return settled
+            case _:
+                return True
 
     def lapsed(self, now: int) -> Charge:
-        """Return the charge as it stands once its worker is known to be gone (rule 4); itself if nothing changes."""
+        """Return the charge as it stands once its worker is known to be gone (rule 4); itself if nothing changes.
+
+        A held charge stays: releasing it asks the rail, which is the reconciler's work.
+        """
         charge = self
         if charge.lease_until > now:
             return charge
@@ -286,8 +316,6 @@ class Charge(Record):
             charge = charge.deliver(DeliveryEvent.FAIL, lease_until=now)
         if charge.payment is PaymentState.CLAIMED:
             return charge.on(PaymentEvent.RELEASED, lease_until=now)
-        if charge.payment is PaymentState.HELD:
-            return charge  # the reconciler releases it, which asks the rail
         if charge.payment in IN_FLIGHT:
             return charge.on(PaymentEvent.LOST, lease_until=now)
         return charge

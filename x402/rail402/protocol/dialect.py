@@ -116,7 +116,10 @@ class Dialect(ABC):
 
     @abstractmethod
     def receipt(self, charge: Charge, payment: Payment, context: Context) -> Sequence[tuple[str, str]]:
-        """Return the field lines that tell the payer that `charge` is settled (`charge.receipt` is signed)."""
+        """Return the field lines that tell the payer that `charge` is settled (`charge.receipt` is signed).
+
+        Where a settlement did not succeed, x402 has lines that say so; the other dialects have none.
+        """
 
     # --- client
 
@@ -131,3 +134,7 @@ class Dialect(ABC):
     @abstractmethod
     def credential(self, offer: Offer, payload: dict[str, Any], context: Context) -> Sequence[tuple[str, str]]:
         """Return the request fields that present the proof `payload` for `offer`."""
+
+    def credential_field(self, offer: Offer) -> str:
+        """Return the name of the request field, lower case, that `credential` writes for `offer`."""
+        return self.request_fields[0]

@@ -33,6 +33,12 @@ class Order(Record):
         """SHA-256 over the canonical JSON of the order, 64 hexadecimal digits."""
         return sha256_hex(canonical_json(self.model_dump()))
 
+    @cached_property
+    def request_digest(self) -> str:
+        """SHA-256 over the canonical JSON of the order without its route, which the client cannot know: it is what a
+        receipt says, so that both sides can compute it."""
+        return sha256_hex(canonical_json(self.model_dump(exclude={"route"})))
+
     @property
     def origin(self) -> str:
         """Scheme and authority of the URL: where a pass is good."""

@@ -13,7 +13,7 @@ from rail402.protocol.offer import Offer
 __all__ = ["ConsumptionKey", "Payment"]
 
 ConsumptionKey = str
-"""What can be used up once, such as `eip3009:<chain>/<token>/<from>/<nonce>`; all keys of a charge are claimed together."""
+"""What can be used up once, such as `eip3009:<chain>/<token>/<from>/<nonce>`: all are claimed together."""
 
 
 class Payment(Record):

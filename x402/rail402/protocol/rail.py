@@ -163,10 +163,15 @@ class RailSpec(Protocol):
         name: the rail's name, such as `base`.
         mechanisms: the ways it moves money.
         bindings: by dialect name.
+        bare_replay: whether a proof alone, without the token it came with, replays a stored response: true for a
+            preimage, which only its payer learns, false for what is public on a chain.
     """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def bare_replay(self) -> bool: ...
 
     @property
     def mechanisms(self) -> tuple[Mechanism, ...]: ...

@@ -99,7 +99,7 @@ class Store(ABC):
 
     @abstractmethod
     async def wait(self, charge: Charge, *, timeout: float) -> Charge | None:
-        """Wait, `timeout` seconds at most, until the stored version differs from `charge.version`; return what is there."""
+        """Wait, `timeout` seconds at most, until the stored version is not `charge.version`; return it."""
 
     @abstractmethod
     async def unresolved(self, *, now: int, limit: int) -> Sequence[Charge]:
@@ -142,5 +142,5 @@ class Store(ABC):
 
     @abstractmethod
     async def prune(self, *, before: int, now: int) -> int:
-        """Delete finished charges created, valid and leased before `before`, and issued rows expired an hour before `now`;
-        return how many rows went. Charges that are under way, unknown or held stay whatever their age."""
+        """Delete finished charges created, valid and leased before `before`, and issued rows expired an hour before
+        `now`; return how many rows went. Charges that are under way, unknown or held stay whatever their age."""

@@ -1,0 +1,117 @@
+"""Builds the real `stripe.StripeClient`, on a transport of our choice, quiet about the machine it runs on.
+
+The library reports telemetry by default: the previous request's duration, the platform's name and an identifier it
+keeps in the user's configuration directory. Its only switch is a global of the process (`stripe.enable_telemetry`),
+which is not ours to turn; the client built here drops those headers on their way out instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import httpx
+import stripe
+
+from rail402.errors import ConfigurationError
+
+__all__ = ["STRIPE_API_BASE", "RailStripeClient", "stripe_client"]
+
+STRIPE_API_BASE = "https://api.stripe.com"
+
+_SECRET_KEY = re.compile(r"(sk|rk)_(test|live)_[A-Za-z0-9_]{1,240}", re.ASCII)
+_TELEMETRY_HEADERS = frozenset({"x-stripe-client-telemetry", "x-stripe-client-user-agent"})
+_LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class _HttpClient(stripe.HTTPClient):
+    """The library's extension point for HTTP, on httpx: with an injectable transport and without telemetry.
+
+    The library's own `HTTPXClient` is not used: it takes no transport, and it hands httpx its bodies in a way that httpx
+    has deprecated.
+    """
+
+    name = "httpx"
+
+    def __init__(self, *, transport: httpx.AsyncBaseTransport | None, timeout_seconds: float) -> None:
+        super().__init__()
+        self._client = httpx.AsyncClient(transport=transport, timeout=timeout_seconds)
+
+    async def request_async(
+        self, method: str, url: str, headers: Mapping[str, str], post_data: str | None = None
+    ) -> tuple[bytes, int, Mapping[str, str]]:
+        quiet = {name: value for name, value in headers.items() if name.lower() not in _TELEMETRY_HEADERS}
+        try:
+            response = await self._client.request(method, url, headers=quiet, content=post_data)
+        except httpx.HTTPError as error:
+            # The library's own clients raise this, and its retries look for it; the cause says what happened.
+            message = f"no answer from Stripe: {type(error).__name__}"
+            raise stripe.APIConnectionError(message, should_retry=True) from error  # type: ignore[no-untyped-call]
+        return response.content, response.status_code, response.headers
+
+    async def sleep_async(self, secs: float) -> None:
+        await asyncio.sleep(secs)
+
+    async def close_async(self) -> None:
+        await self._client.aclose()
+
+
+class RailStripeClient(stripe.StripeClient):
+    """A `stripe.StripeClient` that can be closed: `await client.aclose()`, or `async with`."""
+
+    def __init__(self, secret_key: str, http_client: _HttpClient, *, api_base: str, max_network_retries: int) -> None:
+        super().__init__(
+            secret_key,
+            base_addresses={"api": api_base},
+            http_client=http_client,
+            max_network_retries=max_network_retries,
+        )
+        self._rail_http_client = http_client
+
+    async def aclose(self) -> None:
+        """Close the connections, and the transport with them."""
+        await self._rail_http_client.close_async()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+def stripe_client(
+    secret_key: str,
+    *,
+    transport: httpx.AsyncBaseTransport | None = None,
+    timeout_seconds: float = 30.0,
+    max_network_retries: int = 0,
+    api_base: str = STRIPE_API_BASE,
+) -> RailStripeClient:
+    """Build a client of the Stripe API; only its `..._async` methods may be used.
+
+    Args:
+        secret_key: `sk_test_…`, `sk_live_…` or a restricted key `rk_…`; it appears in no error text.
+        transport: carries the requests instead of the network; a sandbox, say.
+        timeout_seconds: for each of connecting, sending and reading.
+        max_network_retries: how often the library itself sends a request again, with the same idempotency key.
+        api_base: scheme, host and port of the API; `https`, unless the host is loopback or a transport is given.
+
+    Raises:
+        ConfigurationError: the key or the base address is not usable.
+    """
+    if not isinstance(secret_key, str) or not _SECRET_KEY.fullmatch(secret_key):
+        raise ConfigurationError("the Stripe secret key must look like sk_test_…, sk_live_… or rk_…, without spaces")
+    address = urlsplit(api_base)
+    private = transport is not None or address.hostname in _LOOPBACK_HOSTS
+    if not address.hostname or address.scheme not in ({"https", "http"} if private else {"https"}):
+        raise ConfigurationError(f"api_base {api_base!r} must be an https address (http only to this machine)")
+    http_client = _HttpClient(transport=transport, timeout_seconds=timeout_seconds)
+    return RailStripeClient(
+        secret_key, http_client, api_base=api_base.rstrip("/"), max_network_retries=max_network_retries
+    )

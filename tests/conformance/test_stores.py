@@ -1,0 +1,18 @@
+"""Both stores keep every promise of the interface."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rail402.stores import MemoryStore, SqliteStore, Store
+from rail402.testing.stores import StoreConformance
+
+
+class TestMemoryStore(StoreConformance):
+    async def open_store(self, directory: Path) -> Store:
+        return MemoryStore()
+
+
+class TestSqliteStore(StoreConformance):
+    async def open_store(self, directory: Path) -> Store:
+        return SqliteStore(directory / "charges.db")

@@ -1,0 +1,502 @@
+"""The charge under random interleavings, against a model of the money that is held apart from it.
+
+A program is a list of small steps: a worker takes its next step (several work on the same payment at once), dies, or
+stalls while its lease lapses; the rail answers, or does what it was asked and loses the answer, or lets the call arrive
+much later; the reconciler looks up; somebody careless tries whatever the tables allow. The workers write in the gate's
+order: the *-ing* state, the call, the answer. `Books` is the rail's own ledger and knows nothing of charges but the
+idempotency key: charge, operation, attempt, try. It takes the money again for every new key, so that only the charge
+stands between the payer and a second payment.
+
+After every step:
+
+- the payer was charged once at most, and never holds two reservations;
+- the row says nothing about the money that the books deny;
+- whatever left, left while the money was captured and not refunded;
+- the handler ran once per attempt, and `RERUNS` times more at most.
+
+And from wherever a program stops, once the workers are gone, the reconciler has run and the payment is presented once
+more with nothing going wrong, the end is one of these:
+
+- `served`: charged, and that last presentation got the response. (Also where earlier ones were released.)
+- `not charged`: the rail refused for good; nothing is taken or reserved, and a repeat is told so.
+- `refunded`: charged and given back; a repeat is told so.
+- `rerun used up`: charged, and the handler was started `1 + RERUNS` times, each answer breaking off, failing, or
+  streamed without being kept. The rules promise no third run; the charge stays settled, and the publisher can refund.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Generator
+from enum import Enum, auto
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from rail402.protocol import charge as charge_module
+from rail402.protocol.charge import (
+    DELIVERY,
+    IN_FLIGHT,
+    PAYMENT,
+    RERUNS,
+    Charge,
+    Delivery,
+    DeliveryEvent,
+    IllegalTransition,
+    Operation,
+    PaymentEvent,
+    PaymentState,
+)
+from rail402.protocol.offer import Flow, Offer
+from rail402.protocol.order import Order
+
+LEASE = 10
+Key = tuple[Operation, int, int]
+"""What a call is idempotent by: operation, attempt, try."""
+
+ORDER = Order(method="GET", url="https://api.example.com/a", route="GET /a")
+OFFERS = {
+    flow: Offer(
+        rail="fake",
+        mechanism="ledger",
+        network="fake:1",
+        asset="coin",
+        amount=3000,
+        currency="USD",
+        exponent=6,
+        payee="shop",
+        expires_at=600,
+        timeout_seconds=60,
+        flow=flow,
+    )
+    for flow in Flow
+}
+
+
+class Violation(AssertionError):
+    """The payer was wronged."""
+
+
+class Stale(Exception):
+    """The row was written by somebody else since it was read."""
+
+
+class Fate(Enum):
+    """How a call at the rail ends."""
+
+    DONE = auto()
+    DONE_AND_LOST = auto()
+    LOST = auto()
+    LATE = auto()
+    REFUSED = auto()
+    NOT_DONE = auto()
+
+
+FATES = (Fate.DONE, Fate.DONE, Fate.DONE, Fate.DONE_AND_LOST, Fate.LOST, Fate.LATE, Fate.REFUSED, Fate.NOT_DONE)
+
+
+class Books:
+    """What the rail's ledger says about one payment. Attempts are apart at the rail, as PaymentIntents are."""
+
+    def __init__(self, flow: Flow) -> None:
+        self._escrow = flow is Flow.ESCROW
+        self.held: set[int] = set()
+        self.captured: list[int] = []
+        self.refunded: list[int] = []
+        self.late: list[Key] = []
+        self._done: dict[Key, PaymentEvent] = {}
+        self._dead: set[Key] = set()
+
+    def call(self, key: Key, fate: Fate) -> PaymentEvent:
+        """Carry out a call, and return the answer that reaches the caller."""
+        if key in self._dead or fate is Fate.LOST:
+            return PaymentEvent.LOST
+        if fate is Fate.LATE:
+            self.late.append(key)
+            return PaymentEvent.LOST
+        if fate in (Fate.REFUSED, Fate.NOT_DONE) and key not in self._done:
+            return self._refuse(key, fate)
+        answer = self._do(key)
+        return PaymentEvent.LOST if fate is Fate.DONE_AND_LOST else answer
+
+    def arrive(self, index: int) -> None:
+        """Let a call arrive that was on its way all the time."""
+        if self.late:
+            self._do(self.late.pop(index % len(self.late)))
+
+    def lookup(self, key: Key, fate: Fate) -> PaymentEvent | None:
+        """Say what became of a call; None while that is open. An answer rules out that it still happens."""
+        if fate is Fate.LOST or (fate is Fate.LATE and key in self.late):
+            return None
+        self.late = [late for late in self.late if late != key]
+        if key not in self._done:
+            self._dead.add(key)
+        _, attempt, _ = key
+        if attempt in self.refunded:
+            return PaymentEvent.REFUNDED
+        if attempt in self.captured:
+            return PaymentEvent.SETTLED
+        if attempt in self.held:
+            return PaymentEvent.HELD
+        return PaymentEvent.REJECTED if fate is Fate.REFUSED else PaymentEvent.RELEASED
+
+    def _refuse(self, key: Key, fate: Fate) -> PaymentEvent:
+        self._dead.add(key)
+        operation, attempt, _ = key
+        if operation is Operation.REFUND:
+            return PaymentEvent.SETTLED
+        if operation is Operation.RELEASE or (fate is Fate.NOT_DONE and attempt in self.held):
+            return PaymentEvent.LOST  # what is reserved stays so: "not done" is no answer to where the money is
+        self.held.discard(attempt)
+        return PaymentEvent.REJECTED if fate is Fate.REFUSED else PaymentEvent.RELEASED
+
+    def _do(self, key: Key) -> PaymentEvent:
+        if key not in self._done:
+            self._done[key] = self._move(*key[:2])
+        if len(self.captured) > 1:
+            raise Violation("charged twice")
+        if len(self.held) + len(self.captured) > 1:
+            raise Violation("reserved beside another reservation or charge")
+        if len(self.refunded) > len(self.captured):
+            raise Violation("refunded more than was charged")
+        return self._done[key]
+
+    def _move(self, operation: Operation, attempt: int) -> PaymentEvent:
+        match operation:
+            case Operation.HOLD:
+                self.held.add(attempt)
+                return PaymentEvent.HELD
+            case Operation.RELEASE if attempt not in self.captured:
+                self.held.discard(attempt)
+                return PaymentEvent.RELEASED
+            case Operation.REFUND:
+                self.refunded.append(attempt)
+                return PaymentEvent.REFUNDED
+            case Operation.SETTLE if attempt in self.held or not self._escrow:
+                self.held.discard(attempt)
+                self.captured.append(attempt)
+        return PaymentEvent.SETTLED if attempt in self.captured else PaymentEvent.RELEASED
+
+    @property
+    def ours(self) -> bool:
+        """Whether the money is captured and not refunded."""
+        return len(self.captured) > len(self.refunded)
+
+
+Worker = Generator[None, int, None]
+Asking = Generator[None, int, Charge]
+
+
+class World:
+    """One payment, the store's row for it, the rail's books, the clock and everybody who works on it."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow, self.books, self.now = flow, Books(flow), 1000
+        self.row: Charge | None = None
+        self.workers: list[Worker] = []
+        self.runs: Counter[int] = Counter()
+        self.served = 0
+        self.seen: set[tuple[object, object]] = set()
+
+    # --- the store: one row, written only by whoever read its last version
+
+    def claim(self) -> Charge:
+        """Insert the row."""
+        self.row = Charge(
+            id="ch_1",
+            order=ORDER,
+            offer=OFFERS[self.flow],
+            price=OFFERS[self.flow].price,
+            dialect="x402-v2",
+            keys=("fake:1",),
+            created_at=self.now,
+            lease_until=self.lease(),
+            window=600,
+        )
+        return self.row
+
+    def save(self, charge: Charge) -> Charge:
+        """Write the row if nobody else did since."""
+        if not self.is_current(charge):
+            raise Stale
+        self.row = charge.model_copy(update={"version": charge.version + 1})
+        self.check()
+        return self.row
+
+    def is_current(self, charge: Charge) -> bool:
+        """Say whether the charge was read at the stored version."""
+        return self.row is not None and charge.version == self.row.version
+
+    def lease(self) -> int:
+        """Return until when a write of now is trusted."""
+        return self.now + LEASE
+
+    # --- one step of a charge, noted
+
+    def on(self, row: Charge, event: PaymentEvent) -> Charge:
+        """Take a step on the payment's axis."""
+        after = row.on(event, lease_until=self.lease())
+        self.seen.add((row.payment, event))
+        return after
+
+    def deliver(self, row: Charge, event: DeliveryEvent) -> Charge:
+        """Take a step on the delivery's axis."""
+        after = row.deliver(event, lease_until=self.lease())
+        self.seen.add((row.delivery, event))
+        return after
+
+    def leave(self) -> None:
+        """Let a response go out."""
+        if not self.books.ours:
+            raise Violation("served unpaid")
+        self.served += 1
+
+    # --- what must hold at all times
+
+    def check(self) -> None:
+        """Compare the row with the books."""
+        row, books = self.row, self.books
+        if row is None:
+            return
+        match row.payment:
+            case PaymentState.SETTLED:
+                true = books.ours
+            case PaymentState.REFUNDED:
+                true = bool(books.captured) and not books.ours
+            case PaymentState.HELD:
+                true = books.held == {row.attempt} and not books.captured
+            case PaymentState.CLAIMED | PaymentState.RELEASED | PaymentState.REJECTED:
+                true = not books.held and not books.captured
+            case _:
+                true = True
+        if not true:
+            raise Violation(f"{row.payment} is not what the books say")
+        if any(runs > 1 + RERUNS for runs in self.runs.values()):
+            raise Violation("the handler ran too often")
+
+
+# --- the workers -----------------------------------------------------------------------------------------------------
+#
+# Each `yield` is a place where others may come in, or where the worker may die; it receives a number that decides what
+# happens next outside of it.
+
+
+def ask(world: World, row: Charge, event: PaymentEvent, finish: Callable[[Charge], Charge] = lambda row: row) -> Asking:
+    """Ask the rail: write that it is asked, ask, write the answer."""
+    yield
+    row = world.save(world.on(row, event))
+    fate = FATES[(yield) % len(FATES)]
+    answer = world.books.call((IN_FLIGHT[row.payment], row.attempt, row.tries), fate)
+    yield
+    return world.save(finish(world.on(row, answer)))
+
+
+def attend(world: World, row: Charge) -> Worker:
+    """Go through the flow with a payment that was just claimed."""
+    if world.flow is Flow.ESCROW:
+        row = yield from ask(world, row, PaymentEvent.HOLD)
+    elif world.flow is Flow.UPFRONT:
+        row = yield from ask(world, row, PaymentEvent.SETTLE)
+    if row.payment in (PaymentState.CLAIMED, PaymentState.HELD, PaymentState.SETTLED):
+        yield from run(world, row)
+
+
+def run(world: World, row: Charge) -> Worker:
+    """Run the handler, take the money where that is still to be done, and let the answer out."""
+    yield
+    row = world.save(world.deliver(row, DeliveryEvent.START))
+    world.runs[row.attempt] += 1
+    result = ("short", "short", "long", "failed")[(yield) % 4]
+    if result == "failed":
+        yield from undo(world, row)
+        return
+
+    def finish(answered: Charge) -> Charge:
+        if answered.payment in (PaymentState.RELEASED, PaymentState.REJECTED):
+            return world.deliver(answered, DeliveryEvent.FAIL)
+        return world.deliver(answered, DeliveryEvent.STORE) if result == "short" else answered
+
+    if row.payment is not PaymentState.SETTLED:
+        row = yield from ask(world, row, PaymentEvent.SETTLE, finish)
+        if row.payment is not PaymentState.SETTLED:
+            return
+    elif result == "short" or row.lease_until <= world.now:  # a worker that may be given up writes before it sends
+        yield
+        row = world.save(finish(row.model_copy(update={"lease_until": world.lease()})))
+    world.leave()
+    if result == "long":
+        ending = (DeliveryEvent.STREAM, DeliveryEvent.STORE, DeliveryEvent.FAIL)[(yield) % 3]
+        world.save(world.deliver(row, ending))
+
+
+def undo(world: World, row: Charge) -> Worker:
+    """Give the money back or free after a failed handler."""
+    row = world.deliver(row, DeliveryEvent.FAIL)
+    if row.payment is PaymentState.CLAIMED:
+        row = world.on(row, PaymentEvent.RELEASED)
+    row = world.save(row)
+    can_refund = (yield) % 2
+    if row.payment is PaymentState.HELD:
+        yield from ask(world, row, PaymentEvent.RELEASE)
+    elif row.payment is PaymentState.SETTLED and can_refund:
+        yield from ask(world, row, PaymentEvent.REFUND)
+
+
+def present(world: World) -> Worker:
+    """Attend to one presentation of the payment."""
+    row = world.row
+    if row is None:
+        yield from attend(world, world.claim())
+        return
+    lapsed = row.lapsed(world.now)
+    if lapsed is not row:
+        yield
+        row = world.save(lapsed)
+    if row.payment is PaymentState.SETTLED and row.delivery is Delivery.STORED:
+        if not world.is_current(row):
+            return
+        world.leave()
+    elif row.payment is PaymentState.SETTLED and (row.may_rerun or row.delivery is Delivery.NONE):
+        yield from run(world, row)
+    elif row.payment is PaymentState.RELEASED and row.delivery is not Delivery.RUNNING:
+        yield
+        yield from attend(world, world.save(world.on(row, PaymentEvent.RECLAIM)))
+
+
+def reconcile(world: World) -> Worker:
+    """Close what a dead worker left open."""
+    row = world.row
+    if row is None or row.lease_until > world.now:
+        return
+    lapsed = row.lapsed(world.now)
+    if lapsed is not row:
+        row = world.save(lapsed)
+    if row.payment is PaymentState.UNKNOWN:
+        assert row.operation is not None
+        found = world.books.lookup((row.operation, row.attempt, row.tries), FATES[(yield) % len(FATES)])
+        if found is not None:
+            yield
+            world.save(world.on(row, found))
+    elif row.payment is PaymentState.HELD:
+        stored = row.delivery is Delivery.STORED
+        yield from ask(world, row, PaymentEvent.SETTLE if stored else PaymentEvent.RELEASE)
+
+
+CARELESS = (PaymentEvent.HOLD, PaymentEvent.SETTLE, PaymentEvent.RELEASE, PaymentEvent.REFUND, PaymentEvent.RECLAIM)
+
+
+def meddle(world: World, choice: int) -> Worker:
+    """Do whatever the tables allow, without a thought for who else is at work: a publisher's refund, a bug."""
+    row, event = world.row, CARELESS[choice % len(CARELESS)]
+    if row is None:
+        return
+    try:
+        asked = row.on(event, lease_until=world.lease())
+    except IllegalTransition:
+        return
+    if asked.payment in IN_FLIGHT:
+        yield from ask(world, row, event)
+    else:
+        yield from attend(world, world.save(asked))
+
+
+# --- programs --------------------------------------------------------------------------------------------------------
+
+ACTIONS = ("step",) * 9 + ("present", "present", "reconcile", "die", "tick", "arrive", "meddle")
+MOST_WORKERS = 4
+
+
+def advance(world: World, index: int, number: int) -> None:
+    """Let a worker take its next step."""
+    worker = world.workers[index % len(world.workers)]
+    try:
+        worker.send(number)
+    except (StopIteration, Stale):
+        world.workers.remove(worker)
+    except (IllegalTransition, KeyError) as error:
+        raise Violation(f"a worker is stuck: {error}") from error
+
+
+def start(world: World, worker: Worker) -> None:
+    """Let a worker come in, and take its first step."""
+    if len(world.workers) < MOST_WORKERS:
+        world.workers.append(worker)
+        try:
+            next(worker)
+        except (StopIteration, Stale):
+            world.workers.remove(worker)
+
+
+def execute(world: World, program: bytes) -> str:
+    """Run a program of two bytes a step, let everything come to rest, and return how it ended."""
+    for action, number in zip(program[::2], program[1::2], strict=False):
+        match ACTIONS[action % len(ACTIONS)]:
+            case "step" if world.workers:
+                advance(world, number % MOST_WORKERS, number // MOST_WORKERS)
+            case "present":
+                start(world, present(world))
+            case "reconcile":
+                start(world, reconcile(world))
+            case "die" if world.workers:
+                world.workers.pop(number % len(world.workers))
+            case "tick":
+                world.now += number % (LEASE + 2)
+            case "arrive":
+                world.books.arrive(number)
+            case "meddle":
+                start(world, meddle(world, number))
+        world.check()
+    return rest(world)
+
+
+def rest(world: World) -> str:
+    """Let everything come to rest: nobody is left but an honest reconciler, and then one more presentation."""
+    world.workers.clear()
+    while world.books.late:
+        world.books.arrive(0)
+        world.check()
+    for _ in range(6):
+        world.now += LEASE
+        finish(world, reconcile(world))
+    before = world.served
+    finish(world, present(world))
+    row = world.row
+    assert row is not None
+    match row.payment, row.delivery:
+        case PaymentState.SETTLED, Delivery.STORED if world.served > before:
+            return "served"
+        case PaymentState.REJECTED, _:
+            return "not charged"
+        case PaymentState.REFUNDED, _:
+            return "refunded"
+        case PaymentState.SETTLED, Delivery.FAILED | Delivery.STREAMED if world.runs[row.attempt] == 1 + RERUNS:
+            return "rerun used up"
+    raise Violation(f"lost: {row.payment}, {row.delivery}, {row.reruns} reruns")
+
+
+def finish(world: World, worker: Worker) -> None:
+    """Let one worker go through undisturbed, with everything going well (fate 0)."""
+    start(world, worker)
+    while world.workers:
+        advance(world, 0, 0)
+
+
+def search(flow: Flow, *, programs: int, seen: set[tuple[object, object]], ends: Counter[str]) -> None:
+    """Run random programs; raise `Violation` with a smallest one that wrongs the payer."""
+
+    @settings(
+        max_examples=programs,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate, Phase.shrink],
+    )
+    @given(program=st.binary(min_size=80, max_size=240))
+    def run_programs(program: bytes) -> None:
+        world = World(flow)
+        ends[execute(world, program)] += 1
+        seen.update(world.seen)
+
+    run_programs()

@@ -1,0 +1,105 @@
+"""Between a dialect's envelope and the rails' payloads: whose JSON is this?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
+from rail402.protocol.base import Json
+from rail402.protocol.binding import parse_token
+from rail402.protocol.dialect import Context
+from rail402.protocol.offer import Offer
+from rail402.protocol.payment import Payment
+
+__all__ = ["proof_on_the_wire", "read_offer", "read_offers", "read_payment"]
+
+T = TypeVar("T")
+
+
+def read_payment(
+    dialect: str, offer: Json, proof: Json, *, token: object, envelope: Mapping[str, Any], context: Context
+) -> Payment:
+    """Return the payment of an echoed offer and its proof, both as they are on the wire (server side).
+
+    Args:
+        token: what stands where our offer token belongs; its expiry becomes the offer's.
+        envelope: what the dialect needs again to answer.
+
+    Raises:
+        MalformedInput: a rail knows the offer or the proof for its own, and a member is wrong.
+        PaymentRejected: `offer_unknown` without a token of our form, or where no offer of ours has such terms;
+            `method_not_offered` where no rail here knows the offer; `payload_invalid` where its rail does not know
+            the proof.
+    """
+    if not isinstance(token, str):
+        raise PaymentRejected("the offer's token is missing: send the offer back as it came", code="offer_unknown")
+    parts = parse_token(token)
+    offered = False
+    for spec, binding in context.specs.speaking(dialect):
+        read = binding.decode_offer(offer, expires_at=parts.expires_at)
+        if read is None:
+            continue
+        offered = True
+        payload = binding.decode_proof(proof)
+        if payload is not None:
+            _check_digestible(read)
+            echoed = read.model_copy(update={"token": token, "dialect": dialect})
+            return Payment(dialect=dialect, rail=spec.name, payload=payload, offer=echoed, envelope=envelope)
+    if offered:
+        raise PaymentRejected("the payload is not one of the offered method's", code="payload_invalid")
+    raise PaymentRejected("no rail here takes what was accepted", code="method_not_offered")
+
+
+def _check_digestible(offer: Offer) -> None:
+    try:
+        _ = offer.canonical
+    except ValueError as error:  # a number beyond 2^53, say: no offer of ours has one
+        raise PaymentRejected("the offer was altered", code="offer_unknown") from error
+
+
+def read_offer(
+    dialect: str, offer: Json, *, expires_at: int, envelope: Mapping[str, Any], context: Context
+) -> Offer | None:
+    """Return the offer that a rail here knows for its own, None where none does (client side).
+
+    Raises:
+        MalformedInput: a rail knows it for its own, and a member is wrong.
+    """
+    for _, binding in context.specs.speaking(dialect):
+        read = binding.decode_offer(offer, expires_at=expires_at)
+        if read is not None:
+            return read.model_copy(update={"dialect": dialect, "envelope": envelope})
+    return None
+
+
+def read_offers(entries: Iterable[T], read: Callable[[T], Offer | None]) -> list[Offer]:
+    """Return the offers that `read` finds in the entries of one challenge; one bad entry does not hide the others.
+
+    Raises:
+        MalformedInput: there is no offer, and this is what was wrong with the first bad entry.
+    """
+    offers, errors = [], []
+    for entry in entries:
+        try:
+            offer = read(entry)
+        except MalformedInput as error:
+            errors.append(error)
+            continue
+        if offer is not None:
+            offers.append(offer)
+    if errors and not offers:
+        raise errors[0]
+    return offers
+
+
+def proof_on_the_wire(dialect: str, offer: Offer, payload: Json, context: Context) -> Json:
+    """Return how the offer's rail writes the proof `payload` in this dialect.
+
+    Raises:
+        ConfigurationError: the rail is not here or does not speak the dialect.
+    """
+    binding = context.specs.binding(offer.rail, dialect)
+    if binding is None:
+        raise ConfigurationError(f"the rail {offer.rail!r} does not speak {dialect}")
+    return binding.encode_proof(payload)

@@ -1,0 +1,278 @@
+"""MPP, the `Payment` HTTP authentication scheme (draft-ietf-httpauth-payment).
+
+A 402 carries one `WWW-Authenticate: Payment` line per offer. The client sends the challenge back with its proof in
+`Authorization: Payment` (or `Payment-Authorization`), and a paid answer carries `Payment-Receipt`. A challenge's id is
+an HMAC over the challenge, so that it is recognised without having been kept; our offer token travels in its `opaque`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Final, Literal
+
+from rail402.dialects import _auth_params as auth_params
+from rail402.dialects._base64_json import compact_json, from_base64, to_base64url
+from rail402.dialects._rails import proof_on_the_wire, read_offer, read_offers, read_payment
+from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
+from rail402.protocol.base import canonical_json
+from rail402.protocol.binding import OfferKeys
+from rail402.protocol.challenge import Challenge
+from rail402.protocol.charge import Charge, PaymentState
+from rail402.protocol.dialect import MAX_HEADER_BYTES, Context, Dialect, Envelope, Fields
+from rail402.protocol.offer import Offer
+from rail402.protocol.order import EMPTY_BODY_DIGEST
+from rail402.protocol.payment import Payment
+
+__all__ = ["Mpp", "body_digest_field", "challenge_id"]
+
+MAX_REQUEST: Final = 16_384
+"""Characters of `request` above which a challenge is refused, as the released SDKs do."""
+
+DEFAULT_LIFETIME: Final = 300
+"""Seconds for which a challenge without `expires` counts as good."""
+
+_REQUIRED: Final[tuple[str, ...]] = ("id", "realm", "method", "intent", "request")
+_OPTIONAL: Final[tuple[str, ...]] = ("description", "digest", "expires", "header", "opaque")
+_METHOD: Final = re.compile(r"[a-z][a-z0-9:_-]*", re.ASCII)
+_INTENT: Final = re.compile(r"[A-Za-z0-9-]+", re.ASCII)
+
+
+def challenge_id(secret: bytes, challenge: Mapping[str, str]) -> str:
+    """Return the id of a challenge: HMAC-SHA256 over its members, in base64url (draft, section 5.1.1).
+
+    Args:
+        secret: the server's secret, at least 32 bytes.
+        challenge: its members as they stand in the header: `realm`, `method`, `intent`, `request`, and `expires`,
+            `digest`, `header` and `opaque` where they are there. `description` is not covered, and a `header` that
+            names the default, `Authorization`, counts as absent.
+    """
+    slots = [challenge[name] for name in ("realm", "method", "intent", "request")]
+    slots += [challenge.get("expires", ""), challenge.get("digest", "")]
+    header = challenge.get("header", "")
+    if header and header.lower() != "authorization":
+        slots.append(header)
+    slots.append(challenge.get("opaque", ""))
+    return to_base64url(hmac.digest(secret, "|".join(slots).encode(), hashlib.sha256))
+
+
+def body_digest_field(body_digest: str) -> str:
+    """Return the `digest` parameter for a body of that SHA-256 (hexadecimal): the bare form, which the SDKs want."""
+    return "sha-256=" + base64.b64encode(bytes.fromhex(body_digest)).decode()
+
+
+class Mpp(Dialect):
+    """MPP over HTTP."""
+
+    name: ClassVar[str] = "mpp"
+    echo: ClassVar[Literal["full", "none"]] = "full"
+    request_fields: ClassVar[tuple[str, ...]] = ("authorization", "payment-authorization")
+    response_fields: ClassVar[tuple[str, ...]] = ("WWW-Authenticate", "Payment-Receipt")
+
+    # --- server
+
+    def challenge(self, challenge: Challenge, context: Context) -> Envelope:
+        """Return one `WWW-Authenticate: Payment` line per offer that MPP can say."""
+        lines = []
+        for offer in challenge.offers:
+            binding = context.specs.binding(offer.rail, self.name)
+            if binding is not None:
+                params = _params(binding.encode_offer(offer), offer, challenge, context)
+                text = ", ".join(f"{name}={auth_params.quote(value)}" for name, value in params.items())
+                lines.append(("WWW-Authenticate", f"Payment {text}"))
+        return Envelope(fields=lines)
+
+    def payments(self, fields: Fields, body_digest: str, context: Context) -> list[Payment]:
+        """Return the payment of the `Payment` credential; other schemes in `Authorization` are left alone.
+
+        Raises:
+            MalformedInput: the credential cannot be read, or there are two different ones (`several_payments`).
+            PaymentRejected: `offer_unknown` where the challenge is none of ours, `resource_mismatch` where it was
+                made for another body; else see `_rails.read_payment`.
+        """
+        credentials = {text for name in self.request_fields for text in _credentials(fields, name)}
+        if not credentials:
+            return []
+        if len(credentials) > 1:
+            raise MalformedInput("authorization", "holds two different payments; send one", code="several_payments")
+        message = from_base64(credentials.pop(), field="authorization")
+        challenge, proof = message.get("challenge"), message.get("payload")
+        if not isinstance(challenge, dict) or not isinstance(proof, dict):
+            raise MalformedInput("authorization", "its challenge and payload must be objects")
+        echoed = _echoed(challenge)
+        _check_ours(echoed, _keys(context))
+        if "digest" in echoed and echoed["digest"] != body_digest_field(body_digest):
+            raise PaymentRejected("the challenge was made for another request body", code="resource_mismatch")
+        request = from_base64(echoed["request"], field="request")
+        opaque = from_base64(echoed.get("opaque", ""), field="opaque")
+        return [
+            read_payment(
+                self.name,
+                {"method": echoed["method"], "intent": echoed["intent"], "request": request},
+                proof,
+                token=opaque.get("token"),
+                envelope={"challenge": echoed, "request": request},
+                context=context,
+            )
+        ]
+
+    def receipt(self, charge: Charge, payment: Payment, context: Context) -> Sequence[tuple[str, str]]:
+        """Return `Payment-Receipt`; nothing where the charge is not settled: an error never carries a receipt."""
+        if charge.payment is not PaymentState.SETTLED:
+            return []
+        challenge, request = payment.envelope["challenge"], payment.envelope["request"]
+        receipt = {
+            "method": challenge["method"],
+            "challengeId": challenge["id"],
+            "reference": charge.transaction or "",
+            "status": "success",
+            "timestamp": _timestamp(context.now if charge.settled_at is None else charge.settled_at),
+        }
+        if isinstance(request.get("externalId"), str):
+            receipt["externalId"] = request["externalId"]
+        return [("Payment-Receipt", to_base64url(compact_json(receipt)))]
+
+    # --- client
+
+    def offers(self, fields: Fields, body: bytes, context: Context) -> list[Offer]:
+        """Return the offers of every `Payment` challenge, on however many lines and among other schemes.
+
+        A challenge that no rail here knows is passed over. So is one that cannot be read, unless nothing else is left.
+
+        Raises:
+            MalformedInput: no challenge can be used and one of them cannot be read, or a line is too long.
+        """
+        schemes = [scheme for line in fields.all("www-authenticate") for scheme in _schemes(line, "www-authenticate")]
+        return read_offers(schemes, lambda scheme: self._offer(_challenge(scheme), context))
+
+    def _offer(self, challenge: dict[str, str], context: Context) -> Offer | None:
+        request = from_base64(challenge["request"], field="request", max_bytes=MAX_REQUEST)
+        expires = challenge.get("expires")
+        return read_offer(
+            self.name,
+            {"method": challenge["method"], "intent": challenge["intent"], "request": request},
+            expires_at=context.now + DEFAULT_LIFETIME if expires is None else _unix_seconds(expires),
+            envelope={"challenge": challenge},
+            context=context,
+        )
+
+    def credential(self, offer: Offer, payload: dict[str, Any], context: Context) -> Sequence[tuple[str, str]]:
+        """Return the credential, in the field that the challenge asks for, with the challenge exactly as it came."""
+        assert offer.envelope is not None
+        challenge = offer.envelope["challenge"]
+        message = {"challenge": challenge, "payload": proof_on_the_wire(self.name, offer, payload, context)}
+        field = "Payment-Authorization" if "header" in challenge else "Authorization"
+        return [(field, f"Payment {to_base64url(compact_json(message))}")]
+
+
+# --- the server's challenges
+
+
+def _params(wire: Mapping[str, Any], offer: Offer, challenge: Challenge, context: Context) -> dict[str, str]:
+    """Return the parameters of the challenge that says `offer`, its id first."""
+    assert offer.token is not None
+    params = {
+        "realm": context.realm,
+        "method": wire["method"],
+        "intent": wire["intent"],
+        "request": to_base64url(canonical_json(wire["request"])),
+    }
+    description = "".join(char if char.isprintable() else " " for char in challenge.description)
+    if description.strip():
+        params["description"] = " ".join(description.split())
+    if challenge.order.body_digest != EMPTY_BODY_DIGEST:
+        params["digest"] = body_digest_field(challenge.order.body_digest)
+    params["expires"] = _timestamp(offer.expires_at)
+    params["opaque"] = to_base64url(canonical_json({"token": offer.token}))
+    return {"id": challenge_id(_keys(context).derive("mpp"), params), **params}
+
+
+def _keys(context: Context) -> OfferKeys:
+    if context.keys is None:
+        raise ConfigurationError("MPP needs the server's offer keys")
+    return context.keys
+
+
+def _check_ours(challenge: Mapping[str, str], keys: OfferKeys) -> None:
+    claimed = challenge["id"].encode()
+    ids = [challenge_id(secret, challenge).encode() for secret in keys.derive_all("mpp")]
+    if not any(hmac.compare_digest(known, claimed) for known in ids):
+        raise PaymentRejected("the challenge was not made by this server, or was altered", code="offer_unknown")
+
+
+# --- reading
+
+
+def _schemes(line: str, field: str) -> list[auth_params.Scheme]:
+    if len(line) > MAX_HEADER_BYTES:
+        raise MalformedInput(field, f"is longer than {MAX_HEADER_BYTES} bytes")
+    return [scheme for scheme in auth_params.parse(line) if scheme.name == "payment"]
+
+
+def _credentials(fields: Fields, name: str) -> list[str]:
+    return [scheme.token for line in fields.all(name) for scheme in _schemes(line, name)]
+
+
+def _echoed(value: Mapping[str, Any]) -> dict[str, str]:
+    """Return the members of a challenge that a client sent back; empty and unknown ones are passed over."""
+    members = {name: value[name] for name in (*_REQUIRED, *_OPTIONAL) if value.get(name) not in (None, "")}
+    opaque = members.get("opaque")
+    if isinstance(opaque, dict):  # older clients send it decoded
+        if not all(isinstance(text, str) for text in opaque.values()):
+            raise MalformedInput("challenge.opaque", "its members must be texts")
+        members["opaque"] = to_base64url(canonical_json(opaque))
+    for name, text in members.items():
+        if not isinstance(text, str):
+            raise MalformedInput(f"challenge.{name}", "must be a text")
+    if "digest" in members:  # RFC 9530 puts colons round the value, the SDKs do not
+        members["digest"] = re.sub(r"^sha-256=:(.*):$", r"sha-256=\1", members["digest"])
+    return _complete(members)
+
+
+def _challenge(scheme: auth_params.Scheme) -> dict[str, str]:
+    """Return the challenge that a server sent, ready to be echoed."""
+    found: dict[str, str] = {}
+    seen = set()
+    for name, text in scheme.params:
+        if name in seen:
+            raise MalformedInput("www-authenticate", f"a Payment challenge has the parameter {name[:32]} twice")
+        seen.add(name)
+        if name in _REQUIRED or name in _OPTIONAL:
+            if text is None:
+                raise MalformedInput("www-authenticate", f"the text of {name} never ends")
+            found[name] = text
+    challenge = _complete(found)
+    if not _METHOD.fullmatch(challenge["method"]) or not _INTENT.fullmatch(challenge["intent"]):
+        raise MalformedInput("www-authenticate", "method and intent must be plain names")
+    header = challenge.get("header", "authorization").lower()
+    if header == "authorization":
+        challenge.pop("header", None)  # the default is never echoed
+    elif header != "payment-authorization":  # a peer must not choose which of our fields it writes
+        raise MalformedInput("www-authenticate", "header may only name Payment-Authorization")
+    return challenge
+
+
+def _complete(challenge: dict[str, str]) -> dict[str, str]:
+    for name in _REQUIRED:
+        if not challenge.get(name):
+            raise MalformedInput(f"challenge.{name}", "is missing or empty")
+    return challenge
+
+
+def _timestamp(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _unix_seconds(text: str) -> int:
+    """Read an RFC 3339 time, rounded down to whole seconds."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise MalformedInput("challenge.expires", "is not an RFC 3339 time") from error
+    if moment.tzinfo is None:
+        raise MalformedInput("challenge.expires", "has no time zone")
+    return int(moment.timestamp() // 1)

@@ -1,0 +1,228 @@
+"""From a presented payment to the charge that answers for it: claimed, found again, or refused.
+
+What needs no money state is checked on every presentation (token, signature, preimage against hash, binding to the
+order). A known charge skips only what changes by being paid, so that a spent nonce never looks unpaid, and a forged
+credential with a known hash never passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+
+from rail402.errors import MalformedInput, OutcomeUnknown, PaymentRejected, StaleCharge
+from rail402.money import Money
+from rail402.protocol.binding import TokenParts, parse_token
+from rail402.protocol.charge import Charge, Delivery, DeliveryEvent, PaymentEvent, PaymentState
+from rail402.protocol.offer import Flow, Offer
+from rail402.protocol.payment import Payment
+from rail402.protocol.rail import PaymentRail, Verified
+from rail402.server.operations import verdict
+from rail402.server.request import GatedRequest
+from rail402.server.services import Services
+from rail402.server.settings import Rule
+from rail402.stores.base import StoredResponse
+
+__all__ = ["Admission", "Admitted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A payment that is accepted.
+
+    Attributes:
+        charge: the charge; the handler is to run for it unless there is a replay.
+        replay: the stored response, where the handler has run before.
+        use: whether the handler runs for one more use of a pass.
+    """
+
+    charge: Charge
+    replay: StoredResponse | None = None
+    use: bool = False
+
+
+class Admission:
+    """One payment presented with one request."""
+
+    def __init__(
+        self, services: Services, rule: Rule, request: GatedRequest, price: Money, payment: Payment, rail: PaymentRail
+    ) -> None:
+        self._services, self._rule, self._request = services, rule, request
+        self._price, self._payment, self._rail = price, payment, rail
+        self._identity = rail.spec.identify(payment)
+        offer = payment.offer
+        self._token: TokenParts | None = None if offer is None else parse_token(offer.token or "")
+
+    async def admit(self) -> Admitted:
+        """Claim the payment, or find out what became of it.
+
+        Raises:
+            PaymentRejected: it does not pay for this order, or not now.
+            MalformedInput: a proof's public half was sent instead of the proof.
+            OutcomeUnknown: it is being looked up.
+            RailUnavailable, StoreError: nothing happened.
+        """
+        keys = self._identity if self._token is None else self._identity | {self._token.key}
+        known = await self._services.store.find(keys)
+        if known is None:
+            offer = await self._offer()
+            verified = self._rail.spec.authenticate(offer, self._payment)
+            verified = await self._rail.verify(offer, self._payment, verified, now=self._services.clock())
+            claim = await self._services.store.claim(self._begin(self._new(offer, verified, keys)))
+            if claim.won:
+                return Admitted(claim.charge)
+            known = claim.charge
+        return await self._known(known)
+
+    # --- a payment that is new
+
+    async def _offer(self) -> Offer:
+        """Return the offer that is accepted, once it is known to be ours and made for this order."""
+        if self._payment.offer is not None:
+            self._services.offer_keys.verify(self._payment.offer, self._request.order)
+            return self._payment.offer
+        for key in self._identity:
+            issued = await self._services.store.issued(key)
+            if issued is not None:
+                if issued.order_digest != self._request.order.digest:
+                    raise PaymentRejected("the payment was made for another request", code="resource_mismatch")
+                return Offer.model_validate_json(issued.offer)
+        for key in self._rail.spec.mistaken_keys(self._payment):
+            if await self._services.store.issued(key) or await self._services.store.find([key]):
+                raise MalformedInput("payment", "is the payment's public hash; send the preimage, which proves it")
+        raise PaymentRejected("this server made no such offer", code="offer_unknown")
+
+    def _new(self, offer: Offer, verified: Verified, keys: frozenset[str]) -> Charge:
+        services = self._services
+        return Charge(
+            id=services.new_charge_id(),
+            order=self._request.order,
+            offer=offer.model_copy(update={"token": None, "envelope": None, "dialect": None}),
+            price=self._price,
+            dialect=self._payment.dialect,
+            keys=tuple(sorted(keys | verified.keys)),
+            created_at=services.clock(),
+            lease_until=services.lease(),
+            payer=verified.payer,
+            rail_state=verified.state,
+            secret_digest=None if self._token is None else _digest(self._token.nonce),
+            context=self._request.context,
+            uses=self._rule.receipts.uses,
+            window=self._rule.receipts.seconds,
+            sandbox=self._rail.sandbox,
+        )
+
+    def _begin(self, charge: Charge) -> Charge:
+        """Return the charge with the flow's first step taken, so that claim and step are one write."""
+        lease = self._services.lease()
+        match charge.offer.flow:
+            case Flow.UPFRONT:
+                return charge.on(PaymentEvent.SETTLE, lease_until=lease)
+            case Flow.ESCROW:
+                return charge.on(PaymentEvent.HOLD, lease_until=lease)
+            case Flow.AUTHORIZATION:
+                return charge.deliver(DeliveryEvent.START, lease_until=lease)
+
+    # --- a payment that is known
+
+    async def _known(self, charge: Charge) -> Admitted:
+        self._check_known(charge)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._services.settings.wait_seconds
+        while True:
+            try:
+                lapsed = charge.lapsed(self._services.clock())
+                if lapsed is not charge:
+                    charge = await self._services.store.save(lapsed)
+                admitted = await self._step(charge)
+            except StaleCharge:
+                admitted = None
+            if admitted is not None:
+                return admitted
+            remaining = deadline - loop.time()
+            if remaining <= 0:
+                raise PaymentRejected(f"charge {charge.id}", code="payment_in_progress", retry_after=2)
+            changed = await self._services.store.wait(charge, timeout=remaining)
+            charge = changed or charge
+
+    def _check_known(self, charge: Charge) -> None:
+        """Check what is checked on every presentation, and that this one may have what the first one got."""
+        if not self._identity & set(charge.keys):
+            dead = charge.payment in (PaymentState.RELEASED, PaymentState.REJECTED)
+            code = "proof_already_used" if dead else "payment_in_progress"
+            raise PaymentRejected("another payment was made for this offer", code=code)
+        self._rail.spec.authenticate(charge.offer, self._payment)
+        shown = None if self._token is None else _digest(self._token.nonce)
+        proven = self._rail.spec.bare_replay if charge.secret_digest is None else shown == charge.secret_digest
+        if not proven or not set(charge.context) <= set(self._request.context):
+            raise PaymentRejected("send what came with the first request", code="replay_not_proven")
+        mine, order = charge.order, self._request.order
+        if charge.is_pass:
+            same = (mine.origin, mine.route, charge.price) == (order.origin, order.route, self._price)
+        else:
+            same = mine.digest == order.digest
+        if not same:
+            raise PaymentRejected("the payment was made for another request", code="resource_mismatch")
+
+    async def _step(self, charge: Charge) -> Admitted | None:
+        """Return what the charge's state allows now; None while somebody else works on it."""
+        match charge.payment:
+            case PaymentState.SETTLED:
+                return await self._settled(charge)
+            case PaymentState.RELEASED:
+                return await self._reclaim(charge)
+            case PaymentState.UNKNOWN | PaymentState.REJECTED | PaymentState.REFUNDED:
+                error = verdict(charge)
+                assert error is not None
+                raise error
+            case PaymentState.HELD if charge.lease_until <= self._services.clock():
+                raise OutcomeUnknown(f"charge {charge.id} is being released", retry_after=5)
+            case _:
+                return None
+
+    async def _settled(self, charge: Charge) -> Admitted | None:
+        now = self._services.clock()
+        if charge.valid_until is not None and now > charge.valid_until:
+            raise PaymentRejected("pay again", code="receipt_expired")
+        if charge.is_pass:
+            return await self._use(charge)
+        if charge.delivery is Delivery.STORED:
+            response = await self._services.store.response(charge.id)
+            if response is None:
+                raise PaymentRejected("its stored response is gone", code="proof_already_used")
+            return Admitted(charge, replay=response)
+        at_work = charge.delivery is Delivery.RUNNING or charge.delivery is Delivery.NONE
+        if at_work and charge.lease_until > now:
+            return None
+        if not charge.may_rerun and charge.delivery is not Delivery.NONE:
+            raise PaymentRejected("its response was not kept and its rerun is used up", code="proof_already_used")
+        started = charge.deliver(DeliveryEvent.START, lease_until=self._services.lease())
+        return Admitted(await self._services.store.save(started))
+
+    async def _use(self, charge: Charge) -> Admitted:
+        slot = self._request.slot
+        response = await self._services.store.response(charge.id, slot) if slot else None
+        if response is not None:
+            return Admitted(charge, replay=response)
+        taken = await self._services.store.take_use(charge.id)
+        if taken is None:
+            raise PaymentRejected(f"all {charge.uses} are used", code="uses_exhausted")
+        return Admitted(taken, use=True)
+
+    async def _reclaim(self, charge: Charge) -> Admitted:
+        """Claim a released payment once more, verified anew."""
+        verified = self._rail.spec.authenticate(charge.offer, self._payment)
+        verified = await self._rail.verify(charge.offer, self._payment, verified, now=self._services.clock())
+        claimed = charge.on(
+            PaymentEvent.RECLAIM,
+            lease_until=self._services.lease(),
+            rail_state=verified.state,
+            payer=verified.payer,
+            code=None,
+        )
+        return Admitted(await self._services.store.save(self._begin(claimed)))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

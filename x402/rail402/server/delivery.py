@@ -1,0 +1,270 @@
+"""The handler's answer on its way to the payer: held back until it is paid for, never buffered to be able to charge.
+
+`Delivery` stands between the handler and the server as the ASGI `send`. When a 2xx or 3xx response starts, it settles
+(or captures) before that message leaves; then the body streams through, copied into the store up to a limit and
+committed there before its last message leaves. If the money does not come, `send` raises `Withheld`: nothing of the
+response leaves, and background tasks do not run.
+
+A response whose length is known to fit the store waits for its first body message: that is usually the whole body, and
+then settlement, receipt (with the response's digest) and stored response are one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from enum import Enum, auto
+
+from rail402.errors import Rail402Error, StaleCharge
+from rail402.protocol.base import sha256_hex
+from rail402.protocol.charge import Charge, DeliveryEvent, PaymentEvent, PaymentState
+from rail402.protocol.payment import Payment
+from rail402.protocol.rail import Holds, PaymentRail, Refunds
+from rail402.server.fields import content_length, failed_fields, paid_fields
+from rail402.server.operations import hold, refund, release, settle, verdict, with_receipt
+from rail402.server.request import Message, Send
+from rail402.server.services import Services
+from rail402.server.settings import Rule
+from rail402.stores.base import StoredResponse
+
+__all__ = ["Delivery", "Withheld"]
+
+logger = logging.getLogger("rail402.server")
+
+
+class Withheld(Exception):
+    """Tells the handler's framework that nothing (more) of the response leaves."""
+
+
+class _Phase(Enum):
+    WAITING = auto()  # for the handler, or for the first body message of a response that fits the store
+    STREAMING = auto()  # the head has left
+    FAILED = auto()  # the handler answered with an error, which passes
+    DRAINING = auto()  # settlement unknown: the rest is collected for the day the lookup says settled
+    WITHHELD = auto()
+
+
+class Delivery:
+    """The answer to one payment.
+
+    Attributes:
+        charge: the charge as it stands.
+        refusal: why the response is withheld, once it is.
+    """
+
+    def __init__(
+        self, services: Services, rule: Rule, rail: PaymentRail, payment: Payment, charge: Charge, slot: str, send: Send
+    ) -> None:
+        self.charge = charge
+        self.refusal: Rail402Error | None = None
+        self._services, self._rule, self._rail, self._payment = services, rule, rail, payment
+        self._slot, self._send = slot, send
+        self._phase = _Phase.WAITING
+        self._head: Message = {}
+        self._copy: bytearray | None = bytearray()
+        self._kept = False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything has left."""
+        return self._phase in (_Phase.STREAMING, _Phase.FAILED)
+
+    async def prepare(self) -> None:
+        """Take or reserve the money where the flow wants that before the handler, and mark the handler as running.
+
+        Raises:
+            PaymentRejected, OutcomeUnknown, RailUnavailable: the money did not come.
+        """
+
+        def start(charge: Charge) -> tuple[Charge, None]:
+            if charge.payment in (PaymentState.SETTLED, PaymentState.HELD):
+                charge = charge.deliver(DeliveryEvent.START, lease_until=charge.lease_until)
+            return charge, None
+
+        if self.charge.payment is PaymentState.SETTLING:
+            self.charge = await settle(self._services, self._rail, self.charge, self._payment, start)
+        elif self.charge.payment is PaymentState.HOLDING:
+            self.charge = await hold(self._services, self._rail, self.charge, self._payment, start)
+        error = verdict(self.charge)
+        if error is not None:
+            raise error
+
+    # --- what the handler sends
+
+    async def send(self, message: Message) -> None:
+        """Take one ASGI message of the handler's response."""
+        match message["type"], self._phase:
+            case _, _Phase.WITHHELD:
+                raise Withheld
+            case "http.response.start", _:
+                await self._start(message)
+            case "http.response.body", _:
+                await self._body(message, message.get("body", b""), message.get("more_body", False))
+            case _:
+                await self._send(message)
+
+    async def _start(self, message: Message) -> None:
+        self._head = message
+        if message["status"] >= 400:
+            await self.fail()
+            await self._leave(_Phase.FAILED)
+        elif not self._fits:
+            await self._pay(None)
+            await self._leave(_Phase.STREAMING)
+
+    async def _body(self, message: Message, body: bytes, more: bool) -> None:
+        if self._phase is _Phase.WAITING:
+            whole = None if more else body
+            if self.charge.payment is not PaymentState.SETTLED:
+                await self._pay(whole)
+            elif whole is not None:
+                await self._keep(with_receipt(self._services, self.charge, sha256_hex(whole)), whole)
+            if self._phase is _Phase.WAITING:
+                await self._leave(_Phase.STREAMING)
+        if self._phase is _Phase.FAILED:
+            await self._send(message)
+        elif self._phase is _Phase.DRAINING:
+            await self._drain(body, more)
+        else:
+            if not self._kept:
+                await self._tee(body, more)
+            await self._send(message)
+
+    @property
+    def _fits(self) -> bool:
+        """Whether the response is known to fit the store."""
+        length = content_length(self._head)
+        return length is not None and length <= self._services.settings.max_stored
+
+    async def _leave(self, phase: _Phase) -> None:
+        """Let the head go, with what the gate has to say."""
+        self._phase, own = phase, list(self._head.get("headers", ()))
+        if phase is _Phase.FAILED:
+            headers = failed_fields(self._services, self._rule, self.charge, own)
+        else:
+            headers = paid_fields(self._services, self._rule, self.charge, self._payment, own)
+        await self._send({**self._head, "headers": headers})
+
+    # --- the money
+
+    async def _pay(self, whole: bytes | None) -> None:
+        """Settle before anything leaves; `whole` is the complete body where it is known already."""
+        if self.charge.payment is PaymentState.SETTLED:
+            return
+
+        def finish(charge: Charge) -> tuple[Charge, StoredResponse | None]:
+            match charge.payment:
+                case PaymentState.SETTLED if whole is not None:
+                    return self._stored(with_receipt(self._services, charge, sha256_hex(whole)), whole)
+                case PaymentState.UNKNOWN if whole is not None:
+                    return self._stored(charge, whole)
+                case PaymentState.SETTLED:
+                    return charge, None
+                case PaymentState.UNKNOWN if self._fits:
+                    return charge, None  # drained first
+                case _:
+                    return charge.deliver(DeliveryEvent.FAIL, lease_until=charge.lease_until), None
+
+        try:
+            self.charge = await settle(self._services, self._rail, self.charge, self._payment, finish)
+            self.refusal = verdict(self.charge)
+        except Rail402Error as error:  # the store, or our lease: nothing may leave
+            self._phase, self.refusal = _Phase.WITHHELD, error
+            raise Withheld from error
+        if self.refusal is None:
+            await self._keep_use(whole)
+            self._kept = whole is not None
+        elif self.charge.payment is PaymentState.UNKNOWN and whole is None and self._fits:
+            self._phase = _Phase.DRAINING
+        else:
+            self._phase = _Phase.WITHHELD
+            raise Withheld from self.refusal
+
+    # --- the copy for replays
+
+    def _stored(self, charge: Charge, whole: bytes) -> tuple[Charge, StoredResponse | None]:
+        """Return the charge with its complete response; the uses of a pass keep theirs elsewhere."""
+        if charge.is_pass:
+            event = DeliveryEvent.STREAM if charge.payment is PaymentState.SETTLED else DeliveryEvent.FAIL
+            return charge.deliver(event, lease_until=charge.lease_until), None
+        return charge.deliver(DeliveryEvent.STORE, lease_until=charge.lease_until), self._response(whole)
+
+    def _response(self, whole: bytes) -> StoredResponse:
+        return StoredResponse(self._head["status"], tuple(self._head.get("headers", ())), whole)
+
+    async def _keep(self, charge: Charge, whole: bytes) -> None:
+        charge, response = self._stored(charge, whole)
+        await self._keep_use(whole)
+        await self._write(charge, response)
+        self._kept = True
+
+    async def _keep_use(self, whole: bytes | None) -> None:
+        """Keep the first use of a pass under its Idempotency-Key."""
+        if self.charge.is_pass and self._slot and whole is not None:
+            await self._services.store.keep_use(self.charge.id, self._slot, self._response(whole))
+
+    async def _tee(self, body: bytes, more: bool) -> None:
+        if self._copy is not None and len(self._copy) + len(body) <= self._services.settings.max_stored:
+            self._copy += body
+        else:
+            self._copy = None  # past the limit: a partial copy is dropped
+        if more:
+            await self._renew()
+        elif self._copy is not None:
+            await self._keep(self.charge, bytes(self._copy))
+        else:
+            self._kept = True
+            await self._write(self.charge.deliver(DeliveryEvent.STREAM, lease_until=self._services.lease()), None)
+
+    async def _drain(self, body: bytes, more: bool) -> None:
+        assert self._copy is not None
+        self._copy += body
+        if len(self._copy) > self._services.settings.max_stored or not more:
+            self._phase = _Phase.WITHHELD
+            if not more:
+                await self._keep(self.charge, bytes(self._copy))
+            raise Withheld
+
+    async def _renew(self) -> None:
+        """Keep the lease of a long answer alive."""
+        if self.charge.lease_until - self._services.clock() < self._services.settings.lease_seconds // 2:
+            await self._write(self.charge.model_copy(update={"lease_until": self._services.lease()}), None)
+
+    async def _write(self, charge: Charge, response: StoredResponse | None) -> None:
+        """Write the delivery; a late worker finds the row changed, and what it sends then is simply not kept."""
+        try:
+            self.charge = await self._services.shielded(self._services.store.save(charge, response=response))
+        except StaleCharge:
+            logger.warning("charge %s: another worker has taken over its delivery", charge.id)
+            self._copy, self._kept = None, True
+
+    # --- when the handler fails
+
+    async def abandon(self) -> None:
+        """Undo what can be undone after a handler that ended without a complete response."""
+        if self.refusal is None and not self._kept and self._phase is not _Phase.FAILED:
+            await self.fail()
+
+    async def fail(self) -> None:
+        """Undo the payment after a failed handler; its answer goes out even where that hangs."""
+        undoing = asyncio.ensure_future(self._services.shielded(self._undo()))
+        await asyncio.wait({undoing}, timeout=self._services.settings.release_seconds)
+
+    async def _undo(self) -> None:
+        try:
+            await self._undo_payment()
+        except Rail402Error as error:  # the row says what may have happened: the reconciler goes on from there
+            logger.warning("charge %s: after a failed handler: %s", self.charge.id, error)
+
+    async def _undo_payment(self) -> None:
+        services, charge = self._services, self.charge
+        failed = charge.deliver(DeliveryEvent.FAIL, lease_until=services.lease())
+        if charge.payment is PaymentState.CLAIMED:
+            failed = failed.on(PaymentEvent.RELEASED, lease_until=services.lease())
+        self.charge = await services.store.save(failed)
+        if self.charge.payment is PaymentState.HELD and isinstance(self._rail, Holds):
+            self.charge = await release(services, self._rail, self.charge)
+        elif self.charge.payment is PaymentState.SETTLED and charge.is_pass:
+            await services.store.return_use(charge.id)
+        elif self.charge.payment is PaymentState.SETTLED and isinstance(self._rail, Refunds) and not self.has_begun:
+            self.charge = await refund(services, self._rail, self.charge)

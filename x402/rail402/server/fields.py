@@ -1,0 +1,75 @@
+"""The header fields that a gate adds to responses, and those of the handler that it has to mind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rail402.protocol.charge import Charge
+from rail402.protocol.payment import Payment
+from rail402.server.services import Services
+from rail402.server.settings import Rule
+
+__all__ = ["RawFields", "content_length", "failed_fields", "gate_fields", "paid_fields"]
+
+RawFields = Iterable[tuple[bytes, bytes]]
+
+_EXPOSED = ("Idempotent-Replayed", "Rail402-Charge", "Receipt-Record", "Retry-After")
+_SHARED = (b"public", b"s-maxage", b"proxy-revalidate")
+
+
+def gate_fields(services: Services, rule: Rule) -> list[tuple[bytes, bytes]]:
+    """Return the fields that every response of a gated route has: what it varies on, and what scripts may read."""
+    dialects = services.dialects_of(rule)
+    vary = sorted({name.title() for dialect in dialects for name in dialect.request_fields})
+    exposed = sorted({name for dialect in dialects for name in dialect.response_fields} | set(_EXPOSED))
+    return [
+        (b"vary", ", ".join(vary).encode()),
+        (b"access-control-expose-headers", ", ".join(exposed).encode()),
+    ]
+
+
+def paid_fields(
+    services: Services, rule: Rule, charge: Charge, payment: Payment, own: RawFields, *, replayed: bool = False
+) -> list[tuple[bytes, bytes]]:
+    """Return the handler's `own` fields with the receipts of a settled charge."""
+    dialect = next(dialect for dialect in services.dialects if dialect.name == payment.dialect)
+    lines = [*dialect.receipt(charge, payment, services.context()), ("Receipt-Record", charge.receipt or "")]
+    if replayed:
+        lines.append(("Idempotent-Replayed", "true"))
+    return [*_private(own), *gate_fields(services, rule), *_charge_field(charge), *_encode(lines)]
+
+
+def failed_fields(services: Services, rule: Rule, charge: Charge, own: RawFields) -> list[tuple[bytes, bytes]]:
+    """Return the `own` fields of a failed handler's answer, with what became of the payment."""
+    return [*_private(own), *gate_fields(services, rule), *_charge_field(charge)]
+
+
+def content_length(message: Mapping[str, Any]) -> int | None:
+    """Return the Content-Length of an ASGI response start, if it has a usable one."""
+    for name, value in message.get("headers", ()):
+        if name.lower() == b"content-length" and value.isdigit():
+            return int(value)
+    return None
+
+
+def _charge_field(charge: Charge) -> list[tuple[bytes, bytes]]:
+    return [(b"rail402-charge", f"{charge.id}; payment={charge.payment}".encode())]
+
+
+def _encode(lines: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in lines]
+
+
+def _private(own: RawFields) -> list[tuple[bytes, bytes]]:
+    """Return the fields with a Cache-Control that keeps shared caches away; `no-store` and the rest stay."""
+    kept, directives = [], [b"private"]
+    for name, value in own:
+        if name.lower() != b"cache-control":
+            kept.append((name, value))
+            continue
+        for directive in value.split(b","):
+            word = directive.strip()
+            if word and word.lower() != b"private" and not word.lower().startswith(_SHARED):
+                directives.append(word)
+    return [*kept, (b"cache-control", b", ".join(directives))]

@@ -1,0 +1,300 @@
+"""The gate: what a publisher makes once and installs on an app."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+from rail402.clock import Clock, RandomBytes, system_clock, system_random
+from rail402.dialects import DEFAULT_DIALECTS
+from rail402.errors import ConfigurationError, GateNotInstalled
+from rail402.protocol.binding import OfferKeys
+from rail402.protocol.charge import Charge
+from rail402.protocol.dialect import Dialect
+from rail402.protocol.offer import Flow
+from rail402.protocol.rail import PaymentRail, Registry
+from rail402.protocol.receipt import ReceiptKeys
+from rail402.rates import RateSource
+from rail402.server.middleware import GateMiddleware
+from rail402.server.paywall import CHARGE_KEY
+from rail402.server.reconciler import Reconciler
+from rail402.server.routes import Found, Protected, mark, rule_of, walk, wrap
+from rail402.server.services import Services
+from rail402.server.settings import GateSettings, Price, Receipts, Rule, names
+from rail402.stores import open_store
+from rail402.stores.base import Store
+
+__all__ = ["Gate"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SANDBOX_SECRET = "sandbox_offer_secret"  # noqa: S105 (the setting's name)
+_SANDBOX_RECEIPT_KEY = "sandbox_receipt_key"
+
+
+class Gate:
+    """A gate in front of the routes that cost something.
+
+    Args:
+        rails: the rails that payers may choose, in order of preference.
+        public_url: the origin that payers see, such as `https://api.example.com`.
+        store: `sqlite:///charges.db`, `memory://` (for tests), or a `Store`.
+        secret: what offers are issued with: at least 32 bytes, or several by key id, the current one first. Required
+            unless every rail is a sandbox.
+        receipt_key: the Ed25519 key (PEM or JWK) that receipts are signed with, required likewise;
+            `retired_receipt_keys` stay in the published key set.
+        dialects: the wire formats to speak, by default all that are built in.
+        rates: where conversions such as USD to BTC come from.
+        settings: further keywords of `GateSettings`, such as `max_body` or `handler_seconds`.
+
+    Raises:
+        ConfigurationError: a setting is missing or wrong; it names the setting and the fix.
+    """
+
+    def __init__(
+        self,
+        *,
+        rails: Sequence[PaymentRail],
+        public_url: str,
+        store: str | Store = "sqlite:///charges.db",
+        secret: str | bytes | Mapping[str, str | bytes] | None = None,
+        receipt_key: str | bytes | Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        if not rails:
+            raise ConfigurationError("rails=[]: give the gate at least one rail")
+        self._retired = options.pop("retired_receipt_keys", ())
+        self._dialects: Sequence[Dialect] = options.pop("dialects", DEFAULT_DIALECTS)
+        self._rates: RateSource | None = options.pop("rates", None)
+        self._clock: Clock = options.pop("clock", system_clock)
+        self._random: RandomBytes = options.pop("random_bytes", system_random)
+        try:
+            self._settings = GateSettings(public_url=public_url.rstrip("/"), **options)
+        except TypeError as error:
+            raise ConfigurationError(f"Gate: {error}") from error
+        self._registry = Registry([rail.spec for rail in rails])
+        self._rails = {rail.spec.name: rail for rail in rails}
+        self._store = open_store(store) if isinstance(store, str) else store
+        if (secret is None or receipt_key is None) and not all(rail.sandbox for rail in rails):
+            raise ConfigurationError(
+                "secret and receipt_key are required outside the sandbox; make them: rail402 keygen"
+            )
+        self._offer_keys = None if secret is None else _offer_keys(secret)
+        self._receipt_keys = None if receipt_key is None else ReceiptKeys(receipt_key, self._retired)
+        self._protected: list[Protected] = []
+        self._marked: list[tuple[Any, Rule]] = []
+        self._app: Any = None
+        self._services: Services | None = None
+        self._starting = asyncio.Lock()
+        self._reconciling: asyncio.Task[None] | None = None
+
+    # --- what costs something
+
+    def paid(
+        self,
+        price: Price,
+        *,
+        rails: Sequence[str] | None = None,
+        dialects: Sequence[str] | None = None,
+        flow: Flow | str | None = None,
+        receipt: Receipts | None = None,
+        description: str = "",
+    ) -> Callable[[F], F]:
+        """Put a price on an endpoint; goes below the route decorator.
+
+        Args:
+            price: `"0.003 USD"`, a `Money`, or a function of the Starlette request that returns one of them, or None
+                where the request is free. An `HTTPException` that it raises is the answer.
+            rails, dialects: names out of the gate's; None for all.
+            flow: `authorization`, `upfront` or `escrow`, on the rails that support it.
+            receipt: what one payment buys.
+            description: what is sold, for people.
+        """
+        rule = self._rule(price, rails, dialects, flow, receipt, description)
+
+        def decorate(endpoint: F) -> F:
+            marked = mark(endpoint, rule)
+            self._marked.append((marked, rule))
+            return marked
+
+        return decorate
+
+    def protect(
+        self,
+        pattern: str,
+        *,
+        price: Price,
+        rails: Sequence[str] | None = None,
+        dialects: Sequence[str] | None = None,
+        flow: Flow | str | None = None,
+        receipt: Receipts | None = None,
+        description: str = "",
+    ) -> None:
+        """Put a price on every route that `pattern` matches, such as `"POST /summarise"` or `"GET /reports/*"`.
+
+        The path is that of the route (`/article/{slug}`), `*` standing for any run of characters. A pattern that
+        matches no route raises when the app starts.
+        """
+        self._protected.append(Protected(pattern, self._rule(price, rails, dialects, flow, receipt, description)))
+
+    def _rule(
+        self,
+        price: Price,
+        rails: Sequence[str] | None,
+        dialects: Sequence[str] | None,
+        flow: Flow | str | None,
+        receipt: Receipts | None,
+        description: str,
+    ) -> Rule:
+        for rail in rails or ():
+            self._registry[rail]
+        known = {dialect.name for dialect in self._dialects}
+        for dialect in dialects or ():
+            if dialect not in known:
+                raise ConfigurationError(f"there is no dialect {dialect!r}; the dialects here are: {sorted(known)}")
+        if flow is not None and flow not in list(Flow):
+            raise ConfigurationError(f"flow={flow!r} must be authorization, upfront or escrow")
+        return Rule(
+            price=price,
+            rails=names(rails, "rails"),
+            dialects=names(dialects, "dialects"),
+            flow=None if flow is None else Flow(flow),
+            receipts=receipt or Receipts(),
+            description=description,
+        )
+
+    def charge(self, request: Request) -> Charge | None:
+        """Return the charge that paid for this request: a FastAPI dependency. None where the request was free.
+
+        Raises:
+            GateNotInstalled: the request has not passed the gate.
+        """
+        if CHARGE_KEY not in request.scope:
+            raise GateNotInstalled("gate.charge is for paid routes, and this request did not pass the gate")
+        charge: Charge | None = request.scope[CHARGE_KEY]
+        return charge
+
+    # --- the app
+
+    def install(self, app: Any) -> None:
+        """Put the gate into a FastAPI or Starlette app: its routes, discovery addresses, start and stop."""
+        if self._app is not None:
+            raise ConfigurationError("this gate is installed on an app already; make one gate per app")
+        self._app = app
+        app.add_middleware(GateMiddleware, gate=self)
+
+    def _wrap_routes(self) -> None:
+        """Find every marked endpoint and protected pattern, and put a paywall in front."""
+        wrapped: dict[int, Rule] = {}
+        unmatched = {protected.pattern for protected in self._protected}
+        seen: set[int] = set()
+        for found in walk(self._app.routes):
+            rule = rule_of(found.endpoint)
+            for protected in self._protected:
+                if protected.matches(found.methods, found.path):
+                    unmatched.discard(protected.pattern)
+                    rule = rule or protected.rule
+            seen.add(id(found.endpoint))
+            self._wrap(found, rule, wrapped)
+        if unmatched:
+            raise ConfigurationError(
+                f"no route matches {sorted(unmatched)}; the pattern is a method and a route's path"
+            )
+        lost = [endpoint.__qualname__ for endpoint, _ in self._marked if id(endpoint) not in seen]
+        if lost:
+            raise ConfigurationError(f"{lost}: no route serves it; put @gate.paid below the route decorator")
+
+    def _wrap(self, found: Found, rule: Rule | None, wrapped: dict[int, Rule]) -> None:
+        before = wrapped.get(id(found.route))
+        if rule is None and before is None:
+            return
+        if before is not None:
+            if rule is not before:
+                raise ConfigurationError(f"{found.path}: its route is protected under one of its paths only; mark it")
+            return
+        assert rule is not None
+        wrapped[id(found.route)] = rule
+        wrap(found, rule, self.services)
+
+    def services(self) -> Services:
+        """Return the parts of a gate that has started.
+
+        Raises:
+            GateNotInstalled: the gate has not started.
+        """
+        if self._services is None:
+            raise GateNotInstalled("the gate has not started; call gate.install(app), or `async with gate:`")
+        return self._services
+
+    @property
+    def started(self) -> bool:
+        """Whether the gate is open for requests."""
+        return self._services is not None
+
+    async def start(self) -> None:
+        """Open the store and the rails, find the paid routes, and start the reconciler. Further calls do nothing."""
+        async with self._starting:
+            if self._services is not None:
+                return
+            await self._store.start()
+            services = Services(
+                settings=self._settings,
+                rails=self._rails,
+                registry=self._registry,
+                dialects=self._dialects,
+                store=self._store,
+                offer_keys=self._offer_keys or await self._sandbox_secret(),
+                receipt_keys=self._receipt_keys or await self._sandbox_receipt_keys(),
+                rates=self._rates,
+                clock=self._clock,
+                random_bytes=self._random,
+            )
+            for rail in self._rails.values():
+                await rail.start()
+            if self._app is not None:
+                self._wrap_routes()
+            self._services = services
+            if self._settings.reconcile_seconds:
+                every = self._settings.reconcile_seconds
+                self._reconciling = asyncio.create_task(Reconciler(services).run_forever(every))
+
+    async def close(self) -> None:
+        """Finish what is under way, then close the rails and the store."""
+        services, self._services = self._services, None
+        if services is None:
+            return
+        if self._reconciling is not None:
+            self._reconciling.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reconciling
+        await services.drain()
+        for rail in self._rails.values():
+            await rail.close()
+        await self._store.close()
+
+    async def __aenter__(self) -> Gate:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def reconcile(self) -> int:
+        """Run the reconciler once; return how many charges it closed."""
+        return await Reconciler(self.services()).run_once()
+
+    async def _sandbox_secret(self) -> OfferKeys:
+        """Return a secret that all workers on the store share; only for sandboxes."""
+        return _offer_keys(await self._store.remember(_SANDBOX_SECRET, self._random(32).hex()))
+
+    async def _sandbox_receipt_keys(self) -> ReceiptKeys:
+        return ReceiptKeys(await self._store.remember(_SANDBOX_RECEIPT_KEY, ReceiptKeys.generate()[1]), self._retired)
+
+
+def _offer_keys(secret: str | bytes | Mapping[str, str | bytes]) -> OfferKeys:
+    secrets = secret if isinstance(secret, Mapping) else {"k1": secret}
+    return OfferKeys({kid: value.encode() if isinstance(value, str) else value for kid, value in secrets.items()})

@@ -1,0 +1,185 @@
+"""What is asked of a rail, with a write before it and after it.
+
+Every operation is the same three steps: write the *-ing* state, call the rail, write the answer. They run shielded from
+the request's cancellation, and a crash between any two of them leaves a row that says what may have happened.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from rail402.errors import OutcomeUnknown, PaymentRejected, Rail402Error, RailUnavailable, StaleCharge
+from rail402.protocol.charge import IN_FLIGHT, Charge, Operation, PaymentEvent, PaymentState
+from rail402.protocol.offer import Flow
+from rail402.protocol.payment import Payment
+from rail402.protocol.rail import (
+    Failed,
+    Held,
+    Holds,
+    NotPaid,
+    PaymentRail,
+    Pending,
+    Refunded,
+    Refunds,
+    Released,
+    Settled,
+    Unknown,
+)
+from rail402.protocol.receipt import Receipt
+from rail402.server.services import Services
+from rail402.stores.base import StoredResponse
+
+__all__ = ["Answer", "Finish", "conclude", "hold", "refund", "release", "settle", "verdict"]
+
+logger = logging.getLogger("rail402.server")
+
+Answer = Held | Settled | Released | Refunded | NotPaid | Failed | Pending | Unknown
+
+Finish = Callable[[Charge], tuple[Charge, StoredResponse | None]]
+"""Adds to a charge what belongs into the same write as the rail's answer: the delivery's step and the response."""
+
+
+async def settle(
+    services: Services, rail: PaymentRail, charge: Charge, payment: Payment | None, finish: Finish
+) -> Charge:
+    """Take the money, or capture what is held; `verdict` of what returns says whether it was taken."""
+    return await _perform(services, charge, PaymentEvent.SETTLE, lambda asked: rail.settle(asked, payment), finish)
+
+
+async def hold(services: Services, rail: PaymentRail, charge: Charge, payment: Payment, finish: Finish) -> Charge:
+    """Reserve the money."""
+    assert isinstance(rail, Holds)
+    return await _perform(services, charge, PaymentEvent.HOLD, lambda asked: rail.hold(asked, payment), finish)
+
+
+async def release(services: Services, rail: PaymentRail, charge: Charge) -> Charge:
+    """Give a reserved amount free."""
+    assert isinstance(rail, Holds)
+    return await _perform(services, charge, PaymentEvent.RELEASE, rail.release, _nothing)
+
+
+async def refund(services: Services, rail: PaymentRail, charge: Charge) -> Charge:
+    """Give settled money back; the charge stays settled where the rail refuses."""
+    assert isinstance(rail, Refunds)
+    return await _perform(services, charge, PaymentEvent.REFUND, rail.refund, _nothing)
+
+
+def _nothing(charge: Charge) -> tuple[Charge, None]:
+    return charge, None
+
+
+async def _perform(
+    services: Services,
+    charge: Charge,
+    event: PaymentEvent,
+    call: Callable[[Charge], Awaitable[Answer]],
+    finish: Finish,
+) -> Charge:
+    return await services.shielded(_write_call_write(services, charge, event, call, finish))
+
+
+async def _write_call_write(
+    services: Services,
+    charge: Charge,
+    event: PaymentEvent,
+    call: Callable[[Charge], Awaitable[Answer]],
+    finish: Finish,
+) -> Charge:
+    if charge.payment not in IN_FLIGHT:  # a fresh claim is written in its -ing state already
+        charge = await services.store.save(charge.on(event, lease_until=services.lease()))
+    answer: Answer
+    try:
+        answer, code = await call(charge), None
+    except RailUnavailable as error:
+        logger.warning("charge %s: %s", charge.id, error)
+        answer, code = NotPaid(), error.code
+    except OutcomeUnknown as error:
+        answer, code = Unknown(detail=error.detail), None
+    concluded = conclude(services, charge, answer)
+    if concluded.payment is PaymentState.RELEASED:
+        concluded = concluded.model_copy(update={"code": code})
+    concluded, response = finish(concluded)
+    try:
+        saved = await services.store.save(concluded, response=response)
+    except StaleCharge as error:
+        # Our lease lapsed while the rail was busy: the row is `unknown` now, and only the reconciler may decide.
+        raise OutcomeUnknown(f"charge {charge.id} is being looked up", retry_after=5) from error
+    if saved.payment is PaymentState.UNKNOWN:
+        logger.warning("charge %s: the outcome of %s is unknown", saved.id, saved.operation)
+    return saved
+
+
+def conclude(services: Services, charge: Charge, answer: Answer) -> Charge:
+    """Return the charge as the rail's answer leaves it."""
+    lease = services.lease()
+    match answer:
+        case Settled():
+            return _settled(services, charge, answer)
+        case Held():
+            facts = {"rail_state": {**charge.rail_state, **answer.state}, "keys": _with(charge, answer.keys)}
+            return charge.on(PaymentEvent.HELD, lease_until=lease, **facts)
+        case Released():
+            return charge.on(PaymentEvent.RELEASED, lease_until=lease)
+        case Refunded():
+            facts = {"rail_state": {**charge.rail_state, **answer.state}}
+            return charge.on(PaymentEvent.REFUNDED, lease_until=lease, **facts)
+        case NotPaid() if not _keeps_hold(charge):
+            return charge.on(PaymentEvent.RELEASED, lease_until=lease)
+        case Failed() if charge.payment is PaymentState.REFUNDING or charge.operation is Operation.REFUND:
+            logger.warning("charge %s: the refund was refused: %s", charge.id, answer.code)
+            return charge.on(PaymentEvent.SETTLED, lease_until=lease)
+        case Failed():
+            return charge.on(PaymentEvent.REJECTED, lease_until=lease, code=answer.code)
+        case _ if charge.payment is PaymentState.UNKNOWN:
+            return charge
+        case _:
+            return charge.on(PaymentEvent.LOST, lease_until=lease)
+
+
+def _keeps_hold(charge: Charge) -> bool:
+    """Whether money is reserved at the rail, so that "not done" does not mean that nothing is left to undo."""
+    asked = charge.operation or IN_FLIGHT[charge.payment]
+    return asked is Operation.RELEASE or (asked is Operation.SETTLE and charge.offer.flow is Flow.ESCROW)
+
+
+def _settled(services: Services, charge: Charge, answer: Settled) -> Charge:
+    now = services.clock()
+    charge = charge.on(
+        PaymentEvent.SETTLED,
+        lease_until=services.lease(),
+        transaction=answer.transaction,
+        payer=answer.payer or charge.payer,
+        settled_at=now,
+        valid_until=now + charge.window,
+        rail_state={**charge.rail_state, **answer.state},
+        keys=_with(charge, answer.keys),
+    )
+    return with_receipt(services, charge, None)
+
+
+def with_receipt(services: Services, charge: Charge, response_digest: str | None) -> Charge:
+    """Return the settled charge with its signed receipt."""
+    record = Receipt.of(charge, issuer=services.settings.public_url, response_digest=response_digest)
+    return charge.model_copy(update={"receipt": services.receipt_keys.sign(record)})
+
+
+def _with(charge: Charge, keys: frozenset[str]) -> tuple[str, ...]:
+    return tuple(sorted({*charge.keys, *keys}))
+
+
+def verdict(charge: Charge) -> Rail402Error | None:
+    """Return the error that a payer is told about where a payment did not go through; None where all is well."""
+    match charge.payment:
+        case PaymentState.UNKNOWN:
+            return OutcomeUnknown(f"charge {charge.id} is being looked up", retry_after=5)
+        case PaymentState.REJECTED:
+            return PaymentRejected(code=charge.code)
+        case PaymentState.RELEASED if charge.code == "rail_unavailable":
+            return RailUnavailable("nothing was taken; the same payment may be sent again", retry_after=5)
+        case PaymentState.RELEASED:
+            return PaymentRejected("nothing was taken; the same payment may be sent again", code="not_settled")
+        case PaymentState.REFUNDED:
+            return PaymentRejected(code="refunded")
+        case _:
+            return None

@@ -1,0 +1,222 @@
+"""What stands in front of one paid route: pure ASGI, from the request to the challenge, the replay or the handler."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from rail402.errors import (
+    GateNotInstalled,
+    MalformedInput,
+    OutcomeUnknown,
+    PaymentRejected,
+    Rail402Error,
+    RailUnavailable,
+    StoreError,
+)
+from rail402.money import Money
+from rail402.protocol.charge import Charge
+from rail402.protocol.payment import Payment
+from rail402.protocol.rail import PaymentRail
+from rail402.server.admission import Admission, Admitted
+from rail402.server.challenge import make_challenge, price_of, refuse, send_challenge
+from rail402.server.delivery import Delivery, Withheld
+from rail402.server.fields import paid_fields
+from rail402.server.passes import PassDelivery
+from rail402.server.request import ClientDisconnected, GatedRequest, Receive, Scope, Send, read_body
+from rail402.server.services import Services
+from rail402.server.settings import Rule
+
+__all__ = ["CHARGE_KEY", "Admittance", "App", "Paywall", "current_admittance"]
+
+logger = logging.getLogger("rail402.server")
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+CHARGE_KEY = "rail402.charge"
+"""Where the ASGI scope holds the charge that admitted the request."""
+
+_BODY_EXTENSIONS = ("http.response.pathsend", "http.response.zerocopysend")
+
+
+@dataclass(frozen=True, slots=True)
+class Admittance:
+    """That a request has passed the gate for `rule`; `charge` is None where it was free."""
+
+    rule: Rule
+    charge: Charge | None
+
+
+_admittance: ContextVar[Admittance | None] = ContextVar("rail402_admittance", default=None)
+
+
+def current_admittance() -> Admittance | None:
+    """Return how the running request passed a gate, or None where it passed none."""
+    return _admittance.get()
+
+
+class Paywall:
+    """An ASGI app that lets a request through to `app` once it is paid.
+
+    Args:
+        app: the matched route's own app.
+        rule: what the route asks.
+        route: the route's id, such as `GET /article/{slug}`.
+        services: returns the gate's parts; called per request, when the gate has started.
+    """
+
+    def __init__(self, app: App, rule: Rule, route: str, services: Callable[[], Services]) -> None:
+        self._app, self._rule, self._route, self._services = app, rule, route, services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise GateNotInstalled(f"{self._route}: a {scope['type']} connection cannot be paid for")
+        if scope["method"] == "OPTIONS":
+            await self._admit(scope, receive, send, None)
+            return
+        services = self._services()
+        request: GatedRequest | None = None
+        try:
+            body = await read_body(scope, receive, services.settings.max_body)
+            origin = services.settings.public_url
+            request = GatedRequest(scope, receive, body, public_url=origin, route=self._route)
+            price = await self._price(request)
+        except ClientDisconnected:
+            return
+        except MalformedInput as error:
+            await refuse(services, self._rule, request, error, send)
+            return
+        if price is None:
+            await self._admit(scope, request.receive, send, None)
+        else:
+            await _Visit(services, self._rule, request, price, send).run(self._admit)
+
+    async def _price(self, request: GatedRequest) -> Money | None:
+        try:
+            return await price_of(self._rule, request)
+        except ValueError as error:  # a price function that parses the body meets bytes that are no JSON
+            raise MalformedInput("body", "cannot be read to tell its price", code="malformed_request") from error
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send, charge: Charge | None) -> None:
+        """Run the handler, which can tell that it was reached through the gate."""
+        scope[CHARGE_KEY] = charge
+        token = _admittance.set(Admittance(self._rule, charge))
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            _admittance.reset(token)
+
+
+Handler = Callable[[Scope, Receive, Send, "Charge | None"], Awaitable[None]]
+
+
+class _Visit:
+    """One request that has a price."""
+
+    def __init__(self, services: Services, rule: Rule, request: GatedRequest, price: Money, send: Send) -> None:
+        self._services, self._rule, self._request, self._price = services, rule, request, price
+        self._send = send
+
+    async def run(self, handler: Handler) -> None:
+        try:
+            payment = self._payment()
+            if payment is None:
+                await self._challenge(None)
+                return
+            rail = self._rail(payment)
+            admitted = await Admission(self._services, self._rule, self._request, self._price, payment, rail).admit()
+        except Rail402Error as error:
+            await self._answer(error, None)
+            return
+        if admitted.replay is not None:
+            await self._replay(admitted, payment)
+        elif admitted.use:
+            await self._use(admitted.charge, payment, handler)
+        else:
+            await self._deliver(admitted.charge, payment, rail, handler)
+
+    def _payment(self) -> Payment | None:
+        """Return the one payment that the request carries; two different ones are refused."""
+        context, found = self._services.context(), []
+        for dialect in self._services.dialects_of(self._rule):
+            found += dialect.payments(self._request.fields, self._request.order.body_digest, context)
+        if len(found) > 1:
+            raise MalformedInput("payment", "send one payment, in one dialect", code="several_payments")
+        return found[0] if found else None
+
+    def _rail(self, payment: Payment) -> PaymentRail:
+        for rail in self._services.rails_of(self._rule):
+            if rail.spec.name == payment.rail:
+                return rail
+        raise PaymentRejected(f"this route does not take {payment.rail}", code="method_not_offered")
+
+    # --- answers without the handler
+
+    async def _challenge(self, error: Rail402Error | None) -> None:
+        try:
+            challenge = await make_challenge(self._services, self._rule, self._request, self._price, error)
+        except (RailUnavailable, StoreError) as unavailable:
+            await refuse(self._services, self._rule, self._request, unavailable, self._send)
+        else:
+            await send_challenge(self._services, self._rule, self._request, challenge, self._send)
+
+    async def _answer(self, error: Rail402Error, charge: Charge | None) -> None:
+        """Answer an error: with a fresh challenge only where a new payment is what helps."""
+        if not isinstance(error, PaymentRejected | MalformedInput | RailUnavailable | OutcomeUnknown | StoreError):
+            raise error
+        if isinstance(error, PaymentRejected) and error.status == 402 and not error.retryable:
+            await self._challenge(error)
+        else:
+            charge_id = None if charge is None else charge.id
+            await refuse(self._services, self._rule, self._request, error, self._send, charge_id=charge_id)
+
+    async def _replay(self, admitted: Admitted, payment: Payment) -> None:
+        response = admitted.replay
+        assert response is not None
+        headers = paid_fields(self._services, self._rule, admitted.charge, payment, response.fields, replayed=True)
+        await self._send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": response.body})
+
+    # --- the handler
+
+    async def _deliver(self, charge: Charge, payment: Payment, rail: PaymentRail, handler: Handler) -> None:
+        delivery = Delivery(self._services, self._rule, rail, payment, charge, self._request.slot, self._send)
+        try:
+            await delivery.prepare()
+        except Rail402Error as error:
+            await self._answer(error, delivery.charge)
+            return
+        try:
+            await handler(self._scope(), self._request.receive, delivery.send, delivery.charge)
+        except* Withheld:
+            pass  # what is sent instead follows; anything else that the handler raised goes on to the server
+        finally:
+            await self._finish(delivery)
+
+    async def _finish(self, delivery: Delivery) -> None:
+        """Answer in the handler's place where nothing of its response has left."""
+        await delivery.abandon()
+        if delivery.refusal is not None:
+            await self._answer(delivery.refusal, delivery.charge)
+        elif not delivery.has_begun:
+            error = Rail402Error(f"the payment is {delivery.charge.payment}", code="handler_failed")
+            charge_id = delivery.charge.id
+            await refuse(self._services, self._rule, self._request, error, self._send, charge_id=charge_id)
+
+    async def _use(self, charge: Charge, payment: Payment, handler: Handler) -> None:
+        delivery = PassDelivery(self._services, self._rule, payment, charge, self._request.slot, self._send)
+        try:
+            await handler(self._scope(), self._request.receive, delivery.send, charge)
+        finally:
+            await delivery.close()
+
+    def _scope(self) -> Scope:
+        """Return the scope without the extensions by which a body would pass the gate unseen."""
+        scope = self._request.scope
+        extensions = {
+            name: value for name, value in (scope.get("extensions") or {}).items() if name not in _BODY_EXTENSIONS
+        }
+        scope["extensions"] = extensions
+        return scope

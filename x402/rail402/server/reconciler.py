@@ -1,0 +1,96 @@
+"""Closes what requests left open: lapsed claims, held money nobody captured, and outcomes that are unknown.
+
+It only ever believes the rail's lookup. Any number of workers may run it at once: every step is a versioned write, and
+who comes second finds the charge changed and leaves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from rail402.errors import OutcomeUnknown, Rail402Error, RailUnavailable, StaleCharge
+from rail402.protocol.charge import Charge, Delivery, PaymentState
+from rail402.protocol.rail import PaymentRail, Pending, Unknown
+from rail402.server.operations import Answer, conclude, release, settle
+from rail402.server.services import Services
+
+__all__ = ["Reconciler"]
+
+logger = logging.getLogger("rail402.server")
+
+_BATCH = 100
+_MAX_BACKOFF = 600
+
+
+class Reconciler:
+    """Looks after one store's open charges."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def run_forever(self, every: int) -> None:
+        """Run once every `every` seconds until cancelled."""
+        while True:
+            await asyncio.sleep(every)
+            try:
+                await self.run_once()
+            except Rail402Error as error:
+                logger.warning("the reconciler will try again: %s", error)
+
+    async def run_once(self) -> int:
+        """Take every open charge one step on; return how many were closed."""
+        now, closed = self._services.clock(), 0
+        for charge in await self._services.store.unresolved(now=now, limit=_BATCH):
+            try:
+                closed += await self._step(charge)
+            except StaleCharge:
+                logger.debug("charge %s: another worker has it", charge.id)
+            except RailUnavailable as error:
+                logger.warning("charge %s: %s", charge.id, error)
+                await self._postpone(charge)
+        return closed
+
+    async def _step(self, charge: Charge) -> bool:
+        services = self._services
+        lapsed = charge.lapsed(services.clock())
+        if lapsed is not charge:
+            charge = await services.store.save(lapsed)
+        rail = services.rails.get(charge.offer.rail)
+        if rail is None:
+            logger.error("charge %s is on rail %s, which this gate does not have", charge.id, charge.offer.rail)
+            await self._postpone(charge)
+            return False
+        if charge.payment is PaymentState.UNKNOWN:
+            charge = await self._look_up(rail, charge)
+        if charge.payment is PaymentState.HELD:
+            charge = await self._resolve_hold(rail, charge)
+        return charge.payment not in (PaymentState.UNKNOWN, PaymentState.HELD)
+
+    async def _look_up(self, rail: PaymentRail, charge: Charge) -> Charge:
+        assert charge.operation is not None
+        answer: Answer
+        try:
+            answer = await rail.lookup(charge, charge.operation)
+        except OutcomeUnknown as error:
+            answer = Unknown(detail=error.detail)
+        concluded = conclude(self._services, charge, answer)
+        if concluded is charge:  # still open: a rail that says so itself is asked again sooner
+            wait = answer.retry_after if isinstance(answer, Pending) else self._backoff(charge)
+            return await self._postpone(charge, wait)
+        logger.info("charge %s: %s turned out to be %s", charge.id, charge.operation, concluded.payment)
+        return await self._services.store.save(concluded)
+
+    async def _resolve_hold(self, rail: PaymentRail, charge: Charge) -> Charge:
+        """Capture what was held for a response that is stored, release any other."""
+        if charge.delivery is Delivery.STORED:
+            return await settle(self._services, rail, charge, None, lambda settled: (settled, None))
+        return await release(self._services, rail, charge)
+
+    async def _postpone(self, charge: Charge, seconds: int | None = None) -> Charge:
+        until = self._services.clock() + (self._backoff(charge) if seconds is None else seconds)
+        return await self._services.store.save(charge.model_copy(update={"lease_until": until}))
+
+    def _backoff(self, charge: Charge) -> int:
+        """Return how long to wait before the next look, in seconds: about as long as it has been open."""
+        return int(min(max(self._services.clock() - charge.created_at, 2), _MAX_BACKOFF))

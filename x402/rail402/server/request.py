@@ -1,0 +1,116 @@
+"""A gated request: its body read once and handed on, and what it asks to buy."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from functools import cached_property
+from typing import Any
+
+from rail402.errors import MalformedInput
+from rail402.protocol.base import sha256_hex
+from rail402.protocol.dialect import Fields
+from rail402.protocol.order import Order
+
+__all__ = ["ClientDisconnected", "GatedRequest", "Message", "Receive", "Scope", "Send", "read_body"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_PAYMENT_SCHEMES = ("payment", "l402", "lsat")
+_MAX_URL = 8192
+
+
+class ClientDisconnected(Exception):
+    """The client went away before its request was complete."""
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """Read a request body of at most `limit` bytes.
+
+    Raises:
+        MalformedInput: `body_too_large`.
+        ClientDisconnected: the client went away.
+    """
+    declared = Fields.from_raw(scope["headers"]).one("content-length")
+    if declared is not None and (not declared.isascii() or not declared.isdigit()):
+        raise MalformedInput("content-length", "must be a decimal number", code="malformed_request")
+    if declared is not None and int(declared[:20]) > limit:
+        raise MalformedInput("body", f"is larger than {limit} bytes", code="body_too_large")
+    chunks, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise MalformedInput("body", f"is larger than {limit} bytes", code="body_too_large")
+        chunks.append(chunk)
+        more = message.get("more_body", False)
+    return b"".join(chunks)
+
+
+class GatedRequest:
+    """One request to a paid route.
+
+    Args:
+        scope: the ASGI scope.
+        receive: the server's receive.
+        body: the whole body, already read.
+        public_url: the origin that payers see.
+        route: the route's id.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, body: bytes, *, public_url: str, route: str) -> None:
+        self.scope, self.body = scope, body
+        self.fields = Fields.from_raw(scope["headers"])
+        self._receive, self._replayed = receive, False
+        self.order = Order(
+            method=scope["method"], url=public_url + _target(scope), route=route, body_digest=sha256_hex(body)
+        )
+
+    async def receive(self) -> Message:
+        """Hand the body on to the handler, then whatever the server says."""
+        if not self._replayed:
+            self._replayed = True
+            return {"type": "http.request", "body": self.body, "more_body": False}
+        return await self._receive()
+
+    def rewind(self) -> Receive:
+        """Return a receive that hands the body on once more: for the price function, before the handler."""
+        body = self.body
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        return receive
+
+    @cached_property
+    def context(self) -> tuple[str, ...]:
+        """Digests of the cookies and of every Authorization that is no payment: a replay must bring them again."""
+        crumbs = [crumb.strip() for line in self.fields.all("cookie") for crumb in line.split(";")]
+        logins = [
+            line for line in self.fields.all("authorization") if not line.strip().lower().startswith(_PAYMENT_SCHEMES)
+        ]
+        marked = [f"cookie:{crumb}" for crumb in crumbs if crumb] + [f"authorization:{login}" for login in logins]
+        return tuple(sorted({hashlib.sha256(text.encode()).hexdigest() for text in marked}))
+
+    @cached_property
+    def slot(self) -> str:
+        """Where the response of one use of a pass is kept: the digest of the Idempotency-Key; empty without one."""
+        key = self.fields.one("idempotency-key")
+        return "" if key is None else "key:" + hashlib.sha256(f"{self.order.digest}:{key}".encode()).hexdigest()
+
+
+def _target(scope: Scope) -> str:
+    """Return path and query exactly as they were sent."""
+    raw = scope.get("raw_path") or scope["path"].encode()
+    path = raw.partition(b"?")[0].decode("latin-1")
+    query = scope.get("query_string", b"").decode("latin-1")
+    target = f"{path}?{query}" if query else path
+    if len(target) > _MAX_URL:
+        raise MalformedInput("url", f"is longer than {_MAX_URL} characters", code="malformed_request")
+    return target

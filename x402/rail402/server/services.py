@@ -1,0 +1,76 @@
+"""What every request of a gate shares: the rails, the store, the keys, the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from rail402.clock import Clock, RandomBytes
+from rail402.protocol.binding import OfferKeys
+from rail402.protocol.dialect import Context, Dialect
+from rail402.protocol.rail import PaymentRail, Registry
+from rail402.protocol.receipt import ReceiptKeys
+from rail402.rates import RateSource
+from rail402.server.settings import GateSettings, Rule
+from rail402.stores.base import Store
+
+__all__ = ["Services"]
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, kw_only=True)
+class Services:
+    """The gate's parts, handed to everything that serves a request."""
+
+    settings: GateSettings
+    rails: Mapping[str, PaymentRail]
+    registry: Registry
+    dialects: Sequence[Dialect]
+    store: Store
+    offer_keys: OfferKeys
+    receipt_keys: ReceiptKeys
+    rates: RateSource | None
+    clock: Clock
+    random_bytes: RandomBytes
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def context(self) -> Context:
+        """Return what a dialect may use now."""
+        return Context(specs=self.registry, now=self.clock(), realm=self.settings.realm, keys=self.offer_keys)
+
+    def dialects_of(self, rule: Rule) -> list[Dialect]:
+        """Return the dialects that a route speaks."""
+        return [dialect for dialect in self.dialects if rule.dialects is None or dialect.name in rule.dialects]
+
+    def rails_of(self, rule: Rule) -> list[PaymentRail]:
+        """Return the rails that a route takes, in its order."""
+        return list(self.rails.values()) if rule.rails is None else [self.rails[name] for name in rule.rails]
+
+    def new_charge_id(self) -> str:
+        """Return a fresh charge id: `ch_` and 128 random bits."""
+        return "ch_" + base64.b32encode(self.random_bytes(16)).rstrip(b"=").decode().lower()
+
+    def lease(self) -> int:
+        """Return until when a write of now is trusted, Unix seconds."""
+        return self.clock() + self.settings.lease_seconds
+
+    async def shielded(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` to its end even if the request is cancelled meanwhile: money may be moving in it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._done)
+        return await asyncio.shield(task)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits for it is told; nobody may be left
+
+    async def drain(self) -> None:
+        """Wait for the work that requests left behind."""
+        while self.tasks:
+            await asyncio.wait(set(self.tasks))

@@ -1,0 +1,181 @@
+"""A store in the memory of one process: for tests, and for a server that may forget."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from rail402.errors import ConfigurationError, KeyTaken, StaleCharge, StoreError
+from rail402.protocol.charge import IN_FLIGHT, Charge, Delivery, PaymentState
+from rail402.protocol.payment import ConsumptionKey
+from rail402.stores.base import Claim, Issued, Store, StoredResponse
+from rail402.stores.wakeups import Wakeups
+
+__all__ = ["MemoryStore"]
+
+_ISSUED_KEPT: Final = 3600
+_OPEN: Final = {PaymentState.CLAIMED, PaymentState.HELD, PaymentState.UNKNOWN, *IN_FLIGHT}
+
+
+class MemoryStore(Store):
+    """A store in memory, for one process and one event loop.
+
+    A verb never awaits between reading and writing, which makes it atomic. Closing keeps what is in it.
+    """
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._charges: dict[str, Charge] = {}
+        self._holders: dict[ConsumptionKey, str] = {}
+        self._responses: dict[str, dict[str, StoredResponse]] = {}
+        self._issued: dict[ConsumptionKey, Issued] = {}
+        self._settings: dict[str, str] = {}
+        self._wakeups = Wakeups()
+
+    # --- charges
+
+    async def claim(self, charge: Charge) -> Claim:
+        """Insert `charge` with all of its keys, or return the charge that holds any of them.
+
+        Raises:
+            ConfigurationError: this process is a copy (a fork, a pickle) of the one that made the store.
+        """
+        if os.getpid() != self._pid:
+            raise ConfigurationError("a MemoryStore is not shared between processes; use sqlite:///charges.db")
+        holder = self._find(charge.keys)
+        if holder is not None:
+            return Claim(won=False, charge=holder)
+        if charge.id in self._charges:
+            raise StoreError(f"there is another charge {charge.id}")
+        self._put(charge)
+        return Claim(won=True, charge=charge)
+
+    async def save(self, charge: Charge, *, response: StoredResponse | None = None, slot: str = "") -> Charge:
+        """Write `charge` if its `version` is still the stored one; return it with the next version."""
+        stored = self._charges.get(charge.id)
+        if stored is None or stored.version != charge.version:
+            raise StaleCharge(f"{charge.id} is no longer at version {charge.version}")
+        if any(self._holders.get(key, charge.id) != charge.id for key in charge.keys):
+            raise KeyTaken(f"a key that {charge.id} gained belongs to another charge")
+        if response is not None:
+            self._responses.setdefault(charge.id, {})[slot] = response
+        return self._put(charge.model_copy(update={"version": charge.version + 1}))
+
+    async def find(self, keys: Iterable[ConsumptionKey]) -> Charge | None:
+        """Return the charge that holds any of `keys`."""
+        return self._find(keys)
+
+    async def get(self, charge_id: str) -> Charge | None:
+        """Return the charge of that id."""
+        return self._charges.get(charge_id)
+
+    async def response(self, charge_id: str, slot: str = "") -> StoredResponse | None:
+        """Return the response stored under `slot`."""
+        return self._responses.get(charge_id, {}).get(slot)
+
+    async def wait(self, charge: Charge, *, timeout: float) -> Charge | None:
+        """Wait, `timeout` seconds at most, until the stored version differs from `charge.version`."""
+        return await self._wakeups.wait(self.get, charge, timeout=timeout)
+
+    async def unresolved(self, *, now: int, limit: int) -> Sequence[Charge]:
+        """Return charges whose lease lapsed at `now` and that are not finished; oldest lease first."""
+        lapsed = [charge for charge in self._charges.values() if _is_open(charge) and charge.lease_until <= now]
+        return sorted(lapsed, key=lambda charge: (charge.lease_until, charge.id))[:limit]
+
+    async def recent(self, *, limit: int, before: str | None = None) -> Sequence[Charge]:
+        """Return charges, newest first; `before` is the id to go on from."""
+        charges = sorted(self._charges.values(), key=_age, reverse=True)
+        if before is not None:
+            start = self._charges.get(before)
+            charges = [charge for charge in charges if start is not None and _age(charge) < _age(start)]
+        return charges[:limit]
+
+    # --- passes
+
+    async def take_use(self, charge_id: str) -> Charge | None:
+        """Take one use of a settled pass; None where none is left."""
+        charge = self._charges.get(charge_id)
+        if charge is None or charge.payment is not PaymentState.SETTLED or charge.uses_taken >= charge.uses:
+            return None
+        return self._count_use(charge, 1)
+
+    async def return_use(self, charge_id: str) -> None:
+        """Give a use back (its handler failed)."""
+        charge = self._charges.get(charge_id)
+        if charge is not None and charge.uses_taken > 0:
+            self._count_use(charge, -1)
+
+    async def keep_use(self, charge_id: str, slot: str, response: StoredResponse) -> bool:
+        """Store the response of one use under `slot`, if nothing is there; say whether it was stored."""
+        if charge_id not in self._charges:
+            return False
+        slots = self._responses.setdefault(charge_id, {})
+        if slot in slots:
+            return False
+        slots[slot] = response
+        return True
+
+    # --- issued rows
+
+    async def issue(self, issued: Issued, *, now: int, capacity: int) -> bool:
+        """Insert the row unless `capacity` rows are there that have not expired."""
+        there = self._issued.get(issued.key)
+        if there is not None:
+            return there == issued
+        if sum(row.expires_at > now for row in self._issued.values()) >= capacity:
+            return False
+        self._issued[issued.key] = issued
+        return True
+
+    async def issued(self, key: ConsumptionKey) -> Issued | None:
+        """Return the row of that key."""
+        return self._issued.get(key)
+
+    # --- housekeeping
+
+    async def remember(self, name: str, value: str) -> str:
+        """Return the setting `name`, setting it to `value` if it is not there."""
+        return self._settings.setdefault(name, value)
+
+    async def prune(self, *, before: int, now: int) -> int:
+        """Delete finished charges and expired issued rows."""
+        charges = [charge for charge in self._charges.values() if _is_past(charge, before)]
+        for charge in charges:
+            del self._charges[charge.id]
+            self._responses.pop(charge.id, None)
+        self._holders = {key: holder for key, holder in self._holders.items() if holder in self._charges}
+        kept = {key: row for key, row in self._issued.items() if row.expires_at > now - _ISSUED_KEPT}
+        gone = len(charges) + len(self._issued) - len(kept)
+        self._issued = kept
+        return gone
+
+    # --- inside
+
+    def _find(self, keys: Iterable[ConsumptionKey]) -> Charge | None:
+        holders = {self._holders[key] for key in keys if key in self._holders}
+        return min((self._charges[holder] for holder in holders), key=_age, default=None)
+
+    def _put(self, charge: Charge) -> Charge:
+        self._charges[charge.id] = charge
+        self._holders.update(dict.fromkeys(charge.keys, charge.id))
+        self._wakeups.wake(charge.id)
+        return charge
+
+    def _count_use(self, charge: Charge, change: int) -> Charge:
+        taken = {"version": charge.version + 1, "uses_taken": charge.uses_taken + change}
+        return self._put(charge.model_copy(update=taken))
+
+
+def _age(charge: Charge) -> tuple[int, str]:
+    return charge.created_at, charge.id
+
+
+def _is_open(charge: Charge) -> bool:
+    return charge.payment in _OPEN or charge.delivery is Delivery.RUNNING
+
+
+def _is_past(charge: Charge, before: int) -> bool:
+    """Whether a finished charge was created, valid and leased before that time."""
+    newest = max(charge.created_at, charge.lease_until, charge.valid_until or 0)
+    return not _is_open(charge) and newest < before

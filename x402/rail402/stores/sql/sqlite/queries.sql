@@ -1,0 +1,117 @@
+-- What the SQLite store asks, by name. Sets of keys arrive as one JSON array.
+
+-- name: find_charge
+-- The oldest, should the keys belong to several.
+SELECT c.charge
+  FROM consumption_keys AS k
+  JOIN charges AS c ON c.id = k.charge_id
+ WHERE k.key IN (SELECT value FROM json_each(:keys))
+ ORDER BY c.created_at, c.id
+ LIMIT 1;
+
+-- name: get_charge
+SELECT charge FROM charges WHERE id = :id;
+
+-- name: insert_charge
+INSERT INTO charges (id, version, payment, delivery, lease_until, created_at, valid_until, uses, uses_taken, charge)
+VALUES (:id, :version, :payment, :delivery, :lease_until, :created_at, :valid_until, :uses, :uses_taken, :charge);
+
+-- name: update_charge
+-- `version` is the next one; a row that has moved on is not touched.
+UPDATE charges
+   SET version = :version,
+       payment = :payment,
+       delivery = :delivery,
+       lease_until = :lease_until,
+       valid_until = :valid_until,
+       uses = :uses,
+       uses_taken = :uses_taken,
+       charge = :charge
+ WHERE id = :id AND version = :version - 1;
+
+-- name: taken_key
+SELECT key
+  FROM consumption_keys
+ WHERE key IN (SELECT value FROM json_each(:keys)) AND charge_id <> :id
+ LIMIT 1;
+
+-- name: insert_keys
+-- `WHERE true` keeps the parser from reading ON CONFLICT as a join condition.
+INSERT INTO consumption_keys (key, charge_id)
+SELECT value, :id FROM json_each(:keys) WHERE true
+ON CONFLICT (key) DO NOTHING;
+
+-- name: get_response
+SELECT status, fields, body FROM responses WHERE charge_id = :id AND slot = :slot;
+
+-- name: put_response
+INSERT INTO responses (charge_id, slot, status, fields, body)
+VALUES (:id, :slot, :status, :fields, :body)
+ON CONFLICT (charge_id, slot) DO UPDATE
+   SET status = excluded.status, fields = excluded.fields, body = excluded.body;
+
+-- name: keep_response
+INSERT INTO responses (charge_id, slot, status, fields, body)
+SELECT id, :slot, :status, :fields, :body FROM charges WHERE id = :id
+ON CONFLICT (charge_id, slot) DO NOTHING;
+
+-- name: unresolved_charges
+SELECT charge FROM charges WHERE is_open AND lease_until <= :now ORDER BY lease_until, id LIMIT :limit;
+
+-- name: recent_charges
+SELECT charge FROM charges ORDER BY created_at DESC, id DESC LIMIT :limit;
+
+-- name: recent_charges_before
+SELECT charge
+  FROM charges
+ WHERE (created_at, id) < (SELECT created_at, id FROM charges WHERE id = :before)
+ ORDER BY created_at DESC, id DESC
+ LIMIT :limit;
+
+-- name: take_use
+-- The version moves as well, which fences out a save that was read before.
+UPDATE charges
+   SET version = version + 1,
+       uses_taken = uses_taken + 1,
+       charge = json_set(charge, '$.version', version + 1, '$.uses_taken', uses_taken + 1)
+ WHERE id = :id AND payment = 'settled' AND uses_taken < uses;
+
+-- name: return_use
+UPDATE charges
+   SET version = version + 1,
+       uses_taken = uses_taken - 1,
+       charge = json_set(charge, '$.version', version + 1, '$.uses_taken', uses_taken - 1)
+ WHERE id = :id AND uses_taken > 0;
+
+-- name: get_issued
+SELECT key, order_digest, offer, expires_at FROM issued WHERE key = :key;
+
+-- name: issued_is_full
+-- Stops counting at the capacity.
+SELECT count(*) >= :capacity FROM (SELECT 1 FROM issued WHERE expires_at > :now LIMIT :capacity);
+
+-- name: insert_issued
+INSERT INTO issued (key, order_digest, offer, expires_at) VALUES (:key, :order_digest, :offer, :expires_at);
+
+-- name: set_default
+INSERT INTO settings (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING;
+
+-- name: get_setting
+SELECT value FROM settings WHERE name = :name;
+
+-- name: prune_charges
+-- Keys and responses go with their charge.
+DELETE FROM charges
+ WHERE id IN (
+    SELECT id
+      FROM charges
+     WHERE created_at < :before
+       AND NOT is_open
+       AND lease_until < :before
+       AND coalesce(valid_until, 0) < :before
+     ORDER BY created_at
+     LIMIT :limit
+ );
+
+-- name: prune_issued
+DELETE FROM issued WHERE key IN (SELECT key FROM issued WHERE expires_at <= :expired LIMIT :limit);

@@ -1,0 +1,309 @@
+"""A store in one SQLite file: durable, and shared by all processes of one machine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pydantic import ValidationError
+
+from rail402.errors import ConfigurationError, KeyTaken, StaleCharge, StoreError
+from rail402.protocol.charge import Charge
+from rail402.protocol.payment import ConsumptionKey
+from rail402.stores.base import Claim, Issued, Store, StoredResponse
+from rail402.stores.connections import ConnectionThreads, Operation, group_commit, one_by_one
+from rail402.stores.sql import queries
+from rail402.stores.sqlite_file import open_reader, open_writer
+from rail402.stores.wakeups import Wakeups
+
+__all__ = ["SqliteStore"]
+
+T = TypeVar("T")
+
+_SQL: Final = queries("sqlite")
+_ISSUED_KEPT: Final = 3600
+_WRITE_BATCH: Final = 256
+_READ_BATCH: Final = 8
+_PRUNE_BATCH: Final = 500
+
+
+class SqliteStore(Store):
+    """A store in one SQLite file (write-ahead log, every commit synced to the disk).
+
+    Writes that arrive together share one transaction and one wait for the disk; reads do not wait for writes. Any
+    number of processes of one machine may open the same file; a network file system will not do.
+
+    Args:
+        path: the file; made with mode 600 if it is not there. Its directory must exist.
+        readers: how many reads may run at the same time.
+        busy_timeout: seconds to wait for another process that is writing.
+        poll: seconds after which `wait` looks for what other processes wrote.
+
+    Raises:
+        ConfigurationError: `path` is not a file name.
+    """
+
+    def __init__(self, path: str | Path, *, readers: int = 2, busy_timeout: float = 5.0, poll: float = 0.05) -> None:
+        if str(path) in ("", ".", ":memory:"):
+            raise ConfigurationError(f'{str(path)!r} is not the name of a file; for a store in memory use "memory://"')
+        self.path = Path(path).absolute()
+        self._readers, self._busy_timeout, self._poll = readers, busy_timeout, poll
+        self._wakeups = Wakeups()
+        self._write_threads: ConnectionThreads | None = None
+        self._read_threads: ConnectionThreads | None = None
+
+    def __repr__(self) -> str:
+        return f"SqliteStore({str(self.path)!r})"
+
+    async def start(self) -> None:
+        """Open the file, making it if need be, and bring its schema up to date.
+
+        Raises:
+            ConfigurationError: the file was written by a newer version, or is another program's.
+            StoreError: it cannot be opened, or is damaged.
+        """
+        if self._write_threads is not None:
+            return
+        try:
+            writer, readers = await asyncio.to_thread(self._connect)
+        except (sqlite3.Error, OSError) as error:
+            raise self._unavailable(error) from error
+        self._write_threads = ConnectionThreads("writer", [writer], group_commit, batch=_WRITE_BATCH)
+        self._read_threads = ConnectionThreads("reader", readers, one_by_one, batch=_READ_BATCH)
+
+    async def close(self) -> None:
+        """Finish what was asked for, and close the file."""
+        writers, readers = self._write_threads, self._read_threads
+        self._write_threads = self._read_threads = None
+        for threads in (readers, writers):
+            if threads is not None:
+                await threads.close()
+
+    # --- charges
+
+    async def claim(self, charge: Charge) -> Claim:
+        """Insert `charge` with all of its keys, or return the charge that holds any of them."""
+        keys = {"id": charge.id, "keys": json.dumps(charge.keys)}
+        row = _row(charge)
+
+        def claim(connection: sqlite3.Connection) -> Claim:
+            holder = _charge(connection, "find_charge", keys)
+            if holder is not None:
+                return Claim(won=False, charge=holder)
+            connection.execute(_SQL["insert_charge"], row)
+            connection.execute(_SQL["insert_keys"], keys)
+            return Claim(won=True, charge=charge)
+
+        return await self._write(claim)
+
+    async def save(self, charge: Charge, *, response: StoredResponse | None = None, slot: str = "") -> Charge:
+        """Write `charge` if its `version` is still the stored one; return it with the next version."""
+        saved = charge.model_copy(update={"version": charge.version + 1})
+        keys = {"id": charge.id, "keys": json.dumps(charge.keys)}
+        row, stored = _row(saved), None if response is None else _response_row(charge.id, slot, response)
+
+        def save(connection: sqlite3.Connection) -> Charge:
+            if connection.execute(_SQL["update_charge"], row).rowcount == 0:
+                raise StaleCharge(f"{charge.id} is no longer at version {charge.version}")
+            if connection.execute(_SQL["taken_key"], keys).fetchall():
+                raise KeyTaken(f"a key that {charge.id} gained belongs to another charge")
+            connection.execute(_SQL["insert_keys"], keys)
+            if stored is not None:
+                connection.execute(_SQL["put_response"], stored)
+            return saved
+
+        await self._write(save)
+        self._wakeups.wake(charge.id)
+        return saved
+
+    async def find(self, keys: Iterable[ConsumptionKey]) -> Charge | None:
+        """Return the charge that holds any of `keys`."""
+        wanted = {"keys": json.dumps(list(keys))}
+        return await self._read(lambda connection: _charge(connection, "find_charge", wanted))
+
+    async def get(self, charge_id: str) -> Charge | None:
+        """Return the charge of that id."""
+        return await self._read(lambda connection: _charge(connection, "get_charge", {"id": charge_id}))
+
+    async def response(self, charge_id: str, slot: str = "") -> StoredResponse | None:
+        """Return the response stored under `slot`."""
+        where = {"id": charge_id, "slot": slot}
+        row = await self._read(lambda connection: _one(connection, "get_response", where))
+        return None if row is None else StoredResponse(row[0], _fields(row[1]), row[2])
+
+    async def wait(self, charge: Charge, *, timeout: float) -> Charge | None:
+        """Wait, `timeout` seconds at most, until the stored version differs from `charge.version`."""
+        return await self._wakeups.wait(self.get, charge, timeout=timeout, poll=self._poll)
+
+    async def unresolved(self, *, now: int, limit: int) -> Sequence[Charge]:
+        """Return charges whose lease lapsed at `now` and that are not finished; oldest lease first."""
+        return await self._list("unresolved_charges", {"now": now, "limit": limit})
+
+    async def recent(self, *, limit: int, before: str | None = None) -> Sequence[Charge]:
+        """Return charges, newest first; `before` is the id to go on from."""
+        if before is None:
+            return await self._list("recent_charges", {"limit": limit})
+        return await self._list("recent_charges_before", {"limit": limit, "before": before})
+
+    # --- passes
+
+    async def take_use(self, charge_id: str) -> Charge | None:
+        """Take one use of a settled pass; None where none is left."""
+
+        def take(connection: sqlite3.Connection) -> Charge | None:
+            if connection.execute(_SQL["take_use"], {"id": charge_id}).rowcount == 0:
+                return None
+            return _charge(connection, "get_charge", {"id": charge_id})
+
+        taken = await self._write(take)
+        if taken is not None:
+            self._wakeups.wake(charge_id)
+        return taken
+
+    async def return_use(self, charge_id: str) -> None:
+        """Give a use back (its handler failed)."""
+        await self._write(lambda connection: _count(connection, "return_use", {"id": charge_id}))
+        self._wakeups.wake(charge_id)
+
+    async def keep_use(self, charge_id: str, slot: str, response: StoredResponse) -> bool:
+        """Store the response of one use under `slot`, if nothing is there; say whether it was stored."""
+        row = _response_row(charge_id, slot, response)
+        return await self._write(lambda connection: _count(connection, "keep_response", row)) > 0
+
+    # --- issued rows
+
+    async def issue(self, issued: Issued, *, now: int, capacity: int) -> bool:
+        """Insert the row unless `capacity` rows are there that have not expired."""
+
+        def issue(connection: sqlite3.Connection) -> bool:
+            there = _one(connection, "get_issued", {"key": issued.key})
+            if there is not None:
+                return _issued(there) == issued
+            if connection.execute(_SQL["issued_is_full"], {"now": now, "capacity": capacity}).fetchall() == [(1,)]:
+                return False
+            connection.execute(_SQL["insert_issued"], issued.model_dump())
+            return True
+
+        return await self._write(issue)
+
+    async def issued(self, key: ConsumptionKey) -> Issued | None:
+        """Return the row of that key."""
+        row = await self._read(lambda connection: _one(connection, "get_issued", {"key": key}))
+        return None if row is None else _issued(row)
+
+    # --- housekeeping
+
+    async def remember(self, name: str, value: str) -> str:
+        """Return the setting `name`, setting it to `value` if it is not there."""
+
+        def remember(connection: sqlite3.Connection) -> str:
+            connection.execute(_SQL["set_default"], {"name": name, "value": value})
+            return str(connection.execute(_SQL["get_setting"], {"name": name}).fetchall()[0][0])
+
+        return await self._write(remember)
+
+    async def prune(self, *, before: int, now: int) -> int:
+        """Delete finished charges and expired issued rows, few in one transaction: other writers need not wait long."""
+        charges = await self._delete("prune_charges", {"before": before})
+        return charges + await self._delete("prune_issued", {"expired": now - _ISSUED_KEPT})
+
+    # --- the two ways to the file
+
+    async def _read(self, operation: Operation[T]) -> T:
+        return await self._run(self._read_threads, operation)
+
+    async def _write(self, operation: Operation[T]) -> T:
+        return await self._run(self._write_threads, operation)
+
+    async def _run(self, threads: ConnectionThreads | None, operation: Operation[T]) -> T:
+        if threads is None:
+            raise StoreError(f"{self.path} is not open; `await store.start()` first")
+        try:
+            return await threads.run(operation)
+        except sqlite3.Error as error:
+            raise self._unavailable(error) from error
+
+    async def _list(self, query: str, values: Mapping[str, Any]) -> Sequence[Charge]:
+        return await self._read(lambda connection: [_decode(row[0]) for row in connection.execute(_SQL[query], values)])
+
+    async def _delete(self, query: str, values: Mapping[str, Any]) -> int:
+        total, deleted = 0, _PRUNE_BATCH
+        chunk = {**values, "limit": _PRUNE_BATCH}
+        while deleted == _PRUNE_BATCH:
+            deleted = await self._write(lambda connection: _count(connection, query, chunk))
+            total += deleted
+        return total
+
+    def _connect(self) -> tuple[sqlite3.Connection, list[sqlite3.Connection]]:
+        writer = open_writer(self.path, busy_timeout=self._busy_timeout)
+        try:
+            return writer, [open_reader(self.path, busy_timeout=self._busy_timeout) for _ in range(self._readers)]
+        except sqlite3.Error:
+            writer.close()
+            raise
+
+    def _unavailable(self, error: Exception) -> StoreError:
+        return StoreError(f"the SQLite store {self.path}: {error}")
+
+
+# --- rows
+
+
+def _one(connection: sqlite3.Connection, query: str, values: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    # fetchall ends the statement; one that is left open would keep its reader on an old snapshot.
+    rows = connection.execute(_SQL[query], values).fetchall()
+    return rows[0] if rows else None
+
+
+def _count(connection: sqlite3.Connection, query: str, values: Mapping[str, Any]) -> int:
+    return connection.execute(_SQL[query], values).rowcount
+
+
+def _charge(connection: sqlite3.Connection, query: str, values: Mapping[str, Any]) -> Charge | None:
+    row = _one(connection, query, values)
+    return None if row is None else _decode(row[0])
+
+
+def _decode(text: str) -> Charge:
+    try:
+        return Charge.model_validate_json(text)
+    except ValidationError as error:
+        raise StoreError("a stored charge cannot be read; was it written by another version of rail402?") from error
+
+
+def _row(charge: Charge) -> dict[str, Any]:
+    return {
+        "id": charge.id,
+        "version": charge.version,
+        "payment": charge.payment.value,
+        "delivery": charge.delivery.value,
+        "lease_until": charge.lease_until,
+        "created_at": charge.created_at,
+        "valid_until": charge.valid_until,
+        "uses": charge.uses,
+        "uses_taken": charge.uses_taken,
+        "charge": charge.model_dump_json(),
+    }
+
+
+def _response_row(charge_id: str, slot: str, response: StoredResponse) -> dict[str, Any]:
+    fields = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in response.fields]
+    return {
+        "id": charge_id,
+        "slot": slot,
+        "status": response.status,
+        "fields": json.dumps(fields),
+        "body": response.body,
+    }
+
+
+def _fields(text: str) -> tuple[tuple[bytes, bytes], ...]:
+    return tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in json.loads(text))
+
+
+def _issued(row: tuple[Any, ...]) -> Issued:
+    return Issued(key=row[0], order_digest=row[1], offer=row[2], expires_at=row[3])
