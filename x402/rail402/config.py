@@ -1,0 +1,140 @@
+"""Configuration files: read, every key checked, secrets only by reference.
+
+An error names the file, the line, the key and what is allowed there. A secret is written as `env:NAME` or `file:PATH`
+and never stands in the file itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BeforeValidator, SecretStr, ValidationError
+
+from rail402.errors import ConfigurationError
+from rail402.protocol.base import Record
+
+__all__ = ["Secret", "TomlFile", "resolve_secret"]
+
+R = TypeVar("R", bound=Record)
+
+MAX_FILE = 1 << 20
+
+
+def resolve_secret(value: object) -> str:
+    """Return the secret that `env:NAME` or `file:PATH` refers to.
+
+    Raises:
+        ValueError: it is no reference, or there is nothing at its end; the text says which, without the value.
+    """
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    kind, _, target = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if kind == "env" and target:
+        found = os.environ.get(target)
+        if not found:
+            raise ValueError(f"the environment variable {target} is not set")
+        return found
+    if kind == "file" and target:
+        try:
+            return Path(target).expanduser().read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"the file {target} cannot be read") from error
+    raise ValueError("write a secret as env:NAME or file:PATH, never as itself")
+
+
+Secret = Annotated[SecretStr, BeforeValidator(resolve_secret)]
+"""A secret in a configuration model: given by reference, hidden in every repr."""
+
+
+class TomlFile:
+    """One TOML file.
+
+    Args:
+        path: where it is.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is not TOML; with the line.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            if self.path.stat().st_size > MAX_FILE:
+                raise ConfigurationError(f"{path}: is larger than {MAX_FILE} bytes")
+            self.text = self.path.read_text(encoding="utf-8")
+            self.data = tomllib.loads(self.text)
+        except OSError as error:
+            raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{path}: is not valid TOML: {error}") from error
+
+    def table(self, model: type[R], *where: str | int, ignore: Sequence[str] = ()) -> R:
+        """Validate one table against a model.
+
+        Args:
+            where: the path of the table, such as `"rails", 0`; empty for the whole file.
+            ignore: keys that somebody else reads.
+
+        Raises:
+            ConfigurationError: with file, line, key and what is allowed.
+        """
+        table: Any = self.data
+        for part in where:
+            table = table[part] if isinstance(part, int) else table.get(part, {})
+        if not isinstance(table, Mapping):
+            raise self.error(where, "must be a table")
+        try:
+            return model.model_validate({key: value for key, value in table.items() if key not in ignore})
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            raise self.error((*where, *first["loc"]), _explain(model, first)) from error
+        except ConfigurationError as error:
+            raise self.error(where, error.detail) from error
+
+    def tables(self, name: str) -> list[dict[str, Any]]:
+        """Return the array of tables `[[name]]`, as they stand."""
+        tables = self.data.get(name, [])
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            raise self.error((name,), f"must be tables: write [[{name}]]")
+        return tables
+
+    def error(self, where: Sequence[str | int], detail: str) -> ConfigurationError:
+        """Return an error about a key of this file, with its line."""
+        name = ".".join(str(part) for part in where)
+        return ConfigurationError(f"{self.path}:{self._line(where)}: {name}: {detail}")
+
+    def _line(self, where: Sequence[str | int]) -> int:
+        """Return the line of a key, or of the table that should have it."""
+        lines, start = self.text.splitlines(), 0
+        parts = list(where)
+        while len(parts) > 1 or (parts and isinstance(self.data.get(str(parts[0])), dict | list)):
+            name = str(parts.pop(0))
+            index = parts.pop(0) if parts and isinstance(parts[0], int) else 0
+            header = re.compile(rf"\s*\[\[?\s*{re.escape(name)}\s*\]\]?")
+            found = [number for number, line in enumerate(lines) if header.match(line)]
+            if not isinstance(index, int) or len(found) <= index:
+                break
+            start = found[index]
+            if len(parts) <= 1:
+                break
+        if parts:
+            key = re.compile(rf"\s*\"?{re.escape(str(parts[0]))}\"?\s*=")
+            for number in range(start, len(lines)):
+                if number > start and lines[number].lstrip().startswith("["):
+                    break
+                if key.match(lines[number]):
+                    return number + 1
+        return start + 1
+
+
+def _explain(model: type[Record], error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return f"is not known here; known are: {', '.join(sorted(model.model_fields))}"
+    if error["type"] == "missing":
+        return "is missing"
+    return str(error["msg"]).removeprefix("Value error, ")

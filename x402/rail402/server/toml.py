@@ -1,0 +1,103 @@
+"""`rail402.toml`: a gate, its rails and its routes, without a line of Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from rail402.config import Secret, TomlFile
+from rail402.errors import ConfigurationError
+from rail402.plugins import load_plugin
+from rail402.protocol.base import Record
+from rail402.protocol.offer import Flow
+from rail402.protocol.rail import PaymentRail
+from rail402.rates import FixedRates
+from rail402.server.gate import Gate
+from rail402.server.settings import Receipts, parse_duration
+
+__all__ = ["gate_from_toml"]
+
+
+class _Server(Record):
+    public_url: str
+    store: str = "sqlite:///charges.db"
+    secret: Secret | None = None
+    receipt_key: Secret | None = None
+    rates: dict[str, str] = Field(default_factory=dict)
+    offer_seconds: int | None = Field(None, gt=0)
+    handler_seconds: int | None = Field(None, gt=0)
+    settle_seconds: int | None = Field(None, gt=0)
+    wait_seconds: int | None = Field(None, ge=0)
+    max_body: int | None = Field(None, ge=0)
+    max_stored: int | None = Field(None, ge=0)
+
+
+class _Route(Record):
+    match: str
+    price: str
+    rails: list[str] | None = None
+    dialects: list[str] | None = None
+    flow: Flow | None = None
+    valid: str | int = "10m"
+    uses: int = Field(1, ge=1)
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> _Route:
+        parse_duration(self.valid)
+        return self
+
+
+class _File(Record):
+    server: dict[str, Any]
+    rails: list[dict[str, Any]] = Field(min_length=1)
+    routes: list[dict[str, Any]] = Field(default_factory=list)
+
+
+def gate_from_toml(path: str | Path) -> Gate:
+    """Make the gate that a `rail402.toml` describes; then `gate.install(app)`.
+
+    Raises:
+        ConfigurationError: with the file, the line, the key and what is allowed there.
+    """
+    file = TomlFile(path)
+    file.table(_File)
+    server = file.table(_Server, "server")
+    options = server.model_dump(exclude={"public_url", "store", "secret", "receipt_key", "rates"}, exclude_none=True)
+    gate = Gate(
+        rails=[_rail(file, index, table) for index, table in enumerate(file.tables("rails"))],
+        public_url=server.public_url,
+        store=server.store,
+        secret=server.secret.get_secret_value() if server.secret else None,
+        receipt_key=server.receipt_key.get_secret_value() if server.receipt_key else None,
+        rates=FixedRates(server.rates) if server.rates else None,
+        **options,
+    )
+    for index in range(len(file.tables("routes"))):
+        route = file.table(_Route, "routes", index)
+        try:
+            gate.protect(
+                route.match,
+                price=route.price,
+                rails=route.rails,
+                dialects=route.dialects,
+                flow=route.flow,
+                receipt=Receipts(valid=route.valid, uses=route.uses),
+                description=route.description,
+            )
+        except ConfigurationError as error:
+            raise file.error(("routes", index), error.detail) from error
+    return gate
+
+
+def _rail(file: TomlFile, index: int, table: dict[str, Any]) -> PaymentRail:
+    name = table.get("name")
+    if not isinstance(name, str):
+        raise file.error(("rails", index), 'needs name = "…", the name of an installed rail')
+    try:
+        plugin = load_plugin(name)
+    except ConfigurationError as error:
+        raise file.error(("rails", index, "name"), error.detail) from error
+    return plugin.rail(file.table(plugin.rail_config, "rails", index, ignore=["name"]))
