@@ -176,11 +176,12 @@ class SandboxLightning:
             status = ledger.payment(payment_hash, wallet)
             if status is not None and status.state != "failed":
                 return status, None
+            balance_msat = ledger.balance(wallet)  # before anything else: it enters a wallet that is new here
             behaviour: Behaviour | None = None
             reason = _refusal(ledger, payment_hash) if ours else "no_route"
             if reason is None and fee_msat > max_fee_msat:
                 reason = "fee_limit"
-            if ledger.balance(wallet) < amount_msat + fee_msat and reason is None:
+            if reason is None and amount_msat + fee_msat > balance_msat:
                 reason = "insufficient_balance"
             if reason is None:
                 behaviour, scripted_reason = ledger.take_script(payment_hash)

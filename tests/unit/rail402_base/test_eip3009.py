@@ -276,6 +276,14 @@ def test_v_may_count_from_0_or_from_27() -> None:
         assert split_signature(signature) == (signature[64], signature[:32], signature[32:64])
 
 
+def test_no_other_v_is_taken_even_where_the_curve_has_a_point_for_it() -> None:
+    """libsecp256k1 also takes 2 and 3, for an r that passed the order; the contract does not."""
+    signature = sign(digest(BASE, MESSAGE), KEY)
+    for v in set(range(256)) - {0, 1, 27, 28}:
+        with pytest.raises(PaymentRejected, match="v must be 27 or 28"):
+            split_signature(signature[:64] + bytes((v,)))
+
+
 @given(private_keys, nonces, st.integers(0, 64 * 8 - 1))
 @settings(deadline=None)
 def test_a_flipped_bit_never_recovers_the_signer(private_key: bytes, message: bytes, bit: int) -> None:

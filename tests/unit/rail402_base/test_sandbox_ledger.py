@@ -180,6 +180,17 @@ async def test_a_busy_ledger_is_unavailable(tmp_path: Path) -> None:
     assert await balance(file) == 10
 
 
+async def test_a_ledger_that_is_busy_when_it_is_opened_is_opened_later(tmp_path: Path) -> None:
+    await mint(LedgerFile(tmp_path / "ledger.db"))
+    file = LedgerFile(tmp_path / "ledger.db", busy_timeout=0)
+    with closing(sqlite3.connect(file.path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("DELETE FROM faults")
+        with pytest.raises(RailUnavailable, match="locked"):
+            await balance(file)
+    assert await balance(file) == 5
+
+
 async def test_a_ledger_taken_away_is_unavailable_and_not_made_anew(tmp_path: Path) -> None:
     file = LedgerFile(tmp_path / "ledger.db")
     await mint(file)

@@ -568,6 +568,20 @@ async def test_two_processes_share_one_node_and_debit_one_invoice_once(path: Pat
     assert books.balances_msat == ENDOWMENT_MSAT - 25_025
 
 
+async def test_of_two_that_make_the_ledger_at_once_the_first_one_counts(path: Path, clock: Clock) -> None:
+    first = SandboxLedger(path, clock, lambda: b"\x01" * 32)
+
+    def overtaken() -> bytes:
+        asyncio.run(first.transact(LedgerTransaction.books))
+        return b"\x02" * 32
+
+    second = SandboxLedger(path, clock, overtaken)
+    assert await second.transact(LedgerTransaction.node_key) == b"\x01" * 32
+    await first.close()
+    await second.close()
+    assert os.listdir(path.parent) == [path.name]
+
+
 async def test_the_file_and_its_companions_are_for_the_owner_only(tmp_path: Path, clock: Clock) -> None:
     folder = tmp_path / "new" / "folder"
     node = SandboxLightning(folder / "ledger.db", clock=clock)

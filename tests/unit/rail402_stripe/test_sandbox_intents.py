@@ -44,7 +44,12 @@ async def test_the_charge_is_an_id_until_it_is_expanded(client: RailStripeClient
     charge = again.latest_charge
     assert isinstance(charge, stripe.Charge)
     assert charge.id == intent.latest_charge
-    assert (charge.status, charge.captured, charge.amount_captured, charge.amount_refunded) == ("succeeded", True, 500, 0)
+    assert (charge.status, charge.captured, charge.amount_captured, charge.amount_refunded) == (
+        "succeeded",
+        True,
+        500,
+        0,
+    )
     assert (charge.refunded, charge.disputed, charge.payment_intent) == (False, False, intent.id)
     assert isinstance(again.payment_method, stripe.PaymentMethod)
     direct = await client.v1.charges.retrieve_async(charge.id, {"expand": ["payment_intent.latest_charge"]})
@@ -221,7 +226,11 @@ async def test_otherwise_it_waits_for_its_holder(client: RailStripeClient, balan
         ({"metadata": {"k": "v" * 501}}, None, "metadata[k]"),
         ({"metadata": {"k" * 41: "v"}}, None, f"metadata[{'k' * 41}]"),
         ({"metadata": {f"k{n}": "v" for n in range(51)}}, None, "metadata"),
-        ({"payment_method_types": ["card"], "automatic_payment_methods": {"enabled": True}}, None, "payment_method_types"),
+        (
+            {"payment_method_types": ["card"], "automatic_payment_methods": {"enabled": True}},
+            None,
+            "payment_method_types",
+        ),
         (
             {"payment_method_types": ["us_bank_account"]},
             "payment_intent_incompatible_payment_method",

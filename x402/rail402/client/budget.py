@@ -29,12 +29,13 @@ from rail402.errors import BudgetExceeded, ConfigurationError
 from rail402.money import Money, as_money
 from rail402.rates import PAR
 
-__all__ = ["SPENDING_EXPONENT", "WINDOWS", "Budget", "Entry", "Limits", "Spent", "family"]
+__all__ = ["SPENDING_EXPONENT", "WINDOWS", "Budget", "Entry", "Level", "Limits", "Spent", "family"]
 
 Limits = Money | str | Sequence[Money | str]
 """One limit, or one for each of several currencies."""
 
 Level = Literal["request", "hour", "day"]
+"""What a limit is for."""
 
 WINDOWS: Final[Mapping[Level, int]] = {"hour": 3600, "day": 86_400}
 """The length of the windows in seconds."""

@@ -36,7 +36,7 @@ class Receipt(Record):
         charge: the charge's id.
         issued_at: when it settled, Unix seconds; valid_until: until when it replays, Unix seconds.
         method, resource: what was bought; `resource` is the full URL.
-        request_digest: the order's (without the route); response_digest: SHA-256 of the body, where it was known in time.
+        request_digest: the order's, without the route; response_digest: SHA-256 of the body, where known in time.
         rail, network, asset, amount: what was paid; `amount` in atomic units as a decimal text, `price` for people.
         payee, payer, transaction: from whom, to whom, and the rail's reference.
         uses: how many requests it is good for.

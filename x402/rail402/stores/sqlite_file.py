@@ -20,6 +20,9 @@ APPLICATION_ID: Final = int.from_bytes(b"r402")
 
 _RETRY_SECONDS: Final = 0.005
 
+# Keys are random, so each commit touches pages all over their index; a longer log writes such a page back once for many.
+_CHECKPOINT_PAGES: Final = 4000
+
 
 def open_writer(
     path: Path, *, busy_timeout: float, schema: str = "sqlite", application_id: int = APPLICATION_ID
@@ -43,6 +46,7 @@ def open_writer(
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone does not reach the disk there
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         migrate(connection, path, migrations(schema), application_id)
     except (sqlite3.Error, ConfigurationError):
         connection.close()

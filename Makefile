@@ -1,0 +1,52 @@
+# Everything a developer runs. Two commands need nothing but Python 3.11 to 3.13 with venv, and make:
+#   make demo    the main job, on the embedded sandbox
+#   make test    all checks and tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST_ARGS ?=
+
+.PHONY: demo test check format bench coverage clean
+
+demo: $(VENV)/.installed
+	@$(BIN)/rail402 demo
+
+test: check
+	$(BIN)/pytest --numprocesses 2 --dist loadgroup $(PYTEST_ARGS)
+
+check: $(VENV)/.developing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.developing
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.developing
+	$(BIN)/python -m tests.bench
+
+coverage: $(VENV)/.developing
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest tests/unit tests/conformance
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "rail402 needs Python 3.11, 3.12 or 3.13; name one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[all]'
+	@touch $@
+
+$(VENV)/.developing: $(VENV)/.installed
+	$(INSTALL) --group dev
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .rail402 .mypy_cache .pytest_cache .ruff_cache .hypothesis

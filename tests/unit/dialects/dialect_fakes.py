@@ -1,0 +1,179 @@
+"""Three small rails for the dialects' tests: one signs (base), one has invoices (lightning), one speaks MPP only (stripe)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rail402.errors import MalformedInput
+from rail402.money import Money
+from rail402.protocol.binding import OfferKeys
+from rail402.protocol.challenge import Challenge
+from rail402.protocol.charge import Charge, PaymentState
+from rail402.protocol.dialect import Context
+from rail402.protocol.offer import Flow, Offer
+from rail402.protocol.order import EMPTY_BODY_DIGEST, Order
+from rail402.protocol.rail import Registry
+
+NOW = 1_800_000_000
+SECRETS = {"k1": b"1" * 32}
+KEYS = OfferKeys(SECRETS)
+
+
+def vectors(name: str) -> Any:
+    return json.loads((Path(__file__).parents[2] / "vectors" / name).read_text())
+
+
+class Rail:
+    """A rail whose proofs are `{"proof": text}`, and in X-Receipt the text behind its name."""
+
+    def __init__(
+        self, name: str, network: str, method: str, *, flow: Flow, speaks: str = "x402-v2 mpp x-receipt"
+    ) -> None:
+        self.name, self.network, self.method, self.flow = name, network, method, flow
+        every = {"x402-v2": X402Binding(self), "mpp": MppBinding(self), "x-receipt": XReceiptBinding(self)}
+        self.bindings = {dialect: every[dialect] for dialect in speaks.split()}
+
+    def offer(self, amount: str, payee: object, seconds: object, invoice: object, expires_at: int) -> Offer:
+        if not (isinstance(amount, str) and amount.isascii() and amount.isdigit() and 0 < len(amount) < 80):
+            raise MalformedInput("amount", "must be a number")
+        if not isinstance(payee, str) or type(seconds) is not int or int(amount) == 0:
+            raise MalformedInput("offer", "is wrong")
+        return Offer(
+            rail=self.name,
+            mechanism="fake",
+            network=self.network,
+            asset="coin",
+            amount=int(amount),
+            currency="USD",
+            exponent=6,
+            payee=payee,
+            expires_at=expires_at,
+            timeout_seconds=seconds,
+            flow=self.flow,
+            extra={} if invoice is None else {"invoice": invoice},
+        )
+
+
+class Binding:
+    def __init__(self, rail: Rail) -> None:
+        self.rail = rail
+
+    def encode_proof(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        return {"proof": payload["proof"]}
+
+    def decode_proof(self, wire: Mapping[str, Any]) -> dict[str, Any] | None:
+        if "proof" not in wire:
+            return None
+        if not isinstance(wire["proof"], str):
+            raise MalformedInput("payload.proof", "must be a text")
+        return {"proof": wire["proof"]}
+
+
+class X402Binding(Binding):
+    def encode_offer(self, offer: Offer) -> dict[str, Any]:
+        wire: dict[str, Any] = {
+            "scheme": "exact",
+            "network": offer.network,
+            "asset": offer.asset,
+            "amount": str(offer.amount),
+            "payTo": offer.payee,
+            "maxTimeoutSeconds": offer.timeout_seconds,
+        }
+        if offer.flow is not Flow.AUTHORIZATION:
+            wire["extra"] = {"paymentFlow": offer.flow.value, **offer.extra}
+        return wire
+
+    def decode_offer(self, wire: Mapping[str, Any], *, expires_at: int) -> Offer | None:
+        assert "token" not in wire["extra"]
+        if (wire.get("scheme"), wire.get("network")) != ("exact", self.rail.network):
+            return None
+        seconds, invoice = wire.get("maxTimeoutSeconds"), wire["extra"].get("invoice")
+        return self.rail.offer(wire.get("amount", ""), wire.get("payTo"), seconds, invoice, expires_at)
+
+
+class MppBinding(Binding):
+    def encode_offer(self, offer: Offer) -> dict[str, Any]:
+        request = {"amount": str(offer.amount), "currency": offer.asset, "recipient": offer.payee}
+        details = {"seconds": offer.timeout_seconds, **offer.extra}
+        return {"method": self.rail.method, "intent": "charge", "request": request | {"methodDetails": details}}
+
+    def decode_offer(self, wire: Mapping[str, Any], *, expires_at: int) -> Offer | None:
+        if (wire["method"], wire["intent"]) != (self.rail.method, "charge"):
+            return None
+        request = wire["request"]
+        details = request.get("methodDetails")
+        if not isinstance(details, dict):
+            raise MalformedInput("request.methodDetails", "must be an object")
+        seconds, invoice = details.get("seconds", 60), details.get("invoice")
+        return self.rail.offer(request.get("amount", ""), request.get("recipient"), seconds, invoice, expires_at)
+
+
+class XReceiptBinding(Binding):
+    def encode_offer(self, offer: Offer) -> dict[str, Any]:
+        wire = {"network": self.rail.name, "amount_sats": offer.amount, "expiry_seconds": offer.timeout_seconds}
+        return wire | {"payee": offer.payee, **offer.extra}
+
+    def decode_offer(self, wire: Mapping[str, Any], *, expires_at: int) -> Offer | None:
+        if wire.get("network", "lightning") != self.rail.name:
+            return None
+        amount = wire.get("amount_sats")
+        if type(amount) is not int:
+            raise MalformedInput("payment.amount_sats", "must be a number")
+        return self.rail.offer(str(amount), wire.get("payee", ""), 60, wire.get("invoice"), expires_at)
+
+    def encode_proof(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        return {"receipt": f"{self.rail.name}-{payload['proof']}"}
+
+    def decode_proof(self, wire: Mapping[str, Any]) -> dict[str, Any] | None:
+        rail, found, proof = wire["receipt"].partition("-")
+        if not found or rail != self.rail.name:
+            return None
+        if not proof:
+            raise MalformedInput("x-receipt", "is cut short")
+        return {"proof": proof}
+
+
+BASE = Rail("base", "eip155:84532", "evm", flow=Flow.AUTHORIZATION)
+LIGHTNING = Rail("lightning", "lnbtc:0f9188f13cb7b2c71f2a335e3a4fc328", "lightning", flow=Flow.UPFRONT)
+STRIPE = Rail("stripe", "stripe:test", "stripe", flow=Flow.ESCROW, speaks="mpp")
+RAILS = (BASE, LIGHTNING, STRIPE)
+SERVER = Context(specs=Registry(RAILS), now=NOW, realm="api.example.com", keys=KEYS)  # type: ignore[arg-type]
+CLIENT = Context(specs=Registry(RAILS), now=NOW)  # type: ignore[arg-type]
+
+ORDER = Order(method="GET", url="https://api.example.com/a?b=c", route="GET /a")
+
+
+def order(body_digest: str = EMPTY_BODY_DIGEST) -> Order:
+    return ORDER.model_copy(update={"body_digest": body_digest})
+
+
+def offer_of(rail: Rail, of: Order = ORDER, *, amount: int = 3000, payee: str = "payee", seconds: int = 60) -> Offer:
+    invoice = "lnbcrt1" if rail is LIGHTNING else None
+    return KEYS.issue(rail.offer(str(amount), payee, seconds, invoice, NOW + 300), of, b"n" * 16)
+
+
+def challenge_of(*offers: Offer, of: Order = ORDER, **more: Any) -> Challenge:
+    return Challenge(order=of, price=Money.parse("0.003 USD"), offers=offers, now=NOW, **more)
+
+
+def charge_of(offer: Offer, payment: PaymentState = PaymentState.SETTLED, **facts: Any) -> Charge:
+    return Charge(
+        id="ch_1",
+        order=ORDER,
+        offer=offer.model_copy(update={"token": None}),
+        price=Money.parse("0.003 USD"),
+        dialect="any",
+        keys=(),
+        created_at=NOW,
+        lease_until=NOW,
+        payment=payment,
+        **facts,
+    )
+
+
+def terms(offer: Offer) -> dict[str, Any]:
+    """What an offer says and the token it carries, whatever dialect brought it."""
+    return offer.model_dump(exclude={"dialect", "envelope"})

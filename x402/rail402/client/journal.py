@@ -1,0 +1,262 @@
+"""The client's durable memory: what it bought, what it may still spend, and whose receipts it believes.
+
+One SQLite file, made with mode 600 because proofs are in it. Every verb is one transaction on a thread of its own;
+one that returns has reached the disk. Any number of threads, event loops and processes of one machine may share the
+file; payers that share it share one budget, and should be given the same limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pydantic import ValidationError
+
+from rail402.client.budget import SPENDING_EXPONENT, WINDOWS, Entry, Level, Spent
+from rail402.client.records import PurchaseRecord, PurchaseState
+from rail402.errors import ConfigurationError, StaleCharge, StoreError
+from rail402.money import Money
+from rail402.stores.connections import ConnectionThreads, Operation, group_commit
+from rail402.stores.sql import queries
+from rail402.stores.sqlite_file import open_writer
+
+__all__ = ["Journal", "JournalConflict"]
+
+T = TypeVar("T")
+
+APPLICATION_ID: Final = int.from_bytes(b"r4jl")
+_SQL: Final = queries("journal")
+_BATCH: Final = 64
+
+
+class JournalConflict(StaleCharge):
+    """Another process went on with the purchase, or resolved it; nothing was written."""
+
+
+class Journal:
+    """The record of purchases, in one SQLite file.
+
+    Args:
+        url: `sqlite:///wallet.db`, relative to the working directory, or `sqlite:////home/me/wallet.db`.
+        busy_timeout: seconds to wait for other processes that are writing.
+
+    Raises:
+        ConfigurationError: the URL has another form.
+    """
+
+    def __init__(self, url: str = "sqlite:///wallet.db", *, busy_timeout: float = 30.0) -> None:
+        path = url.removeprefix("sqlite:///")
+        if path in (url, "", ":memory:") or "?" in path or "#" in path:
+            raise ConfigurationError(f'journal {url!r}: write "sqlite:///relative.db" or "sqlite:////absolute.db"')
+        self.path = Path(path).absolute()
+        self._busy_timeout = busy_timeout
+        self._threads: ConnectionThreads | None = None
+
+    def __repr__(self) -> str:
+        return f"Journal({str(self.path)!r})"
+
+    async def start(self) -> None:
+        """Open the file, making it if need be; nothing happens if it is open.
+
+        Raises:
+            ConfigurationError: the file is another program's or a newer version's, or others can read it and its mode
+                cannot be changed.
+            StoreError: it cannot be opened.
+        """
+        if self._threads is not None:
+            return
+        try:
+            connection = await asyncio.to_thread(self._open)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"the journal {self.path} cannot be opened: {error}") from error
+        self._threads = ConnectionThreads("journal", [connection], group_commit, batch=_BATCH)
+
+    async def close(self) -> None:
+        """Finish what was asked for, and close the file."""
+        threads, self._threads = self._threads, None
+        if threads is not None:
+            await threads.close()
+
+    # --- purchases
+
+    async def reserve(self, record: PurchaseRecord, entries: Iterable[Entry], *, now: int) -> None:
+        """Write a new purchase, if all of its entries fit in the budget's windows.
+
+        Atomic: of any number of processes that reserve at once, none passes a limit.
+
+        Raises:
+            BudgetExceeded: a limit would be passed; nothing was written.
+        """
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(_SQL["insert_purchase"], _columns(record))
+            for entry in entries:
+                entry.check(_window(connection, entry.window, entry.amount.currency, now))
+                row = {"id": record.id, "period": entry.window, "currency": entry.amount.currency, "now": now}
+                connection.execute(_SQL["insert_spending"], row | {"amount": _units(entry.amount)})
+
+        await self._run(work)
+
+    async def save(self, record: PurchaseRecord, *, now: int) -> PurchaseRecord:
+        """Write the next version of an open purchase; what it counts in the budget follows its state.
+
+        Raises:
+            JournalConflict: another process wrote it since it was read, or resolved it; nothing was changed.
+        """
+
+        def work(connection: sqlite3.Connection) -> None:
+            if connection.execute(_SQL["update_purchase"], _columns(record)).rowcount != 1:
+                raise JournalConflict(f"another process went on with the purchase {record.id}")
+            if record.state is PurchaseState.RELEASED:
+                connection.execute(_SQL["delete_spending"], {"id": record.id})
+            elif record.state is PurchaseState.COMMITTED or record.moved:
+                _close_spending(connection, record, now)
+
+        await self._run(work)
+        return record
+
+    async def adopt(self, record: PurchaseRecord, *, now: int, lease_until: int) -> PurchaseRecord | None:
+        """Take over an open purchase whose worker is gone; None while its lease runs or where another was faster."""
+        if record.lease_until > now:
+            return None
+        with suppress(JournalConflict):
+            return await self.save(record.changed(lease_until=lease_until), now=now)
+        return None
+
+    async def open_for(self, order_digest: str) -> Sequence[PurchaseRecord]:
+        """Return the purchases of that order that are not resolved, the oldest first."""
+        return await self._records("open_for_order", {"order_digest": order_digest})
+
+    async def unresolved(self) -> Sequence[PurchaseRecord]:
+        """Return all purchases that are not resolved, the oldest first."""
+        return await self._records("unresolved", {})
+
+    async def newest(self, *, limit: int = 100, before: str | None = None) -> Sequence[PurchaseRecord]:
+        """Return purchases, the newest first; `before` is the id to go on from."""
+        return await self._records("newest", {"limit": limit, "before": before})
+
+    async def get(self, record_id: str) -> PurchaseRecord | None:
+        """Return the purchase of that id."""
+        found = await self._records("get_purchase", {"id": record_id})
+        return found[0] if found else None
+
+    async def spent(self, *, now: int) -> Mapping[str, Mapping[str, Spent]]:
+        """Return what each window holds, by window (`hour`, `day`) and currency."""
+
+        def work(connection: sqlite3.Connection) -> dict[str, dict[str, Spent]]:
+            found: dict[str, dict[str, Spent]] = {}
+            for window, seconds in WINDOWS.items():
+                rows = connection.execute(_SQL["window_currencies"], {"period": window, "since": now - seconds})
+                found[window] = {
+                    currency: _window(connection, window, currency, now) for (currency,) in rows.fetchall()
+                }
+            return found
+
+        return await self._run(work)
+
+    # --- the keys of issuers
+
+    async def pinned(self, origin: str) -> Sequence[Mapping[str, str]]:
+        """Return the public keys (JWK) that receipts of that origin may be signed with."""
+        return await self._run(lambda connection: _pinned(connection, origin))
+
+    async def pin(self, origin: str, keys: Iterable[Mapping[str, str]], *, now: int) -> bool:
+        """Pin the keys of that origin; say whether it was done.
+
+        The first keys of an origin are believed. Later ones only where one of the pinned keys is still among them.
+        """
+        offered = list(keys)
+
+        def work(connection: sqlite3.Connection) -> bool:
+            known = {key["x"] for key in _pinned(connection, origin)}
+            if not offered or (known and known.isdisjoint(key["x"] for key in offered)):
+                return False
+            for key in offered:
+                connection.execute(_SQL["pin_key"], {"origin": origin, "x": key["x"], "kid": key["kid"], "now": now})
+            return True
+
+        return await self._run(work)
+
+    # --- the one seam to SQLite
+
+    def _open(self) -> sqlite3.Connection:
+        connection = open_writer(
+            self.path, busy_timeout=self._busy_timeout, schema="journal", application_id=APPLICATION_ID
+        )
+        try:
+            self._make_private()
+        except ConfigurationError:
+            connection.close()
+            raise
+        return connection
+
+    def _make_private(self) -> None:
+        """Take the file from everybody else's eyes: an older copy or an umask may have opened it."""
+        for path in (self.path, *(self.path.with_name(self.path.name + end) for end in ("-wal", "-shm"))):
+            try:
+                if stat.S_IMODE(path.stat().st_mode) & 0o077:
+                    os.chmod(path, 0o600)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise ConfigurationError(f"{path} holds secrets and others can read it; chmod 600 it") from error
+
+    async def _records(self, query: str, values: Mapping[str, Any]) -> Sequence[PurchaseRecord]:
+        rows = await self._run(lambda connection: connection.execute(_SQL[query], dict(values)).fetchall())
+        try:
+            return [PurchaseRecord.model_validate_json(text) for (text,) in rows]
+        except ValidationError as error:
+            raise StoreError(f"the journal {self.path} holds a record that cannot be read") from error
+
+    async def _run(self, operation: Operation[T]) -> T:
+        if self._threads is None:
+            raise StoreError("the journal is not open")
+        try:
+            return await self._threads.run(operation)
+        except (sqlite3.Error, OverflowError) as error:
+            raise StoreError(f"the journal {self.path} cannot be used: {error}") from error
+
+
+def _columns(record: PurchaseRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "version": record.version,
+        "order_digest": record.order.digest,
+        "state": record.state.value,
+        "lease_until": record.lease_until,
+        "created_at": record.created_at,
+        "purchase": json.dumps(record.model_dump(mode="json"), separators=(",", ":")),
+    }
+
+
+def _units(amount: Money) -> int:
+    return amount.to_atomic(SPENDING_EXPONENT)
+
+
+def _window(connection: sqlite3.Connection, window: Level, currency: str, now: int) -> Spent:
+    values = {"period": window, "currency": currency, "since": now - WINDOWS[window]}
+    total, unresolved = connection.execute(_SQL["window"], values).fetchone()
+    return Spent(
+        Money.from_atomic(total, SPENDING_EXPONENT, currency),
+        Money.from_atomic(unresolved, SPENDING_EXPONENT, currency),
+    )
+
+
+def _close_spending(connection: sqlite3.Connection, record: PurchaseRecord, now: int) -> None:
+    """Count what it did cost; what was converted shrinks in the same proportion."""
+    cost = record.reserved if record.cost is None else record.cost
+    for period, amount in connection.execute(_SQL["spending_of"], {"id": record.id}).fetchall():
+        true = -(-amount * _units(cost) // _units(record.reserved)) if record.reserved.amount else amount
+        connection.execute(_SQL["close_spending"], {"id": record.id, "period": period, "amount": true, "now": now})
+
+
+def _pinned(connection: sqlite3.Connection, origin: str) -> list[dict[str, str]]:
+    rows = connection.execute(_SQL["pinned_keys"], {"origin": origin}).fetchall()
+    return [{"kty": "OKP", "crv": "Ed25519", "x": x, "kid": kid} for x, kid in rows]

@@ -1,0 +1,93 @@
+"""One purchase of the client, as its journal keeps it.
+
+- `reserved`: the amount is reserved in the budget, and the wallet may have been asked to pay. Written **before** that.
+- `presented`: the proof is in hand and in the record, and may have been sent. Written **before** it is sent.
+- `unknown`: nobody works on it, and what became of the money is not known, or it is spent and was not served.
+- `committed`: spent, at its true cost. `released`: definitively not spent; it counts for nothing.
+
+The first three are open: they count in the budget, and the next request for the same order goes on with them.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field
+
+from rail402.clock import RandomBytes
+from rail402.money import Money
+from rail402.protocol.base import Record
+from rail402.protocol.offer import Offer
+from rail402.protocol.order import Order
+
+__all__ = ["OPEN", "PurchaseRecord", "PurchaseState", "new_record_id"]
+
+
+class PurchaseState(StrEnum):
+    """Where a purchase stands."""
+
+    RESERVED = "reserved"
+    PRESENTED = "presented"
+    UNKNOWN = "unknown"
+    COMMITTED = "committed"
+    RELEASED = "released"
+
+
+OPEN = frozenset({PurchaseState.RESERVED, PurchaseState.PRESENTED, PurchaseState.UNKNOWN})
+"""The states in which money may still move."""
+
+
+class PurchaseRecord(Record):
+    """One purchase.
+
+    Args:
+        id: `rec_` and 26 characters; errors and wallets name it.
+        version: counts the writes; a write names the version it read, which fences out late processes.
+        order: what is bought. A client does not know the server's route, so that is empty.
+        offer: the terms that were accepted, with all that the dialect needs to present a proof again.
+        wallet: the name of the wallet that pays.
+        state: see above.
+        reserved: the most that it can cost: price and fee ceiling.
+        cost: what it did cost, once it is committed.
+        proof: what the wallet returned. Secret.
+        receipt: the server's signed receipt (compact JWS).
+        detail: why it was released or is unknown; no secret.
+        created_at: Unix seconds; lease_until: until when whoever wrote it last is trusted to be alive.
+        moved: the money is known to have moved, so it counts by its time and no longer as open.
+    """
+
+    id: str
+    version: int = 0
+    order: Order
+    offer: Offer
+    wallet: str
+    state: PurchaseState = PurchaseState.RESERVED
+    reserved: Money
+    cost: Money | None = None
+    proof: Mapping[str, Any] | None = Field(default=None, repr=False)
+    receipt: str | None = Field(default=None, repr=False)
+    detail: str = ""
+    created_at: int
+    lease_until: int
+    moved: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is not resolved."""
+        return self.state in OPEN
+
+    def valid_until(self) -> int:
+        """Return from when its proof cannot be taken for the first time any more, Unix seconds."""
+        return max(self.offer.expires_at, self.created_at + self.offer.timeout_seconds)
+
+    def changed(self, **changes: Any) -> PurchaseRecord:
+        """Return the next version, with `changes`."""
+        return self.model_copy(update={"version": self.version + 1, **changes})
+
+
+def new_record_id(random_bytes: RandomBytes) -> str:
+    """Return a fresh id."""
+    return "rec_" + base64.b32encode(random_bytes(16)).rstrip(b"=").decode().lower()

@@ -1,0 +1,27 @@
+"""Where the sandboxes keep their play money: one directory that publisher and agent share on a machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rail402.errors import ConfigurationError
+
+__all__ = ["sandbox_directory"]
+
+
+def sandbox_directory(directory: str | Path | None = None) -> Path:
+    """Return the sandbox directory, made with mode 700 if it is not there.
+
+    Args:
+        directory: where; by default `$RAIL402_SANDBOX`, else `.rail402` in the working directory.
+
+    Raises:
+        ConfigurationError: it cannot be made.
+    """
+    path = Path(directory or os.environ.get("RAIL402_SANDBOX") or ".rail402")
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"the sandbox directory {path} cannot be made: {error.strerror}") from error
+    return path
