@@ -245,8 +245,8 @@ class LedgerFile:
         try:
             self._open_once()
             with closing(self._connect(self.path)) as database:
-                # No commit is lost when a process dies. A power cut may cost the ledger, but it is play money, and not to
-                # wait for the disk makes a settlement ten times faster.
+                # No commit is lost when a process dies. A power cut may cost the ledger, but it is play money, and a
+                # settlement that does not wait for the disk is ten times faster.
                 database.execute("PRAGMA synchronous = OFF")
                 database.execute(f"BEGIN {mode}")
                 result = work(Ledger(database))

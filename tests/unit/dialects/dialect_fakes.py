@@ -1,4 +1,4 @@
-"""Three small rails for the dialects' tests: one signs (base), one has invoices (lightning), one speaks MPP only (stripe)."""
+"""Three small rails for the dialects' tests: base signs, lightning has invoices, stripe speaks MPP only."""
 
 from __future__ import annotations
 
@@ -169,6 +169,7 @@ def charge_of(offer: Offer, payment: PaymentState = PaymentState.SETTLED, **fact
         keys=(),
         created_at=NOW,
         lease_until=NOW,
+        window=600,
         payment=payment,
         **facts,
     )

@@ -30,7 +30,7 @@ def test_exact_output() -> None:
 
 @pytest.mark.parametrize("text", ["", "e", "e30===", "e3=0", "e 30", "e30\n", "ä", "{}", "e30%", "bnVsbA==", "/w=="])
 def test_refused(text: str) -> None:
-    with pytest.raises(MalformedInput, match="^The payment cannot be read: f: "):
+    with pytest.raises(MalformedInput, match=r"^The payment cannot be read: f: "):
         from_base64(text, field="f")
 
 

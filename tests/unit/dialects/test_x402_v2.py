@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from typing import Any
 
@@ -356,15 +357,12 @@ def test_round_trip(rail: Any, amount: int, payee: str, seconds: int, proof: str
 
 
 def survives(field: str, value: str) -> None:
+    """Whatever the peer sends, it is read or refused by name; nothing else is ever raised."""
     fields = Fields([(field, value)])
-    for read in (
-        lambda: X402.payments(fields, EMPTY_BODY_DIGEST, SERVER),
-        lambda: X402.offers(fields, b"", CLIENT),
-    ):
-        try:
-            read()
-        except (MalformedInput, PaymentRejected) as error:
-            assert str(error)
+    with contextlib.suppress(MalformedInput, PaymentRejected):
+        X402.payments(fields, EMPTY_BODY_DIGEST, SERVER)
+    with contextlib.suppress(MalformedInput, PaymentRejected):
+        X402.offers(fields, b"", CLIENT)
 
 
 FIELDS = st.sampled_from(["payment-signature", "payment-required"])

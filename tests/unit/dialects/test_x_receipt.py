@@ -1,0 +1,223 @@
+"""X-Receipt: the body's members, the bare receipt, and how tolerant reading is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from dialect_fakes import (
+    BASE,
+    CLIENT,
+    KEYS,
+    LIGHTNING,
+    NOW,
+    SERVER,
+    STRIPE,
+    challenge_of,
+    charge_of,
+    offer_of,
+    terms,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rail402.dialects import XReceipt
+from rail402.errors import MalformedInput
+from rail402.protocol.dialect import Context, Fields
+from rail402.protocol.offer import Offer
+from rail402.protocol.order import EMPTY_BODY_DIGEST
+from rail402.protocol.payment import Payment
+from rail402.protocol.rail import Registry
+
+X = XReceipt()
+PAYMENT = {"network": "lightning", "invoice": "lnbcrt1", "amount_sats": 21, "expiry_seconds": 600}
+
+
+def offers(document: object, context: Context = CLIENT) -> list[Offer]:
+    return X.offers(Fields(), json.dumps(document).encode(), context)
+
+
+def payments(*values: str, context: Context = SERVER) -> list[Payment]:
+    return X.payments(Fields(("X-Receipt", value) for value in values), EMPTY_BODY_DIGEST, context)
+
+
+# --- server
+
+
+def test_the_body_says_the_first_offer_that_fits() -> None:
+    envelope = X.challenge(challenge_of(offer_of(STRIPE), offer_of(LIGHTNING), offer_of(BASE)), SERVER)
+    assert envelope.fields == ()
+    assert envelope.body == {
+        "type": "x402",
+        "payment": {
+            "network": "lightning",
+            "amount_sats": 3000,
+            "expiry_seconds": 60,
+            "payee": "payee",
+            "invoice": "lnbcrt1",
+        },
+        "retry_after": "payment",
+    }
+
+
+def test_no_offer_no_body() -> None:
+    assert X.challenge(challenge_of(offer_of(STRIPE)), SERVER).body == {}
+
+
+@pytest.mark.parametrize(("value", "rail"), [("base-0xabc", "base"), ("  lightning-00ff\t", "lightning")])
+def test_the_receipt_goes_to_the_rail_that_knows_it(value: str, rail: str) -> None:
+    (payment,) = payments(value)
+    assert (payment.dialect, payment.rail) == ("x-receipt", rail)
+    assert payment.payload == {"proof": value.strip().partition("-")[2]}
+    assert payment.offer is None
+
+
+def test_no_field_no_payment() -> None:
+    assert payments() == []
+
+
+@pytest.mark.parametrize("value", ["", "nonsense", "stripe-pi_1", "\xff" * 100])
+def test_what_no_rail_knows_is_refused_and_told_what_would_do(value: str) -> None:
+    with pytest.raises(MalformedInput, match=r"preimage.*transaction hash.*PaymentIntent id.*: base, lightning$"):
+        payments(value)
+
+
+def test_without_rails_nothing_would_do() -> None:
+    with pytest.raises(MalformedInput, match=r"rails: none$"):
+        payments("x", context=Context(specs=Registry([]), now=NOW))
+
+
+def test_a_rail_that_knows_it_may_say_what_is_wrong_unless_another_takes_it() -> None:
+    with pytest.raises(MalformedInput, match="is cut short"):
+        payments("base-")
+    greedy = type("Greedy", (), {"decode_proof": staticmethod(lambda wire: dict(wire))})()
+    other = type("Other", (), {"name": "other", "bindings": {"x-receipt": greedy}})()
+    context = Context(specs=Registry([BASE, other]), now=NOW)  # type: ignore[list-item]
+    assert payments("base-", context=context)[0].rail == "other"
+
+
+def test_two_receipts_are_refused() -> None:
+    assert len(payments("base-1", "base-1")) == 1
+    with pytest.raises(MalformedInput) as caught:
+        payments("base-1", "base-2")
+    assert caught.value.code == "several_payments"
+
+
+def test_the_signed_receipt_is_handed_over() -> None:
+    (payment,) = payments("base-1")
+    assert X.receipt(charge_of(offer_of(BASE), receipt="jws"), payment, SERVER) == [("X-Receipt-Record", "jws")]
+    assert X.receipt(charge_of(offer_of(BASE)), payment, SERVER) == []
+
+
+# --- client
+
+
+def test_reads_the_published_form_and_pays_it() -> None:
+    document = {"type": "x402", "payment": PAYMENT, "retry_after": "payment"}
+    (offer,) = offers(document)
+    assert (offer.rail, offer.amount, offer.expires_at, offer.dialect) == ("lightning", 21, NOW + 600, "x-receipt")
+    assert offer.envelope == {"payment": PAYMENT}
+    assert X.credential(offer, {"proof": "00ff"}, CLIENT) == [("X-Receipt", "lightning-00ff")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "amount", "expires_at"),
+    [
+        ({"amount_sats": "0021"}, 21, NOW + 600),
+        ({"expiry_seconds": "30"}, 21, NOW + 30),
+        ({"expiry_seconds": None}, 21, NOW + 3600),
+        ({"memo": "hello", "more": {"a": [1]}, "network": None}, 21, NOW + 600),
+    ],
+)
+def test_small_differences_are_tolerated(changes: dict[str, Any], amount: int, expires_at: int) -> None:
+    for document in ({"type": "x402"}, {}, {"type": "lightning", "error": "pay", "x402Version": 1}):
+        (offer,) = offers(document | {"payment": PAYMENT | changes})
+        assert (offer.amount, offer.expires_at) == (amount, expires_at)
+        assert offer.envelope == {"payment": PAYMENT | changes}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"Payment required",
+        b"<html>" + b" " * 2_000_000,
+        b"[1]",
+        b"{}",
+        b'{"type":"x402"}',
+        b'{"type":"x402","payment":null}',
+        b'{"type":"x402","payment":"soon"}',
+        b'{"payment":{"status":"overdue"}}',
+        b'{"type":"x402","payment":{"network":"dogecoin"}}',
+    ],
+)
+def test_bodies_without_an_offer(body: bytes) -> None:
+    assert X.offers(Fields(), body, CLIENT) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"expiry_seconds": 0},
+        {"expiry_seconds": -1},
+        {"expiry_seconds": True},
+        {"expiry_seconds": "soon"},
+        {"expiry_seconds": 1.5},
+        {"expiry_seconds": 2**31},
+        {"expiry_seconds": "9" * 17},
+        {"amount_sats": "2e1"},
+        {"amount_sats": "٢١"},
+        {"amount_sats": 0},
+        {"amount_sats": -21},
+        {"amount_sats": None},
+    ],
+)
+def test_refused_payment_objects(changes: dict[str, Any]) -> None:
+    with pytest.raises(MalformedInput, match=r"payment\.|amount|offer"):
+        offers({"type": "x402", "payment": PAYMENT | changes})
+
+
+@pytest.mark.parametrize(
+    "body", [b"{oops", b' \n{"a":1,"a":2}', b'{"a":1e999}', b"{" + b" " * 1_048_576 + b"}", b'{"a":"\xff"}']
+)
+def test_refused_bodies(body: bytes) -> None:
+    with pytest.raises(MalformedInput, match="body"):
+        X.offers(Fields(), body, CLIENT)
+
+
+# --- properties
+
+
+@given(st.sampled_from([BASE, LIGHTNING]), st.integers(1, 10**15), st.integers(1, 2**31 - 1), st.text(min_size=1))
+def test_round_trip(rail: Any, amount: int, seconds: int, payee: str) -> None:
+    offer = offer_of(rail, amount=amount, seconds=seconds, payee=payee)
+    (read,) = offers(X.challenge(challenge_of(offer), SERVER).body)
+    assert terms(read) == terms(offer) | {"token": None, "expires_at": NOW + seconds, "timeout_seconds": 60}
+    (payment,) = X.payments(Fields(X.credential(read, {"proof": "p"}, CLIENT)), EMPTY_BODY_DIGEST, SERVER)
+    assert (payment.rail, payment.payload) == (rail.name, {"proof": "p"})
+    assert KEYS.current == "k1"
+
+
+@given(st.binary() | st.binary().map(lambda tail: b"{" + tail))
+def test_hostile_bodies(body: bytes) -> None:
+    with contextlib.suppress(MalformedInput):
+        X.offers(Fields(), body, CLIENT)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*PAYMENT, "payee", "x"]),
+        st.none() | st.integers() | st.text() | st.floats(allow_nan=False) | st.lists(st.integers()),
+    )
+)
+def test_hostile_payment_objects(payment: dict[str, Any]) -> None:
+    with contextlib.suppress(MalformedInput):
+        offers({"type": "x402", "payment": payment})
+
+
+@given(st.text(st.characters(max_codepoint=0xFF)))
+def test_hostile_receipts(value: str) -> None:
+    with contextlib.suppress(MalformedInput):
+        payments(value)

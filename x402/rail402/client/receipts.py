@@ -1,0 +1,112 @@
+"""Checking the receipt that came with a paid response, by the issuer's pinned keys.
+
+The keys are fetched at the first purchase from an origin and pinned in the journal. From then on a receipt counts only
+if a pinned key signed it, or a key that the origin introduced: a JWK Set in which one of the pinned keys is still
+listed. Whatever is wrong with a receipt, the response that was paid for is still handed over, with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+from rail402.client.commands import Reply, Steps, call, read, send
+from rail402.client.records import PurchaseRecord
+from rail402.client.services import Services
+from rail402.errors import MalformedInput, Rail402Error
+from rail402.protocol.base import parse_json
+from rail402.protocol.receipt import Receipt, verify_receipt
+
+__all__ = ["JWKS_PATH", "RECEIPT_FIELD", "CheckedReceipt", "check_receipt"]
+
+RECEIPT_FIELD: Final = "receipt-record"
+JWKS_PATH: Final = "/.well-known/rail402/jwks.json"
+_MAX_JWKS: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedReceipt:
+    """What came of a receipt: the token as it came, the receipt where it verified, the reason where it did not."""
+
+    token: str | None = None
+    receipt: Receipt | None = None
+    error: str | None = None
+
+
+def check_receipt(services: Services, reply: Reply, record: PurchaseRecord) -> Steps[CheckedReceipt]:
+    """Verify the `Receipt-Record` of a reply, and that it is about this purchase."""
+    token = None
+    try:
+        token = reply.fields.one(RECEIPT_FIELD)
+        if token is None:
+            return CheckedReceipt()
+        receipt = yield from _verify(services, token, record.order.origin)
+        _check_subject(receipt, record)
+    except (Rail402Error, httpx.TransportError) as error:
+        return CheckedReceipt(token, None, str(error) or type(error).__name__)
+    return CheckedReceipt(token, receipt)
+
+
+def _verify(services: Services, token: str, origin: str) -> Steps[Receipt]:
+    pinned = yield from call(lambda: services.journal.pinned(origin))
+    if pinned:
+        try:
+            return verify_receipt(token, {"keys": list(pinned)}, issuer=origin)
+        except MalformedInput:
+            # Perhaps signed by a newer key; if the origin introduces it, the second check will say.
+            pass
+    keys = yield from _fetch_keys(origin)
+    receipt = verify_receipt(token, {"keys": keys}, issuer=origin)
+    if not (yield from call(lambda: services.journal.pin(origin, keys, now=services.now()))):
+        raise MalformedInput(
+            RECEIPT_FIELD,
+            "is signed by a key that no pinned key of this origin vouches for; if its operator confirms the new key, "
+            "forget the old ones in the journal",
+            code="receipt_invalid",
+        )
+    return receipt
+
+
+def _fetch_keys(origin: str) -> Steps[Sequence[Mapping[str, str]]]:
+    reply = yield from send(url=origin + JWKS_PATH)
+    body = yield from read(reply, _MAX_JWKS)
+    if reply.status != 200 or body is None:
+        raise MalformedInput("jwks", f"{origin} does not publish its receipt keys (status {reply.status})")
+    keys = parse_json(body, field="jwks", max_bytes=_MAX_JWKS).get("keys")
+    if not isinstance(keys, list):
+        raise MalformedInput("jwks.keys", "must be an array")
+    return [{"kty": "OKP", "crv": "Ed25519", "x": key["x"], "kid": key["kid"]} for key in keys if _is_ours(key)]
+
+
+def _is_ours(key: Any) -> bool:
+    return (
+        isinstance(key, dict)
+        and (key.get("kty"), key.get("crv")) == ("OKP", "Ed25519")
+        and isinstance(key.get("x"), str)
+        and isinstance(key.get("kid"), str)
+    )
+
+
+def _check_subject(receipt: Receipt, record: PurchaseRecord) -> None:
+    """Check that the receipt is about this purchase and no other."""
+    order, offer = record.order, record.offer
+    expected = {
+        "method": order.method,
+        "resource": order.url,
+        "request_digest": order.request_digest,
+        "network": offer.network,
+        "asset": offer.asset,
+        "amount": str(offer.amount),
+        "payee": offer.payee,
+    }
+    for member, value in expected.items():
+        said = str(getattr(receipt, member))
+        # Addresses are the same in either case (EIP-55 writes a checksum into it).
+        same = said.lower() == value.lower() if member in ("asset", "payee") else said == value
+        if not same:
+            detail = f"is {json.dumps(said[:200])}, not {value}"
+            raise MalformedInput(f"{RECEIPT_FIELD}.{member}", detail, code="receipt_invalid")
