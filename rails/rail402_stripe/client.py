@@ -1,4 +1,4 @@
-"""Builds the real `stripe.StripeClient`, on a transport of our choice, quiet about the machine it runs on.
+"""Builds the real `stripe.StripeClient`: on a transport of our choice, without telemetry, no secrets in its logs.
 
 The library reports telemetry by default: the previous request's duration, the platform's name and an identifier it
 keeps in the user's configuration directory. Its only switch is a global of the process (`stripe.enable_telemetry`),
@@ -8,6 +8,7 @@ which is not ours to turn; the client built here drops those headers on their wa
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Mapping
 from types import TracebackType
@@ -24,15 +25,29 @@ __all__ = ["STRIPE_API_BASE", "RailStripeClient", "stripe_client"]
 STRIPE_API_BASE = "https://api.stripe.com"
 
 _SECRET_KEY = re.compile(r"(sk|rk)_(test|live)_[A-Za-z0-9_]{1,240}", re.ASCII)
+_SECRET = re.compile(r"(spt_|_secret_|whsec_|[sr]k_(?:test|live)_)[A-Za-z0-9_]+", re.ASCII)
 _TELEMETRY_HEADERS = frozenset({"x-stripe-client-telemetry", "x-stripe-client-user-agent"})
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class _Redaction(logging.Filter):
+    """Takes Stripe's secrets out of log records: both libraries log URLs, one of them whole bodies too."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if _SECRET.search(message):
+            record.msg, record.args = _SECRET.sub(r"\1…", message), ()
+        return True
+
+
+_REDACTION = _Redaction()
 
 
 class _HttpClient(stripe.HTTPClient):
     """The library's extension point for HTTP, on httpx: with an injectable transport and without telemetry.
 
-    The library's own `HTTPXClient` is not used: it takes no transport, and it hands httpx its bodies in a way that httpx
-    has deprecated.
+    The library's own `HTTPXClient` is not used: it takes no transport, and it hands httpx its bodies in a way that
+    httpx has deprecated.
     """
 
     name = "httpx"
@@ -111,6 +126,8 @@ def stripe_client(
     private = transport is not None or address.hostname in _LOOPBACK_HOSTS
     if not address.hostname or address.scheme not in ({"https", "http"} if private else {"https"}):
         raise ConfigurationError(f"api_base {api_base!r} must be an https address (http only to this machine)")
+    for name in ("stripe", "httpx"):
+        logging.getLogger(name).addFilter(_REDACTION)  # once: the same filter is not added twice
     http_client = _HttpClient(transport=transport, timeout_seconds=timeout_seconds)
     return RailStripeClient(
         secret_key, http_client, api_base=api_base.rstrip("/"), max_network_retries=max_network_retries

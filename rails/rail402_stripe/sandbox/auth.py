@@ -21,7 +21,7 @@ _LIVE = re.compile(r"(sk|pk|rk)_live_")
 
 
 def authenticate(headers: Mapping[str, str], body_key: str | None) -> KeyKind:
-    """Return the kind of the request's key: sent as `Bearer`, as the user of `Basic`, or as `key=pk_…` like Stripe.js does.
+    """Return the kind of the request's key: `Bearer`, the user of `Basic`, or, as Stripe.js does it, `key=pk_…`.
 
     Raises:
         ApiError: 401; there is none, or it is no test key. The key is not repeated.

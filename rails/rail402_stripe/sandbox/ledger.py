@@ -24,7 +24,7 @@ from rail402_stripe.sandbox.errors import JsonObject
 __all__ = ["Books", "Ledger", "Page"]
 
 _SCHEMA_VERSION = 1
-_APPLICATION_ID = 0x72343032  # "r402"
+_APPLICATION_ID = int.from_bytes(b"r4st")
 _LOCK_TIMEOUT_SECONDS = 10
 
 
@@ -160,6 +160,7 @@ class Ledger:
         except (OSError, sqlite3.Error) as error:
             raise ConfigurationError(f"the sandbox ledger {self.path} cannot be opened: {error}") from error
         try:
+            connection.execute("PRAGMA synchronous = NORMAL")
             found = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
         except sqlite3.Error as error:
             connection.close()
@@ -170,8 +171,7 @@ class Ledger:
         return connection
 
     def _create(self) -> None:
-        # Made complete under a name of its own, then linked: no process ever sees half a ledger or one with another
-        # mode.
+        # Made complete under a name of its own, then linked: no process ever sees half a ledger or another mode.
         draft = self.path.with_name(f"{self.path.name}.{os.getpid()}-{threading.get_ident()}.new")
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         try:
@@ -193,6 +193,4 @@ class Ledger:
 
 def _connect(path: Path) -> sqlite3.Connection:
     # Threads take turns by the ledger's own lock, so SQLite's check for a single thread is off.
-    connection = sqlite3.connect(path, timeout=_LOCK_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA synchronous = NORMAL")
-    return connection
+    return sqlite3.connect(path, timeout=_LOCK_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False)

@@ -30,21 +30,24 @@ __all__ = [
 ]
 
 _KIND = "shared_payment.granted_token"
+_CREATE = ("payment_method", "usage_limits", "seller_details", "shared_metadata", "customer", "expand")
 _LIMITS = ("currency", "max_amount", "expires_at")
 _SELLER = ("network_id", "network_business_profile", "external_id")
 
 
 def grant(call: Call) -> JsonObject:
-    """`POST /v1/test_helpers/shared_payment/granted_tokens`: a token as if a payer had issued it."""
-    call.params.only(("payment_method", "usage_limits", "seller_details", "shared_metadata", "customer", "expand"))
+    """`POST /v1/test_helpers/shared_payment/granted_tokens`: a token as if a payer had issued it.
+
+    Of the API's versions the older ones take `seller_details` and `metadata`, the newer ones refuse them: taken here.
+    """
+    call.params.only((*_CREATE, "metadata"))
+    call.params.metadata()
     return public(_create(call, required_limits=("currency",)))
 
 
 def issue(call: Call) -> JsonObject:
     """`POST /v1/shared_payment/issued_tokens`: the payer's own way, which names the seller and all limits."""
-    call.params.only(
-        ("payment_method", "usage_limits", "seller_details", "shared_metadata", "customer", "return_url", "expand")
-    )
+    call.params.only((*_CREATE, "return_url"))
     seller = call.params.child("seller_details")
     if seller.text("network_business_profile") is None and seller.text("network_id") is None:
         raise missing_param("seller_details[network_business_profile]")

@@ -8,7 +8,22 @@ import json
 from typing import Any
 
 import pytest
-from dialect_fakes import (
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rail402.dialects import Mpp
+from rail402.dialects._auth_params import parse
+from rail402.dialects.mpp import body_digest_field, challenge_id
+from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
+from rail402.protocol.base import canonical_json, sha256_hex
+from rail402.protocol.binding import OfferKeys
+from rail402.protocol.charge import PaymentState
+from rail402.protocol.dialect import Context, Fields
+from rail402.protocol.offer import Offer
+from rail402.protocol.order import EMPTY_BODY_DIGEST
+from rail402.protocol.rail import Registry
+
+from .dialect_fakes import (
     BASE,
     CLIENT,
     KEYS,
@@ -26,20 +41,6 @@ from dialect_fakes import (
     terms,
     vectors,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
-from rail402.dialects import Mpp
-from rail402.dialects._auth_params import parse
-from rail402.dialects.mpp import body_digest_field, challenge_id
-from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
-from rail402.protocol.base import canonical_json, sha256_hex
-from rail402.protocol.binding import OfferKeys
-from rail402.protocol.charge import PaymentState
-from rail402.protocol.dialect import Context, Fields
-from rail402.protocol.offer import Offer
-from rail402.protocol.order import EMPTY_BODY_DIGEST
-from rail402.protocol.rail import Registry
 
 MPP = Mpp()
 IDS = vectors("mpp_challenge_ids.json")
@@ -454,7 +455,8 @@ def test_the_challenge_goes_back_exactly_as_it_came() -> None:
 def test_the_credential_goes_where_the_challenge_asks_for_it() -> None:
     (offer,) = read(HEADERS["read"][0]["line"] + ', header="payment-AUTHORIZATION"')
     ((name, value),) = MPP.credential(offer, {"proof": "p"}, ANY)
-    assert name == "Payment-Authorization"
+    assert (name, MPP.credential_field(offer)) == ("Payment-Authorization", "payment-authorization")
+    assert MPP.credential_field(*read(HEADERS["read"][0]["line"])) == "authorization"
     assert decoded(value.removeprefix("Payment "))["challenge"]["header"] == "payment-AUTHORIZATION"
 
 

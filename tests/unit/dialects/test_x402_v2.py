@@ -8,7 +8,17 @@ import json
 from typing import Any
 
 import pytest
-from dialect_fakes import (
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rail402.dialects import X402V2
+from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
+from rail402.protocol.charge import PaymentState
+from rail402.protocol.dialect import Fields
+from rail402.protocol.offer import Offer
+from rail402.protocol.order import EMPTY_BODY_DIGEST
+
+from .dialect_fakes import (
     BASE,
     CLIENT,
     KEYS,
@@ -23,15 +33,6 @@ from dialect_fakes import (
     terms,
     vectors,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
-from rail402.dialects import X402V2
-from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
-from rail402.protocol.charge import PaymentState
-from rail402.protocol.dialect import Fields
-from rail402.protocol.offer import Offer
-from rail402.protocol.order import EMPTY_BODY_DIGEST
 
 X402 = X402V2()
 VECTORS = vectors("x402_v2_headers.json")

@@ -7,7 +7,18 @@ import json
 from typing import Any
 
 import pytest
-from dialect_fakes import (
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rail402.dialects import XReceipt
+from rail402.errors import MalformedInput
+from rail402.protocol.dialect import Context, Fields
+from rail402.protocol.offer import Offer
+from rail402.protocol.order import EMPTY_BODY_DIGEST
+from rail402.protocol.payment import Payment
+from rail402.protocol.rail import Registry
+
+from .dialect_fakes import (
     BASE,
     CLIENT,
     KEYS,
@@ -20,16 +31,6 @@ from dialect_fakes import (
     offer_of,
     terms,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
-from rail402.dialects import XReceipt
-from rail402.errors import MalformedInput
-from rail402.protocol.dialect import Context, Fields
-from rail402.protocol.offer import Offer
-from rail402.protocol.order import EMPTY_BODY_DIGEST
-from rail402.protocol.payment import Payment
-from rail402.protocol.rail import Registry
 
 X = XReceipt()
 PAYMENT = {"network": "lightning", "invoice": "lnbcrt1", "amount_sats": 21, "expiry_seconds": 600}

@@ -96,12 +96,21 @@ async def test_of_two_at_once_one_is_in_flight(client: RailStripeClient, balance
     assert await balance() == {"usd": 500}
 
 
-async def test_a_request_cut_off_in_flight_frees_its_key(client: RailStripeClient, balance: Balance) -> None:
+async def test_a_request_cut_off_in_flight_frees_its_key(
+    client: RailStripeClient, sandbox: Sandbox, balance: Balance
+) -> None:
+    def claims() -> int:
+        with sandbox._ledger.transaction() as books:
+            return int(books.connection.execute("SELECT count(*) FROM idempotency").fetchone()[0])
+
     task = asyncio.create_task(client.v1.payment_intents.create_async(CARD, KEY))
-    await asyncio.sleep(0)  # the request has claimed its key and waits for its turn
+    while not claims():  # noqa: ASYNC110 - the claim is a row, no event announces it
+        await asyncio.sleep(0)
+    assert not task.done()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert claims() == 0
     intent = await client.v1.payment_intents.create_async(CARD, KEY)
     assert "idempotent-replayed" not in intent.last_response.headers
     assert await balance() == {"usd": 500}

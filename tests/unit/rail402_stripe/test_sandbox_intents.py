@@ -56,6 +56,9 @@ async def test_the_charge_is_an_id_until_it_is_expanded(client: RailStripeClient
     assert isinstance(direct.payment_intent, stripe.PaymentIntent)
     assert direct.payment_intent.latest_charge.id == charge.id
     assert not [name for name in direct.to_dict() if name.startswith("_")]
+    circle = "payment_intent.latest_charge.payment_intent.latest_charge.payment_intent"
+    with pytest.raises(stripe.InvalidRequestError, match="cannot be expanded"):
+        await client.v1.charges.retrieve_async(charge.id, {"expand": [circle]})
 
 
 async def test_step_by_step_create_attach_confirm(client: RailStripeClient) -> None:
@@ -281,9 +284,18 @@ async def test_lists_go_back_in_time_in_pages(client: RailStripeClient, clock: A
 
 @pytest.mark.parametrize(
     "params",
-    [{"limit": 0}, {"limit": 101}, {"starting_after": "pi_none"}, {"created": {"gte": "now"}}, {"created": {"ge": 1}}],
+    [
+        {"limit": 0},
+        {"limit": 101},
+        {"starting_after": "pi_none"},
+        {"created": {"gte": "now"}},
+        {"created": {"ge": 1}},
+        {"expand": ["latest_charge"]},
+        {"expand": ["data.customer"]},
+    ],
 )
 async def test_a_list_that_makes_no_sense_is_a_400(client: RailStripeClient, params: dict[str, Any]) -> None:
+    await client.v1.payment_intents.create_async({"amount": 500, "currency": "usd"})
     with pytest.raises(stripe.InvalidRequestError):
         await client.v1.payment_intents.list_async(params)
 

@@ -125,13 +125,13 @@ async def test_after_any_sequence_of_operations_captures_less_refunds_are_the_ba
     intents: list[tuple[str, str]] = []
     cards = ["pm_card_visa", "pm_card_visa_chargeDeclined", "pm_card_visa"]
     for _ in range(150):
-        operation = dice.choice(["create", "capture", "cancel", "refund"])
+        operation = dice.choice(["create", "capture", "capture", "cancel", "refund", "refund"])
         try:
             if operation == "create" or not intents:
                 currency = dice.choice(["usd", "jpy"])
                 made = await client.v1.payment_intents.create_async(
                     {
-                        "amount": dice.randint(40, 900),
+                        "amount": dice.randint(40, 300),
                         "currency": currency,
                         "confirm": True,
                         "payment_method": dice.choice(cards),
@@ -143,7 +143,7 @@ async def test_after_any_sequence_of_operations_captures_less_refunds_are_the_ba
             elif operation == "capture":
                 intent_id, currency = dice.choice(intents)
                 done = await client.v1.payment_intents.capture_async(
-                    intent_id, {"amount_to_capture": dice.randint(1, 600)}
+                    intent_id, {"amount_to_capture": dice.randint(1, 200)}
                 )
                 captured[currency] += done.amount_received
             elif operation == "cancel":
@@ -151,7 +151,7 @@ async def test_after_any_sequence_of_operations_captures_less_refunds_are_the_ba
             else:
                 intent_id, currency = dice.choice(intents)
                 refund = await client.v1.refunds.create_async(
-                    {"payment_intent": intent_id, "amount": dice.randint(1, 600)}
+                    {"payment_intent": intent_id, "amount": dice.randint(1, 150)}
                 )
                 refunded[currency] += refund.amount
         except (stripe.InvalidRequestError, stripe.CardError):

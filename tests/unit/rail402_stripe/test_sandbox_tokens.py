@@ -197,6 +197,7 @@ async def test_a_token_for_another_seller_pays_nothing_here(
             usage_limits={"currency": "usd", "max_amount": 500},
             seller_details={"network_id": seller},
             shared_metadata={"order": "7"},
+            metadata={"challenge": "c1"},
         )
         assert response.data["shared_metadata"] == {"order": "7"}
         return str(response.data["id"])

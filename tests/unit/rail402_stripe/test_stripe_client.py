@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import httpx
 import pytest
 import stripe
@@ -77,6 +79,20 @@ async def test_retries_of_the_library_keep_the_idempotency_key(monkeypatch: pyte
         await client.v1.payment_intents.create_async({"amount": 50, "currency": "usd"})
     assert len(keys) == 3
     assert len(set(keys)) == 1
+
+
+async def test_no_secret_reaches_a_log(caplog: pytest.LogCaptureFixture) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"id": "pi_1", "object": "payment_intent", "client_secret": "pi_1_secret_abc"})
+
+    caplog.set_level(logging.DEBUG)
+    async with stripe_client("sk_test_hidden", transport=httpx.MockTransport(answer)) as client:
+        await client.raw_request_async("get", "/v1/shared_payment/granted_tokens/spt_abc")
+        await client.raw_request_async("post", "/v1/payment_intents", shared_payment_granted_token="spt_abc")
+    assert "/v1/payment_intents" in caplog.text
+    assert "spt_…" in caplog.text
+    assert "abc" not in caplog.text
+    assert "hidden" not in caplog.text
 
 
 async def test_neither_key_nor_client_secret_is_in_the_repr() -> None:

@@ -5,7 +5,7 @@ The rules, in the order in which they bind:
 1. One payment per call at most. Only a 402 with terms is ever paid, only with what the budget allows, and only after
    the journal has it.
 2. A purchase of the same order that is not resolved comes first: its payment is shown again, and nothing new is signed
-   while it may still be taken.
+   while it may still be taken. (Calls that run side by side in one payer are purchases of their own.)
 3. Once a proof may have left, only that proof is sent: again and again on a transport error, 402, 409 or 503, as
    `Retry-After` and the back-off say, until the deadline. Then the wallet is asked what became of it. Only "not paid"
    frees the amount and lets another wallet try; everything else is `PaymentOutcomeUnknown`.
@@ -15,16 +15,208 @@ The rules, in the order in which they bind:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
-import httpx
-
-from rail402.client.choice import Candidate, best_offer, read_terms
+from rail402.client.choice import Candidate, Terms, best_offer, read_terms
 from rail402.client.commands import Reply, Request, Steps, call, read, send
-from rail402.client.presenting import Presented, present
-from rail402.client.receipts import check_receipt
-from rail402.client.records import PurchaseRecord, PurchaseState, new_record_id
+from rail402.client.presenting import MAX_BODY, Attempt, Served
+from rail402.client.records import Purchase, PurchaseRecord, PurchaseState, new_record_id
 from rail402.client.services import PAY_SECONDS, RESERVE_LEASE, Services
+from rail402.errors import (
+    BudgetExceeded,
+    OutcomeUnknown,
+    PaymentFailed,
+    PaymentOutcomeUnknown,
+    PaymentRefused,
+    RailUnavailable,
+    StoreError,
+    StreamingBodyRefused,
+)
+from rail402.protocol.base import sha256_hex
+from rail402.protocol.order import Order
+from rail402.protocol.rail import NotPaid, Paid, Unknown, Wallet
+
+__all__ = ["PurchaseFlow"]
+
+_POLL: Final = 1
+
+
+class PurchaseFlow:
+    """One call of the client. A driver runs the steps of `run` and, however they end, awaits `let_go`."""
+
+    def __init__(self, services: Services, request: Request) -> None:
+        self._services, self._request = services, request
+        self._attempt: Attempt | None = None
+
+    def run(self) -> Steps[tuple[Reply, Purchase | None]]:
+        """Send the request; if the answer is a 402, buy.
+
+        Returns:
+            The response to hand to the caller, and what was bought.
+
+        Raises:
+            ClientError: nothing was paid (`PaymentRefused`, `PaymentFailed`), or it is not known what was
+                (`PaymentOutcomeUnknown`).
+            StoreError: the journal cannot be used; nothing was paid.
+        """
+        reply = yield from send()
+        if reply.status != 402:
+            return reply, None
+        body = yield from read(reply, MAX_BODY)
+        terms = read_terms(self._services, self._request, reply.fields, body)
+        if self._request.body is None:
+            raise StreamingBodyRefused(
+                "the request's body is a stream and cannot be sent again with a payment; give it as bytes, or call "
+                "request.read() before sending"
+            )
+        order = Order(
+            method=self._request.method,
+            url=self._request.url,
+            route="",
+            body_digest=sha256_hex(self._request.body),
+        )
+        yield from call(self._services.start)
+        served = yield from self._resume_open(order)
+        return served or (yield from self._buy(order, terms))
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a purchase to let go of."""
+        return self._attempt is not None
+
+    async def let_go(self) -> None:
+        """End the work on a purchase, wherever it was interrupted, so that the next call can go on with it at once."""
+        if self._attempt is None:
+            return
+        record = self._attempt.record
+        self._services.live.discard(record.id)
+        if record.is_open and record.lease_until:
+            with suppress(StoreError):  # the lease lapses by itself
+                await self._services.journal.save(record.changed(lease_until=0), now=self._services.now())
+
+    async def broke_off(self) -> None:
+        """Note that the body of the paid response broke off: the next call for the same order asks for it again."""
+        if self._attempt is not None and self._attempt.record.state is PurchaseState.COMMITTED:
+            with suppress(StoreError):
+                await self._services.journal.reopen(self._attempt.record)
+
+    def _begin(self, wallet: Wallet, record: PurchaseRecord) -> Attempt:
+        if self._attempt is not None:
+            self._services.live.discard(self._attempt.record.id)
+        self._services.live.add(record.id)
+        self._attempt = Attempt(self._services, wallet, record)
+        return self._attempt
+
+    # --- an earlier purchase of the same order
+
+    def _resume_open(self, order: Order) -> Steps[Served | None]:
+        """Go on with purchases of this order until one is served; None where none is left."""
+        services = self._services
+        until = services.now() + services.deadline
+        while True:
+            records = yield from call(partial(services.journal.open_for, order.digest))
+            records = [record for record in records if record.id not in services.live]
+            if not records:
+                return None
+            adopted = None
+            for record in records:
+                lease = services.now() + RESERVE_LEASE
+                adopt = partial(services.journal.adopt, record, now=services.now(), lease_until=lease)
+                if (adopted := (yield from call(adopt))) is not None:
+                    break
+            if adopted is not None:
+                if (served := (yield from self._resume(adopted))) is not None:
+                    return served
+            elif services.now() >= until:
+                raise PaymentOutcomeUnknown(
+                    "another process is buying the same, or ended in the middle of it; try again when its lease ends",
+                    retry_after=max(records[0].lease_until - services.now(), 1),
+                    record_id=records[0].id,
+                )
+            else:
+                yield from call(partial(services.sleep, _POLL))
+
+    def _resume(self, record: PurchaseRecord) -> Steps[Served | None]:
+        """Go on with one purchase; None where it turns out that nothing was paid."""
+        wallet = self._services.wallets.get(record.wallet)
+        if wallet is None:
+            free = record.changed(lease_until=0)
+            yield from call(partial(self._services.journal.save, free, now=self._services.now()))
+            raise PaymentOutcomeUnknown(
+                f"this was begun with the wallet {record.wallet!r}, which is not here or cannot be reached",
+                record_id=record.id,
+            )
+        attempt = self._begin(wallet, record)
+        found = yield from call(attempt.ask_wallet)
+        if isinstance(found, Unknown) and record.proof is not None:
+            found = Paid(payload=record.proof)  # showing it again cannot cost more than it did
+        if isinstance(found, NotPaid):
+            yield from attempt.release("the wallet found that it was not paid")
+            return None
+        if isinstance(found, Unknown):
+            yield from attempt.suspend(found.detail)
+            raise PaymentOutcomeUnknown(
+                "the wallet does not know yet whether an earlier payment for this went through", record_id=record.id
+            )
+        try:
+            return (yield from attempt.present(found))
+        except PaymentFailed:
+            return None
+
+    # --- a new purchase
+
+    def _buy(self, order: Order, terms: Terms) -> Steps[Served]:
+        for name, wallet in self._services.wallets.items():
+            choose = partial(best_offer, self._services, name, wallet, terms, order, self._request)
+            candidate = yield from call(choose)
+            if candidate is None:
+                continue
+            try:
+                return (yield from self._purchase(candidate, order))
+            except (PaymentFailed, PaymentRefused) as error:
+                terms.refuse(candidate.offer, error)
+        raise terms.nothing_bought()
+
+    def _purchase(self, candidate: Candidate, order: Order) -> Steps[Served]:
+        services = self._services
+        now = services.now()
+        record = PurchaseRecord(
+            id=new_record_id(services.random_bytes),
+            order=order,
+            offer=candidate.offer,
+            wallet=candidate.name,
+            reserved=candidate.total,
+            created_at=now,
+            lease_until=now + RESERVE_LEASE,
+        )
+        attempt = self._begin(candidate.wallet, record)
+        try:
+            yield from call(partial(services.journal.reserve, record, candidate.entries, now=now))
+        except BudgetExceeded:
+            services.live.discard(record.id)
+            self._attempt = None  # it was not written
+            raise
+        paid = yield from self._pay(candidate, attempt)
+        return (yield from attempt.present(paid))
+
+    def _pay(self, candidate: Candidate, attempt: Attempt) -> Steps[Paid]:
+        record_id = attempt.record.id
+
+        async def pay() -> Paid:
+            async with asyncio.timeout(PAY_SECONDS):
+                return await candidate.wallet.pay(candidate.offer, record_id=record_id, now=self._services.now())
+
+        try:
+            return (yield from call(pay))
+        except (PaymentFailed, PaymentRefused, RailUnavailable) as error:
+            yield from attempt.release(error.detail)
+            raise PaymentFailed(error.detail, record_id=record_id) from error
+        except (PaymentOutcomeUnknown, OutcomeUnknown, TimeoutError) as error:
+            detail = "the wallet gave no answer that can be believed"
+            yield from attempt.suspend(detail)
+            raise PaymentOutcomeUnknown(
+                f"{detail}; {attempt.record.reserved} stay reserved. Make the same request again to find out",
+                record_id=record_id,
+            ) from error

@@ -130,6 +130,11 @@ class Journal:
             return await self.save(record.changed(lease_until=lease_until), now=now)
         return None
 
+    async def reopen(self, record: PurchaseRecord) -> None:
+        """Open a committed purchase again: the response broke off, so the next call asks for it once more."""
+        again = record.changed(state=PurchaseState.UNKNOWN, moved=True, detail="the response broke off")
+        await self._run(lambda connection: connection.execute(_SQL["reopen_purchase"], _columns(again)).rowcount)
+
     async def open_for(self, order_digest: str) -> Sequence[PurchaseRecord]:
         """Return the purchases of that order that are not resolved, the oldest first."""
         return await self._records("open_for_order", {"order_digest": order_digest})
@@ -183,6 +188,10 @@ class Journal:
             return True
 
         return await self._run(work)
+
+    async def forget(self, origin: str) -> None:
+        """Unpin the keys of that origin: those that it publishes at the next purchase are believed."""
+        await self._run(lambda connection: connection.execute(_SQL["forget_keys"], {"origin": origin}).rowcount)
 
     # --- the one seam to SQLite
 

@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from pydantic import Field
 
 from rail402.clock import RandomBytes
+from rail402.errors import Outcome
 from rail402.money import Money
 from rail402.protocol.base import Record
 from rail402.protocol.offer import Offer
 from rail402.protocol.order import Order
+from rail402.protocol.receipt import Receipt
 
-__all__ = ["OPEN", "PurchaseRecord", "PurchaseState", "new_record_id"]
+__all__ = ["OPEN", "Purchase", "PurchaseRecord", "PurchaseState", "new_record_id"]
 
 
 class PurchaseState(StrEnum):
@@ -86,6 +89,30 @@ class PurchaseRecord(Record):
     def changed(self, **changes: Any) -> PurchaseRecord:
         """Return the next version, with `changes`."""
         return self.model_copy(update={"version": self.version + 1, **changes})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purchase:
+    """What a call bought; a response has it as `response.extensions["rail402"]`.
+
+    Attributes:
+        record_id: the journal's record.
+        outcome: `paid`; `unknown` where the answer is an error and no receipt says that it was paid: the amount stays
+            reserved, and the same request goes on with this payment.
+        price: what was asked; fee: what paying it cost on top, where the wallet knows.
+        rail, dialect: how it was paid.
+        receipt: the server's receipt, verified and about this purchase; None where there is none, or
+            `receipt_error` says what is wrong with it.
+    """
+
+    record_id: str
+    outcome: Outcome
+    price: Money
+    fee: Money | None
+    rail: str
+    dialect: str
+    receipt: Receipt | None
+    receipt_error: str | None
 
 
 def new_record_id(random_bytes: RandomBytes) -> str:

@@ -24,6 +24,7 @@ _BETWEEN = re.compile(r"[ \t,]*+")
 _ELEMENT_REST = re.compile(r"[^,]*+")
 _ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|(.))", re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_PLAIN = re.compile(r"[ !#-\[\]-~]*+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _SPECIAL = re.compile(r'["\\]')
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
@@ -95,6 +96,8 @@ def quote(text: str) -> str:
     Raises:
         ConfigurationError: it holds a control character, such as a line break.
     """
+    if _PLAIN.fullmatch(text):
+        return f'"{text}"'
     if _CONTROL.search(text):
         raise ConfigurationError(f"{text!r} cannot stand in a header: it holds a control character")
     escaped = _SPECIAL.sub(r"\\\g<0>", text)

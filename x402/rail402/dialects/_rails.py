@@ -43,8 +43,8 @@ def read_payment(
         offered = True
         payload = binding.decode_proof(proof)
         if payload is not None:
-            _check_digestible(read)
             echoed = read.model_copy(update={"token": token, "dialect": dialect})
+            _check_digestible(echoed)
             return Payment(dialect=dialect, rail=spec.name, payload=payload, offer=echoed, envelope=envelope)
     if offered:
         raise PaymentRejected("the payload is not one of the offered method's", code="payload_invalid")

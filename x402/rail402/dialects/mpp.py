@@ -162,11 +162,13 @@ class Mpp(Dialect):
 
     def credential(self, offer: Offer, payload: dict[str, Any], context: Context) -> Sequence[tuple[str, str]]:
         """Return the credential, in the field that the challenge asks for, with the challenge exactly as it came."""
-        assert offer.envelope is not None
-        challenge = offer.envelope["challenge"]
-        message = {"challenge": challenge, "payload": proof_on_the_wire(self.name, offer, payload, context)}
-        field = "Payment-Authorization" if "header" in challenge else "Authorization"
-        return [(field, f"Payment {to_base64url(compact_json(message))}")]
+        proof = proof_on_the_wire(self.name, offer, payload, context)
+        message = {"challenge": _carried(offer), "payload": proof}
+        return [(self.credential_field(offer).title(), f"Payment {to_base64url(compact_json(message))}")]
+
+    def credential_field(self, offer: Offer) -> str:
+        """Return `payment-authorization` where the challenge asks for it, else `authorization`."""
+        return "payment-authorization" if "header" in _carried(offer) else "authorization"
 
 
 # --- the server's challenges
@@ -187,7 +189,7 @@ def _params(wire: Mapping[str, Any], offer: Offer, challenge: Challenge, context
     if challenge.order.body_digest != EMPTY_BODY_DIGEST:
         params["digest"] = body_digest_field(challenge.order.body_digest)
     params["expires"] = _timestamp(offer.expires_at)
-    params["opaque"] = to_base64url(canonical_json({"token": offer.token}))
+    params["opaque"] = to_base64url(compact_json({"token": offer.token}))  # one ASCII text: this is its canonical form
     return {"id": challenge_id(_keys(context).derive("mpp"), params), **params}
 
 
@@ -253,6 +255,13 @@ def _challenge(scheme: auth_params.Scheme) -> dict[str, str]:
         challenge.pop("header", None)  # the default is never echoed
     elif header != "payment-authorization":  # a peer must not choose which of our fields it writes
         raise MalformedInput("www-authenticate", "header may only name Payment-Authorization")
+    return challenge
+
+
+def _carried(offer: Offer) -> Mapping[str, Any]:
+    """Return the challenge that an offer of ours came in."""
+    assert offer.envelope is not None
+    challenge: Mapping[str, Any] = offer.envelope["challenge"]
     return challenge
 
 

@@ -79,7 +79,8 @@ class Reconciler:
             wait = answer.retry_after if isinstance(answer, Pending) else self._backoff(charge)
             return await self._postpone(charge, wait)
         logger.info("charge %s: %s turned out to be %s", charge.id, charge.operation, concluded.payment)
-        return await self._services.store.save(concluded)
+        # Nobody works on it any more: whoever presents the payment next may go on at once.
+        return await self._services.store.save(concluded.model_copy(update={"lease_until": self._services.clock()}))
 
     async def _resolve_hold(self, rail: PaymentRail, charge: Charge) -> Charge:
         """Capture what was held for a response that is stored, release any other."""

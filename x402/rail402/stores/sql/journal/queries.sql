@@ -10,6 +10,11 @@ UPDATE purchases
    SET version = :version, state = :state, lease_until = :lease_until, purchase = :purchase
  WHERE id = :id AND version = :version - 1 AND is_open;
 
+-- name: reopen_purchase
+UPDATE purchases
+   SET version = :version, state = :state, lease_until = :lease_until, purchase = :purchase
+ WHERE id = :id AND version = :version - 1;
+
 -- name: get_purchase
 SELECT purchase FROM purchases WHERE id = :id;
 
@@ -53,3 +58,6 @@ SELECT x, kid FROM issuer_keys WHERE origin = :origin ORDER BY pinned_at, x;
 
 -- name: pin_key
 INSERT INTO issuer_keys (origin, x, kid, pinned_at) VALUES (:origin, :x, :kid, :now) ON CONFLICT (origin, x) DO NOTHING;
+
+-- name: forget_keys
+DELETE FROM issuer_keys WHERE origin = :origin;

@@ -1,0 +1,252 @@
+"""The payer: wallets, a budget and a journal, as a transport for httpx."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import httpx
+
+from rail402.client.background import BackgroundLoop
+from rail402.client.budget import Budget
+from rail402.client.httpx import AsyncPayingTransport, PayingTransport
+from rail402.client.journal import Journal
+from rail402.client.presenting import Attempt
+from rail402.client.records import PurchaseRecord, PurchaseState
+from rail402.client.services import RESERVE_LEASE, Services
+from rail402.clock import Clock, RandomBytes, system_clock, system_random
+from rail402.dialects import DEFAULT_DIALECTS
+from rail402.errors import ConfigurationError, Outcome, RailUnavailable
+from rail402.protocol.dialect import Dialect
+from rail402.protocol.rail import NotPaid, Paid, Registry, Wallet
+from rail402.rates import RateSource
+
+__all__ = ["Payer", "Recovered"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger("rail402.client")
+
+_DEADLINE: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What became of a purchase.
+
+    Attributes:
+        outcome: `not_paid`: it is released. `paid`: it is spent, and the same request fetches what was bought.
+            `unknown`: not known yet, or a proof in hand was perhaps not taken; the same request goes on with it.
+    """
+
+    record: PurchaseRecord
+    outcome: Outcome
+
+
+class Payer:
+    """Pays for what is answered with 402, within a budget, each purchase once.
+
+    ::
+
+        payer = Payer([LightningWallet(...), BaseWallet(...)], budget=Budget(per_request="0.10 USD"))
+        async with payer, httpx.AsyncClient(transport=payer.transport()) as client:
+            response = await client.get("https://api.example.com/article/402")
+            response.extensions["rail402"].receipt
+
+    Args:
+        wallets: in order of preference: the first one that can pay any offer within the budget pays.
+        budget: the limits; the defaults of `Budget` if left out.
+        journal: the file of purchases, `sqlite:///wallet.db` or `sqlite:////absolute.db`; or a `Journal`. Payers that
+            share it share the budget.
+        dialects: the wire formats to understand, the preferred ones first.
+        rates: rates for limits that are in another currency than an offer.
+        clock: returns Unix seconds; random_bytes: returns that many unpredictable bytes.
+        deadline: seconds for which a payment is shown again before `PaymentOutcomeUnknown`.
+
+    Attributes:
+        sleep: awaited with the seconds of each pause; a test may replace it.
+
+    Raises:
+        ConfigurationError: there is no wallet, or two have the same name.
+    """
+
+    def __init__(
+        self,
+        wallets: Sequence[Wallet],
+        budget: Budget | None = None,
+        journal: str | Journal = "sqlite:///wallet.db",
+        dialects: Sequence[Dialect] = DEFAULT_DIALECTS,
+        rates: RateSource | None = None,
+        clock: Clock = system_clock,
+        random_bytes: RandomBytes = system_random,
+        deadline: int = _DEADLINE,
+    ) -> None:
+        self._wallets = _by_name(wallets)
+        self.budget = budget or Budget()
+        self.journal = Journal(journal) if isinstance(journal, str) else journal
+        self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        self._starting = asyncio.Lock()
+        self._loop = BackgroundLoop()
+        specs = {wallet.spec.name: wallet.spec for wallet in reversed(wallets)}
+        self._services = Services(
+            wallets={},
+            registry=Registry(specs.values()),
+            dialects=tuple(dialects),
+            budget=self.budget,
+            journal=self.journal,
+            rates=rates,
+            clock=clock,
+            random_bytes=random_bytes,
+            sleep=lambda seconds: self.sleep(seconds),
+            deadline=deadline,
+            start=self.start,
+        )
+
+    def __repr__(self) -> str:
+        return f"Payer(wallets={list(self._wallets)}, journal={self.journal!r})"
+
+    # --- transports
+
+    def transport(self, inner: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncBaseTransport:
+        """Return a transport for `httpx.AsyncClient` that pays.
+
+        Args:
+            inner: what requests are sent through; `httpx.AsyncHTTPTransport()` if left out.
+        """
+        return AsyncPayingTransport(self._services, inner or httpx.AsyncHTTPTransport())
+
+    def sync_transport(self, inner: httpx.BaseTransport | None = None) -> httpx.BaseTransport:
+        """Return a transport for `httpx.Client` that pays; the wallets run on one background thread of this payer.
+
+        Wallets keep connections that belong to one event loop, so use a payer through one kind of transport only.
+        """
+        return PayingTransport(self._services, inner or httpx.HTTPTransport(), self._loop)
+
+    # --- opening and closing
+
+    async def start(self) -> None:
+        """Open the journal and the wallets; the first purchase does it by itself. A wallet that cannot be reached is
+        left out until the next purchase.
+
+        Raises:
+            StoreError: the journal cannot be opened.
+            RailUnavailable: no wallet can be reached.
+            ConfigurationError: a wallet or the journal is configured wrongly.
+        """
+        services = self._services
+        if len(services.wallets) == len(self._wallets):
+            return
+        async with self._starting:
+            await self.journal.start()
+            started, failure = {}, None
+            for name, wallet in self._wallets.items():
+                try:
+                    if name not in services.wallets:
+                        await wallet.start()
+                    started[name] = wallet
+                except RailUnavailable as error:
+                    logger.warning("the wallet %s cannot be used now: %s", name, error)
+                    failure = error
+            services.wallets = started
+        if failure is not None and not started:
+            raise failure
+
+    async def close(self) -> None:
+        """Close the wallets and the journal. The transports' own connections belong to their clients."""
+        wallets, self._services.wallets = self._services.wallets, {}
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.journal.close)
+            for wallet in wallets.values():
+                stack.push_async_callback(wallet.close)
+
+    def run(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Await what `function` returns on the payer's background loop: `payer.run(payer.recover)` for callers that
+        are not asynchronous."""
+        return self._loop.run(function)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __enter__(self) -> Self:
+        self.run(self.start)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.run(self.close)
+        finally:
+            self._loop.close()
+
+    # --- purchases that are not resolved
+
+    async def recover(self) -> list[Recovered]:
+        """Ask the wallets about every purchase that nobody works on and that is not resolved.
+
+        What was not paid is released. What was paid stays open until the same request is made again and served.
+
+        Raises:
+            StoreError: the journal cannot be used.
+        """
+        await self.start()
+        return [await self._recover(record) for record in await self.journal.unresolved()]
+
+    async def _recover(self, record: PurchaseRecord) -> Recovered:
+        wallet = self._services.wallets.get(record.wallet)
+        adopted = await self._adopt(record) if wallet is not None else None
+        if wallet is None or adopted is None:
+            return Recovered(record, "unknown")
+        attempt = Attempt(self._services, wallet, adopted)
+        found = await attempt.ask_wallet()
+        if isinstance(found, NotPaid):
+            changes = {"state": PurchaseState.RELEASED, "detail": "the wallet found that it was not paid"}
+        else:
+            changes = {"state": PurchaseState.UNKNOWN, **attempt.learnt(found)}
+        written = await self.journal.save(adopted.changed(lease_until=0, **changes), now=self._services.now())
+        outcomes: dict[type, Outcome] = {NotPaid: "not_paid", Paid: "paid" if written.moved else "unknown"}
+        return Recovered(written, outcomes.get(type(found), "unknown"))
+
+    async def write_off(self, record_id: str) -> PurchaseRecord:
+        """Close an open purchase as spent and never asked for again: the same request buys anew.
+
+        Raises:
+            ConfigurationError: there is no such purchase, it is not open, or it is being worked on.
+        """
+        await self.start()
+        record = await self.journal.get(record_id)
+        adopted = await self._adopt(record) if record is not None and record.is_open else None
+        if adopted is None:
+            raise ConfigurationError(f"there is no open purchase {record_id} that nobody works on")
+        closed = adopted.changed(state=PurchaseState.COMMITTED, detail="written off", lease_until=0)
+        return await self.journal.save(closed, now=self._services.now())
+
+    async def _adopt(self, record: PurchaseRecord) -> PurchaseRecord | None:
+        services = self._services
+        if record.id in services.live:
+            return None
+        now = services.now()
+        return await self.journal.adopt(record, now=now, lease_until=now + RESERVE_LEASE)
+
+
+def _by_name(wallets: Sequence[Wallet]) -> dict[str, Wallet]:
+    found: dict[str, Wallet] = {}
+    for wallet in wallets:
+        name = wallet.name or wallet.spec.name
+        if name in found:
+            raise ConfigurationError(f"two wallets are called {name!r}; give one of them another name")
+        found[name] = wallet
+    if not found:
+        raise ConfigurationError("a payer needs at least one wallet")
+    return found

@@ -1,0 +1,209 @@
+"""One purchase under way: its record, and showing its proof until the server has decided."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, NoReturn
+
+import httpx
+
+from rail402.client.commands import Reply, Steps, call, read, send
+from rail402.client.receipts import CheckedReceipt, check_receipt
+from rail402.client.records import Purchase, PurchaseRecord, PurchaseState
+from rail402.client.services import Services
+from rail402.errors import (
+    REASONS,
+    MalformedInput,
+    OutcomeUnknown,
+    PaymentFailed,
+    PaymentOutcomeUnknown,
+    RailUnavailable,
+    StoreError,
+)
+from rail402.money import Money
+from rail402.protocol.base import parse_json
+from rail402.protocol.rail import NotPaid, Paid, Unknown, Wallet
+
+__all__ = ["MAX_BODY", "Attempt", "Served"]
+
+logger = logging.getLogger("rail402.client")
+
+Served = tuple[Reply, Purchase]
+
+MAX_BODY: Final = 1_048_576
+"""Bytes of a 402's body above which it is not looked at."""
+
+_RESENT: Final = frozenset({402, 409, 503})
+_BACKOFF: Final = (1, 2, 4, 8)
+_PRESENT_MARGIN: Final = 30
+# A server that keeps to this design recognises a payment for an hour after its offer expired.
+_GIVE_UP_AFTER: Final = 3600
+
+
+class Attempt:
+    """One purchase under way.
+
+    Args:
+        wallet: the one that pays it.
+        record: as it was last written to the journal.
+    """
+
+    def __init__(self, services: Services, wallet: Wallet, record: PurchaseRecord) -> None:
+        self._services, self._wallet, self.record = services, wallet, record
+
+    # --- its record
+
+    def save(self, **changes: Any) -> Steps[None]:
+        """Write a change to the journal."""
+        changed = self.record.changed(**changes)
+        self.record = yield from call(partial(self._services.journal.save, changed, now=self._services.now()))
+
+    def release(self, detail: str) -> Steps[None]:
+        """Write that nothing was paid and never will be."""
+        yield from self.save(state=PurchaseState.RELEASED, detail=detail, lease_until=0)
+
+    def suspend(self, detail: str, **changes: Any) -> Steps[None]:
+        """Write that nobody works on it now; the amount stays reserved."""
+        yield from self.save(state=PurchaseState.UNKNOWN, detail=detail, lease_until=0, **changes)
+
+    # --- its wallet
+
+    async def ask_wallet(self) -> Paid | NotPaid | Unknown:
+        """Return what the wallet finds out about the payment."""
+        try:
+            return await self._wallet.resume(
+                self.record.offer, self.record.proof, record_id=self.record.id, now=self._services.now()
+            )
+        except (RailUnavailable, OutcomeUnknown, PaymentOutcomeUnknown) as error:
+            return Unknown(detail=error.detail)
+
+    def learnt(self, found: Paid | NotPaid | Unknown) -> dict[str, Any]:
+        """Return what the wallet's answer changes in the record."""
+        if not isinstance(found, Paid):
+            return {}
+        facts: dict[str, Any] = {"proof": dict(found.payload)}
+        if self._services.now() > self.record.valid_until():
+            # Nobody can take it for the first time any more, and the wallet calls it paid: it is gone.
+            facts |= {"moved": True, "cost": _true_cost(self.record, found.fee)}
+        return facts
+
+    # --- showing the proof
+
+    def present(self, paid: Paid) -> Steps[Served]:
+        """Show the proof until the server answers with anything but 402, 409 or 503.
+
+        Raises:
+            PaymentFailed: the server did not take it, and the wallet says that nothing was paid.
+            PaymentOutcomeUnknown: it was not served until the deadline.
+        """
+        services = self._services
+        until = services.now() + services.deadline
+        dialect = services.dialect(self.record.offer.dialect)
+        if dialect is None:
+            yield from self.suspend("its dialect is not spoken here")
+            raise PaymentOutcomeUnknown(
+                f"the purchase was begun in {self.record.offer.dialect}, which is not spoken here; enable it to go on",
+                record_id=self.record.id,
+            )
+        yield from self.save(
+            state=PurchaseState.PRESENTED, proof=dict(paid.payload), lease_until=until + _PRESENT_MARGIN
+        )
+        fields = dialect.credential(self.record.offer, dict(paid.payload), services.context())
+        backoff = iter(_BACKOFF)
+        while True:
+            reply, refusal, asked = yield from self._exchange(fields)
+            if reply is not None and reply.status not in _RESENT:
+                return (yield from self._served(reply, paid))
+            pause = next(backoff, _BACKOFF[-1]) if asked is None else max(asked, 1)
+            if refusal is not None or services.now() + pause > until:
+                yield from self._not_served(reply, refusal, asked)
+            yield from call(partial(services.sleep, pause))
+
+    def _exchange(self, fields: Any) -> Steps[tuple[Reply | None, str | None, int | None]]:
+        """Send the payment once. Return the reply, the reason code where it is a final no, and `Retry-After`."""
+        try:
+            reply = yield from send(*fields)
+            if reply.status not in _RESENT:
+                return reply, None, None
+            body = yield from read(reply, MAX_BODY)
+        except httpx.TransportError:
+            return None, None, None
+        return reply, _final_refusal(body), _retry_after(reply)
+
+    def _served(self, reply: Reply, paid: Paid) -> Steps[Served]:
+        checked = yield from check_receipt(self._services, reply, self.record)
+        is_paid = reply.status < 400 or checked.receipt is not None
+        try:
+            if is_paid:
+                cost = _true_cost(self.record, paid.fee)
+                yield from self.save(state=PurchaseState.COMMITTED, cost=cost, receipt=checked.token, lease_until=0)
+            else:
+                yield from self.suspend(f"answered with status {reply.status}")
+        except StoreError as error:
+            # What was paid for is in hand; the open record makes the next call ask for it again, at no cost.
+            logger.warning("purchase %s was served but could not be closed: %s", self.record.id, error)
+        return reply, self._purchase(paid, checked, is_paid)
+
+    def _purchase(self, paid: Paid, checked: CheckedReceipt, is_paid: bool) -> Purchase:
+        offer = self.record.offer
+        return Purchase(
+            record_id=self.record.id,
+            outcome="paid" if is_paid else "unknown",
+            price=offer.price,
+            fee=paid.fee,
+            rail=offer.rail,
+            dialect=offer.dialect or "",
+            receipt=checked.receipt,
+            receipt_error=checked.error,
+        )
+
+    def _not_served(self, reply: Reply | None, refusal: str | None, asked: int | None) -> Steps[NoReturn]:
+        """Ask the wallet what became of a payment that the server does not serve, write it down, and raise."""
+        said = "the connection failed" if reply is None else f"the server answered {refusal or reply.status}"
+        found = yield from call(self.ask_wallet)
+        if isinstance(found, NotPaid):
+            yield from self.release(said)
+            raise PaymentFailed(f"{said}, and nothing was paid", record_id=self.record.id)
+        facts = self.learnt(found)
+        moved, refused = "moved" in facts, reply is not None and reply.status == 402
+        if moved and refused and self._services.now() > self.record.valid_until() + _GIVE_UP_AFTER:
+            yield from self.save(state=PurchaseState.COMMITTED, detail=said, lease_until=0, **facts)
+            raise PaymentOutcomeUnknown(
+                f"{said}: it was paid and is not served any more; the purchase is closed, the same request buys anew",
+                outcome="paid",
+                record_id=self.record.id,
+            )
+        yield from self.suspend(said, **facts)
+        raise PaymentOutcomeUnknown(
+            f"{said}; {self.record.reserved} stay reserved. Make the same request again to go on with this payment",
+            retry_after=asked,
+            outcome="paid" if moved else "unknown",
+            record_id=self.record.id,
+        )
+
+
+def _final_refusal(body: bytes | None) -> str | None:
+    """Return the reason code that the server gives, if it means that sending the same again cannot help.
+
+    It only ends the wait: what became of the money is asked of the wallet.
+    """
+    with suppress(MalformedInput):
+        code = parse_json(body or b"", field="body", max_bytes=MAX_BODY).get("code")
+        reason = REASONS.get(code) if isinstance(code, str) else None
+        if reason is not None and not reason.retryable and reason.code != "payment_required":
+            return reason.code
+    return None
+
+
+def _retry_after(reply: Reply) -> int | None:
+    """Return the seconds that the server asks for; a date is not worth reading for a wait this short."""
+    values = reply.fields.all("retry-after")
+    return int(values[0]) if values and values[0].isascii() and values[0].isdigit() and len(values[0]) < 10 else None
+
+
+def _true_cost(record: PurchaseRecord, fee: Money | None) -> Money:
+    """Return what was spent; where the fee is not known or in another currency, the most that it can be."""
+    price = record.offer.price
+    return price + fee if fee is not None and fee.currency == price.currency else record.reserved
