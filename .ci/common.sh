@@ -69,18 +69,9 @@ EOF
     fail "no Python >=3.$1,<3.$2 with venv and ensurepip on PATH (Debian: apt-get install python3 python3-venv)"
 }
 
-# The project and its development tools, editable, in .venv.
+# The project and its development tools in .venv, as `make` has it.
 python_environment() {
-    local python version
+    local python
     python=$(find_python 11 14)
-    version="$python $(fingerprint pyproject.toml .ci/common.sh)"
-    if [[ -f .venv/.installed && $(<.venv/.installed) == "$version" ]]; then
-        return
-    fi
-    if [[ ! -x .venv/bin/python ]]; then
-        quietly "$python" -m venv .venv
-    fi
-    quietly .venv/bin/python -m pip install --upgrade 'pip>=25.1' # the first that knows --group
-    quietly .venv/bin/python -m pip install --editable '.[all]' --group dev
-    printf '%s\n' "$version" >.venv/.installed
+    quietly make .venv/.developing PYTHON="$python"
 }

@@ -7,8 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import TypeVar
 
 import pytest
-
-from services import lightning, lnbits, processes, require
+from tests.services import lightning, lnbits, processes, require
 
 T = TypeVar("T")
 
@@ -43,6 +42,8 @@ def _serve(service: AbstractContextManager[T]) -> Iterator[T]:
         yield started
 
 
+# First, for pytest-xdist reads the marks in this same hook.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs Lightning; with `pytest -n 2 --dist loadgroup` one worker runs all of it, so it starts once."""
     for item in items:

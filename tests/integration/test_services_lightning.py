@@ -7,10 +7,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-
-from services.lightning import CAPACITY_SAT, RegtestNetwork
-from services.lnbits import LnbitsPair
-from services.processes import active, wait_for
+from tests.services.lightning import CAPACITY_SAT, RegtestNetwork
+from tests.services.lnbits import LnbitsPair
+from tests.services.processes import active, wait_for
 
 LISTENING = "0A"
 LOOPBACK = "0100007F"

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-
-from services import install_root
-from services.processes import ServiceFailed, free_ports, running
+from tests.services import install_root
+from tests.services.processes import ServiceFailed, free_ports, running
 
 __all__ = ["MINING_ADDRESS", "Btcd", "btcd"]
 

@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from services import installed
-from services.btcd import Btcd, btcd
-from services.lnd import LndNode, connect, lnd
-from services.processes import wait_for
+from tests.services import installed
+from tests.services.btcd import Btcd, btcd
+from tests.services.lnd import LndNode, connect, lnd
+from tests.services.processes import wait_for
 
 __all__ = ["CAPACITY_SAT", "PUSHED_SAT", "RegtestNetwork", "missing", "regtest_network"]
 

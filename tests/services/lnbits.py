@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-
-from services import install_root, installed
-from services.lightning import RegtestNetwork
-from services.lnd import LndNode
-from services.processes import ServiceFailed, free_ports, running, wait_for
+from tests.services import install_root, installed
+from tests.services.lightning import RegtestNetwork
+from tests.services.lnd import LndNode
+from tests.services.processes import ServiceFailed, free_ports, running, wait_for
 
 __all__ = ["FUNDING_SAT", "LnbitsInstance", "LnbitsPair", "lnbits_pair", "missing"]
 

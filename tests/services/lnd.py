@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-
-from services import install_root
-from services.btcd import Btcd
-from services.processes import ServiceFailed, free_ports, running
+from tests.services import install_root
+from tests.services.btcd import Btcd
+from tests.services.processes import ServiceFailed, free_ports, running
 
 __all__ = ["LndNode", "connect", "lnd"]
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-
-from services.processes import Process, ServiceFailed, active, free_ports, running, wait_for
+from tests.services.processes import Process, ServiceFailed, active, free_ports, running, wait_for
 
 # Says its name and waits; ignores SIGTERM, as does its child.
 STUBBORN = """
@@ -24,7 +23,7 @@ signal.pause()
 ORPHANING = f"""
 import sys, time
 from pathlib import Path
-from services.processes import running
+from tests.services.processes import running
 with running("orphan", [sys.executable, "-c", {STUBBORN!r}], Path(sys.argv[1])) as process:
     print(process._popen.pid, flush=True)
     time.sleep(600)
@@ -53,7 +52,7 @@ def test_what_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) -> Non
 
 
 def test_a_service_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", ORPHANING, str(tmp_path)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None

@@ -32,9 +32,13 @@ class Means:
         """Return the payment method named directly.
 
         Raises:
-            ApiError: 400; there is none of that name.
+            ApiError: 400; there is none of that name, or it has been used: no customer owns it, so it pays once. Above
+                all, what a shared payment token was turned into never pays past the token's limits.
         """
         assert self.method is not None
+        if call.books.find("payment_method", self.method) is not None:
+            message = "This PaymentMethod was used before without a Customer attachment. It may not be used again."
+            raise invalid(self.param, message)
         return payment_method(call, self.method, param=self.param)
 
 
@@ -127,7 +131,7 @@ def _method(call: Call, intent: JsonObject, wanted: Means) -> JsonObject:
         payers = call.books.find("payment_method", token["_payment_method"])
         assert payers is not None, "a token names only payment methods that exist"
         return call.books.insert(payers | {"id": call.new_id("pm"), "created": call.now})
-    if wanted.method is not None:
+    if wanted.method is not None and wanted.method != intent["payment_method"]:
         return wanted.resolved(call)
     if intent["payment_method"] is None or intent["status"] == "requires_payment_method":
         message = "You cannot confirm this PaymentIntent because it's missing a payment method."

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rail402.dialects._auth_params import Scheme, parse, quote
+from rail402.dialects.auth_params import Scheme, parse, quote
 from rail402.errors import ConfigurationError
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rail402.dialects import Mpp
-from rail402.dialects._auth_params import parse
+from rail402.dialects.auth_params import parse
 from rail402.dialects.mpp import body_digest_field, challenge_id
 from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
 from rail402.protocol.base import canonical_json, sha256_hex

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import stripe
 
 from rail402_stripe.client import RailStripeClient, stripe_client
 from rail402_stripe.sandbox import SANDBOX_URL, Sandbox, SandboxTransport
@@ -22,6 +23,12 @@ class Clock:
 
     def __call__(self) -> int:
         return self.now
+
+
+@pytest.fixture(autouse=True)
+def no_telemetry_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the library from writing its telemetry identifier into the configuration of whoever runs the tests."""
+    monkeypatch.setattr(stripe, "enable_telemetry", False)
 
 
 @pytest.fixture

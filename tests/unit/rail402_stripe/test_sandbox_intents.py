@@ -75,6 +75,12 @@ async def test_step_by_step_create_attach_confirm(client: RailStripeClient) -> N
     assert attached.status == "requires_confirmation"
     assert (await client.v1.payment_intents.confirm_async(attached.id)).status == "succeeded"
 
+    attached = await client.v1.payment_intents.create_async(
+        {"amount": 500, "currency": "usd", "payment_method": "pm_card_visa"}
+    )
+    its_own: Any = {"payment_method": attached.payment_method}
+    assert (await client.v1.payment_intents.confirm_async(attached.id, its_own)).status == "succeeded"
+
 
 async def test_manual_capture_holds_then_takes_all(client: RailStripeClient, balance: Balance) -> None:
     held = await client.v1.payment_intents.create_async({**CARD, "capture_method": "manual"})

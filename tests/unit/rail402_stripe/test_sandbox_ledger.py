@@ -26,6 +26,8 @@ import asyncio, json, sys
 import stripe
 from rail402_stripe.sandbox import sandbox_client
 
+stripe.enable_telemetry = False
+
 async def main(path, operation, params, times):
     async with sandbox_client(path) as client:
         intents = client.v1.payment_intents

@@ -102,6 +102,19 @@ async def test_a_revoked_token_pays_nothing(client: RailStripeClient, grant: Gra
     assert await balance() == {"usd": 0}
 
 
+async def test_what_a_token_was_turned_into_pays_no_second_time(
+    client: RailStripeClient, grant: Grant, balance: Balance
+) -> None:
+    paid = await client.v1.payment_intents.create_async(charge_with(await grant(max_amount=500)))
+    for changes in ({"confirm": True}, {"confirm": False}):
+        params: Any = {"amount": 500, "currency": "usd", "payment_method": paid.payment_method, **changes}
+        assert "may not be used again" in str((await refused(client, params)).user_message)
+    bare = await client.v1.payment_intents.create_async({"amount": 500, "currency": "usd"})
+    with pytest.raises(stripe.InvalidRequestError):
+        await client.v1.payment_intents.confirm_async(bare.id, {"payment_method": str(paid.payment_method)})
+    assert await balance() == {"usd": 500}
+
+
 async def test_an_unknown_token_is_refused_and_not_repeated(client: RailStripeClient) -> None:
     error = await refused(client, charge_with("spt_secret_of_somebody"))
     assert error.code == "resource_missing"

@@ -30,7 +30,12 @@ class Shop:
         spec = FakeSpec(style=style) if style != "signed" else FakeSpec()
         self.rail, self.wallet = FakeRail(self.ledger, spec), FakeWallet(self.ledger, spec)
         self.app = app or Starlette()
-        defaults: dict[str, Any] = {"store": "memory://", "reconcile_seconds": 0, "wait_seconds": 1, "clock": self.clock}
+        defaults: dict[str, Any] = {
+            "store": "memory://",
+            "reconcile_seconds": 0,
+            "wait_seconds": 1,
+            "clock": self.clock,
+        }
         self.gate = Gate(rails=[self.rail], public_url=URL, **(defaults | options))
         self.gate.install(self.app)
         self._ids = itertools.count()

@@ -53,6 +53,7 @@ async def claimed(rail: FakeRail, offer: Offer, payload: Any) -> tuple[Charge, P
         order=ORDER,
         offer=offer,
         price=offer.price,
+        window=600,
         dialect="x402-v2",
         keys=tuple(verified.keys),
         created_at=NOW,

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, Literal
 
-from rail402.dialects import _auth_params as auth_params
+from rail402.dialects import auth_params as auth_params
 from rail402.dialects._base64_json import compact_json, from_base64, to_base64url
 from rail402.dialects._rails import proof_on_the_wire, read_offer, read_offers, read_payment
 from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected

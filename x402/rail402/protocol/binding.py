@@ -96,7 +96,11 @@ class OfferKeys:
         secret = self._secrets.get(parts.kid)
         if secret is None:
             raise PaymentRejected("the offer token's key is not known (any more)", code="offer_unknown")
-        if not hmac.compare_digest(parts.mac, self._mac(secret, offer, parts.expires_at, order, parts.nonce)):
+        try:
+            mac = self._mac(secret, offer, parts.expires_at, order, parts.nonce)
+        except ValueError as error:  # a number in the echoed offer that canonical JSON cannot say is not one of ours
+            raise PaymentRejected("the offer was altered", code="offer_unknown") from error
+        if not hmac.compare_digest(parts.mac, mac):
             raise PaymentRejected("the offer was made for another request, or altered", code="resource_mismatch")
         return parts
 

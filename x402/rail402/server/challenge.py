@@ -124,12 +124,17 @@ async def _remember(services: Services, rail: PaymentRail, request: GatedRequest
 
 
 async def send_challenge(
-    services: Services, rule: Rule, request: GatedRequest, challenge: Challenge, send: Send
+    services: Services,
+    rule: Rule,
+    request: GatedRequest,
+    challenge: Challenge,
+    send: Send,
+    outcome: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Send the 402 in every dialect of the route."""
+    """Send the 402 in every dialect of the route; `outcome` says what became of the payment that came."""
     context = services.context()
     envelopes = [dialect.challenge(challenge, context) for dialect in services.dialects_of(rule)]
-    lines = [line for envelope in envelopes for line in envelope.fields]
+    lines = [*(line for envelope in envelopes for line in envelope.fields), *outcome]
     if _wants_problem(request):
         body = _problem(challenge.code, challenge.detail, status=402)
     else:
@@ -150,16 +155,13 @@ async def refuse(
     request: GatedRequest | None,
     error: Rail402Error,
     send: Send,
-    *,
-    charge_id: str | None = None,
+    outcome: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Answer an error without a challenge: a payer that automatically pays 402s must not pay again for these."""
     problem = request is not None and _wants_problem(request)
     body: dict[str, Any] = _problem(error.code, error.detail, status=error.status)
-    body |= {"error": str(error)} | ({"charge": charge_id} if charge_id else {})
-    lines = [("Retry-After", str(error.retry_after or 2))] if error.retryable else []
-    if charge_id:
-        lines.append(("Rail402-Charge", charge_id))
+    body |= {"error": str(error)}
+    lines = [*outcome, ("Retry-After", str(error.retry_after or 2))] if error.retryable else outcome
     await _respond(services, rule, error.status, body, lines, problem, send)
 
 

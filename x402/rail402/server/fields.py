@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rail402.protocol.charge import Charge
+from rail402.protocol.charge import Charge, PaymentState
+from rail402.protocol.dialect import Dialect
 from rail402.protocol.payment import Payment
 from rail402.server.services import Services
 from rail402.server.settings import Rule
 
-__all__ = ["RawFields", "content_length", "failed_fields", "gate_fields", "paid_fields"]
+__all__ = ["RawFields", "content_length", "failed_fields", "gate_fields", "outcome_lines", "paid_fields"]
 
 RawFields = Iterable[tuple[bytes, bytes]]
 
@@ -33,8 +34,10 @@ def paid_fields(
     services: Services, rule: Rule, charge: Charge, payment: Payment, own: RawFields, *, replayed: bool = False
 ) -> list[tuple[bytes, bytes]]:
     """Return the handler's `own` fields with the receipts of a settled charge."""
-    dialect = next(dialect for dialect in services.dialects if dialect.name == payment.dialect)
-    lines = [*dialect.receipt(charge, payment, services.context()), ("Receipt-Record", charge.receipt or "")]
+    lines = [
+        *_dialect(services, payment).receipt(charge, payment, services.context()),
+        ("Receipt-Record", charge.receipt or ""),
+    ]
     if replayed:
         lines.append(("Idempotent-Replayed", "true"))
     return [*_private(own), *gate_fields(services, rule), *_charge_field(charge), *_encode(lines)]
@@ -43,6 +46,20 @@ def paid_fields(
 def failed_fields(services: Services, rule: Rule, charge: Charge, own: RawFields) -> list[tuple[bytes, bytes]]:
     """Return the `own` fields of a failed handler's answer, with what became of the payment."""
     return [*_private(own), *gate_fields(services, rule), *_charge_field(charge)]
+
+
+def outcome_lines(services: Services, charge: Charge | None, payment: Payment | None) -> list[tuple[str, str]]:
+    """Return the lines by which a refusal names its charge, and by which a dialect says that it did not settle."""
+    if charge is None:
+        return []
+    lines = [("Rail402-Charge", f"{charge.id}; payment={charge.payment}")]
+    if payment is not None and charge.payment is not PaymentState.SETTLED:
+        lines += _dialect(services, payment).receipt(charge, payment, services.context())
+    return lines
+
+
+def _dialect(services: Services, payment: Payment) -> Dialect:
+    return next(dialect for dialect in services.dialects if dialect.name == payment.dialect)
 
 
 def content_length(message: Mapping[str, Any]) -> int | None:

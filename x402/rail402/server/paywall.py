@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ from rail402.protocol.rail import PaymentRail
 from rail402.server.admission import Admission, Admitted
 from rail402.server.challenge import make_challenge, price_of, refuse, send_challenge
 from rail402.server.delivery import Delivery, Withheld
-from rail402.server.fields import paid_fields
+from rail402.server.fields import outcome_lines, paid_fields
 from rail402.server.passes import PassDelivery
 from rail402.server.request import ClientDisconnected, GatedRequest, Receive, Scope, Send, read_body
 from rail402.server.services import Services
@@ -128,7 +128,7 @@ class _Visit:
             rail = self._rail(payment)
             admitted = await Admission(self._services, self._rule, self._request, self._price, payment, rail).admit()
         except Rail402Error as error:
-            await self._answer(error, None)
+            await self._answer(error)
             return
         if admitted.replay is not None:
             await self._replay(admitted, payment)
@@ -154,23 +154,23 @@ class _Visit:
 
     # --- answers without the handler
 
-    async def _challenge(self, error: Rail402Error | None) -> None:
+    async def _challenge(self, error: Rail402Error | None, outcome: Sequence[tuple[str, str]] = ()) -> None:
         try:
             challenge = await make_challenge(self._services, self._rule, self._request, self._price, error)
         except (RailUnavailable, StoreError) as unavailable:
             await refuse(self._services, self._rule, self._request, unavailable, self._send)
         else:
-            await send_challenge(self._services, self._rule, self._request, challenge, self._send)
+            await send_challenge(self._services, self._rule, self._request, challenge, self._send, outcome)
 
-    async def _answer(self, error: Rail402Error, charge: Charge | None) -> None:
+    async def _answer(self, error: Rail402Error, charge: Charge | None = None, payment: Payment | None = None) -> None:
         """Answer an error: with a fresh challenge only where a new payment is what helps."""
         if not isinstance(error, PaymentRejected | MalformedInput | RailUnavailable | OutcomeUnknown | StoreError):
             raise error
+        outcome = outcome_lines(self._services, charge, payment)
         if isinstance(error, PaymentRejected) and error.status == 402 and not error.retryable:
-            await self._challenge(error)
+            await self._challenge(error, outcome)
         else:
-            charge_id = None if charge is None else charge.id
-            await refuse(self._services, self._rule, self._request, error, self._send, charge_id=charge_id)
+            await refuse(self._services, self._rule, self._request, error, self._send, outcome)
 
     async def _replay(self, admitted: Admitted, payment: Payment) -> None:
         response = admitted.replay
@@ -186,24 +186,24 @@ class _Visit:
         try:
             await delivery.prepare()
         except Rail402Error as error:
-            await self._answer(error, delivery.charge)
+            await self._answer(error, delivery.charge, payment)
             return
         try:
             await handler(self._scope(), self._request.receive, delivery.send, delivery.charge)
         except* Withheld:
             pass  # what is sent instead follows; anything else that the handler raised goes on to the server
         finally:
-            await self._finish(delivery)
+            await self._finish(delivery, payment)
 
-    async def _finish(self, delivery: Delivery) -> None:
+    async def _finish(self, delivery: Delivery, payment: Payment) -> None:
         """Answer in the handler's place where nothing of its response has left."""
         await delivery.abandon()
         if delivery.refusal is not None:
-            await self._answer(delivery.refusal, delivery.charge)
+            await self._answer(delivery.refusal, delivery.charge, payment)
         elif not delivery.has_begun:
             error = Rail402Error(f"the payment is {delivery.charge.payment}", code="handler_failed")
-            charge_id = delivery.charge.id
-            await refuse(self._services, self._rule, self._request, error, self._send, charge_id=charge_id)
+            outcome = outcome_lines(self._services, delivery.charge, None)
+            await refuse(self._services, self._rule, self._request, error, self._send, outcome)
 
     async def _use(self, charge: Charge, payment: Payment, handler: Handler) -> None:
         delivery = PassDelivery(self._services, self._rule, payment, charge, self._request.slot, self._send)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from functools import cached_property
 from typing import Any
 
+from rail402.dialects.auth_params import parse
 from rail402.errors import MalformedInput
 from rail402.protocol.base import sha256_hex
 from rail402.protocol.dialect import Fields
@@ -93,7 +94,10 @@ class GatedRequest:
         """Digests of the cookies and of every Authorization that is no payment: a replay must bring them again."""
         crumbs = [crumb.strip() for line in self.fields.all("cookie") for crumb in line.split(";")]
         logins = [
-            line for line in self.fields.all("authorization") if not line.strip().lower().startswith(_PAYMENT_SCHEMES)
+            f"{login.name} {login.token} {login.params}"
+            for line in self.fields.all("authorization")
+            for login in parse(line)
+            if login.name and login.name not in _PAYMENT_SCHEMES
         ]
         marked = [f"cookie:{crumb}" for crumb in crumbs if crumb] + [f"authorization:{login}" for login in logins]
         return tuple(sorted({hashlib.sha256(text.encode()).hexdigest() for text in marked}))

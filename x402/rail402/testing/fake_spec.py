@@ -190,7 +190,7 @@ class _X402(_Plain):
             "amount": str(offer.amount),
             "payTo": offer.payee,
             "maxTimeoutSeconds": offer.timeout_seconds,
-            "extra": {**offer.extra, "flow": offer.flow.value},
+            "extra": {**offer.extra, "paymentFlow": offer.flow.value},
         }
 
     def decode_offer(self, wire: Json, *, expires_at: int) -> Offer | None:
@@ -203,8 +203,8 @@ class _X402(_Plain):
             "amount": wire.get("amount"),
             "payee": wire.get("payTo"),
             "timeout_seconds": wire.get("maxTimeoutSeconds"),
-            "flow": extra.get("flow"),
-            "extra": {name: value for name, value in extra.items() if name != "flow"},
+            "flow": extra.get("paymentFlow"),
+            "extra": {name: value for name, value in extra.items() if name != "paymentFlow"},
         }
         return _offer(self.rail, self.mechanism, expires_at, members)
 
