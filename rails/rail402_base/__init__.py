@@ -1,0 +1,58 @@
+"""USDC on Base: EIP-3009 authorizations, signed by the payer and handed in by the publisher, who pays the gas.
+
+    gate = Gate(rails=[BaseRail.sandbox()], public_url="https://api.example.com")
+    payer = Payer(wallets=[BaseWallet.sandbox()])
+
+`BaseRail` is the server side and `BaseWallet` the client side. Outside the sandbox, `BaseWallet.from_private_key` and
+its siblings pay on Base. The names below load on first use, because they need the extra `base`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rail402_base.chain import Chain
+    from rail402_base.config import PLUGIN
+    from rail402_base.keys import LocalSigner, RemoteSigner, Signer
+    from rail402_base.rail import BaseRail
+    from rail402_base.tokens import BASE_SEPOLIA_USDC, BASE_USDC, Network, Token
+    from rail402_base.wallet import BaseWallet
+    from rail402_base.wire import BaseSpec
+
+_HOMES = {
+    "rail402_base.chain": ("Chain",),
+    "rail402_base.config": ("PLUGIN",),
+    "rail402_base.keys": ("LocalSigner", "RemoteSigner", "Signer"),
+    "rail402_base.rail": ("BaseRail",),
+    "rail402_base.tokens": ("BASE_SEPOLIA_USDC", "BASE_USDC", "Network", "Token"),
+    "rail402_base.wallet": ("BaseWallet",),
+    "rail402_base.wire": ("BaseSpec",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "BASE_SEPOLIA_USDC",
+    "BASE_USDC",
+    "PLUGIN",
+    "BaseRail",
+    "BaseSpec",
+    "BaseWallet",
+    "Chain",
+    "LocalSigner",
+    "Network",
+    "RemoteSigner",
+    "Signer",
+    "Token",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'rail402_base' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

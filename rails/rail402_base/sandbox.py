@@ -127,6 +127,21 @@ class SandboxChain:
         found = await self._file.read(lambda ledger: ledger.transaction_by_nonce(payer, nonce))
         return found.mined if found else None
 
+    async def find_transaction(self, from_: str, nonce: bytes) -> Transaction | None:
+        """The transaction that carries this authorization: the mined one, else a pending one. Reverted ones are left
+        out, because the contract may yet take the authorization from another."""
+        payer = parse_address(from_)
+
+        def find(ledger: Ledger) -> Transaction | None:
+            waiting = (
+                each
+                for each in ledger.pending()
+                if (each.authorization.from_, each.authorization.nonce) == (payer, nonce)
+            )
+            return ledger.transaction_by_nonce(payer, nonce) or next(waiting, None)
+
+        return await self._file.read(find)
+
     async def books(self) -> Books:
         """All that was ever minted, and who holds it now."""
         return await self._file.read(lambda ledger: ledger.books())

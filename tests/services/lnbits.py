@@ -20,7 +20,7 @@ from tests.services.processes import ServiceFailed, free_ports, running, wait_fo
 __all__ = ["FUNDING_SAT", "LnbitsInstance", "LnbitsPair", "lnbits_pair", "missing"]
 
 # What the payer's wallet holds at least when tests begin, and what it is topped up with.
-FUNDING_SAT = 1_000_000
+FUNDING_SAT = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +118,16 @@ def _lnbits(name: str, directory: Path, node: LndNode) -> Iterator[Callable[[], 
 
         def ready() -> LnbitsInstance:
             url = f"http://127.0.0.1:{port}"
-            with httpx.Client(base_url=url, trust_env=False) as client:
-                process.wait_until("HTTP", lambda: client.get("/api/v1/health").is_success)
+            process.wait_until("HTTP", lambda: _is_up(url))
             if "Fallback to VoidWallet" in process.log_path.read_text():
                 raise ServiceFailed(f"LNbits cannot use its node:\n{process.log_tail()}")
             return _new_account(url)
 
         yield ready
+
+
+def _is_up(url: str) -> bool:
+    return httpx.get(f"{url}/api/v1/health", trust_env=False).is_success
 
 
 def _new_account(url: str) -> LnbitsInstance:
@@ -136,6 +139,7 @@ def _new_account(url: str) -> LnbitsInstance:
 def _from_environment(role: str) -> LnbitsInstance:
     prefix = f"RAIL402_TEST_LNBITS_{role}"
     url, admin_key = os.environ[f"{prefix}_URL"], os.environ.get(f"{prefix}_KEY")
+    wait_for(f"LNbits at {url}", lambda: _is_up(url), 60)
     if not admin_key:
         return _new_account(url)
     instance = LnbitsInstance(url, admin_key, os.environ[f"{prefix}_INVOICE_KEY"], "")

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ import httpx
 from rail402.client.budget import Budget
 from rail402.client.payer import Payer
 from rail402.clock import RandomBytes
-from rail402.dialects import Mpp, X402V2, XReceipt
+from rail402.dialects import X402V2, Mpp, XReceipt
 from rail402.errors import PaymentRejected
 from rail402.protocol.base import sha256_hex
 from rail402.protocol.binding import OfferKeys
@@ -39,7 +39,7 @@ class Answer:
     """A scripted answer to a presented payment. It is given instead of serving; `served` serves first."""
 
     status: int | None = None
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: Any = ()
     body: Any = None
     served: bool = False
 

@@ -1,0 +1,201 @@
+"""What the rail and the wallet ask of a chain. Each way to reach one is a backend with this interface.
+
+`SandboxBackend` is the one over the local ledger of `sandbox.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from rail402.clock import Clock
+from rail402.errors import ConfigurationError, PaymentRejected
+from rail402_base.eip3009 import Authorization
+from rail402_base.sandbox import Mined, SandboxChain
+from rail402_base.tokens import SANDBOX, Network, Token
+
+__all__ = ["Chain", "SandboxBackend", "Submitted", "Trace", "Transfer", "Unused", "Void"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """An authorization was mined: the money moved.
+
+    Attributes:
+        transaction: the transaction's hash; log_index: which of its events is the transfer.
+        to: who was paid, in EIP-55 form; value: atomic units.
+        at: the block's time, Unix seconds, where the backend knows it.
+    """
+
+    transaction: str
+    log_index: int
+    to: str
+    value: int
+    at: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """A transaction with the authorization was sent and no block holds it yet."""
+
+    transaction: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Void:
+    """The nonce was used up without a transfer: its payer cancelled the authorization."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unused:
+    """Nothing of the authorization is to be seen.
+
+    Attributes:
+        expired: the chain's own time has passed `valid_before` for good, so that no block can take it any more.
+    """
+
+    expired: bool
+
+
+Trace = Transfer | Submitted | Void | Unused
+"""What became of an authorization."""
+
+
+class Chain(Protocol):
+    """A way to reach one chain.
+
+    Every method raises `RailUnavailable` where the chain cannot be asked and nothing was sent, `ConfigurationError`
+    where the token is not on it. A backend translates all errors of its libraries to these.
+    """
+
+    @property
+    def network(self) -> Network:
+        """The chain it reaches."""
+        ...
+
+    @property
+    def sees_submissions(self) -> bool:
+        """Whether `trace` sees whatever was sent to the chain, by anybody, from that moment on.
+
+        True for a ledger in a file. On a public chain a transaction can be on its way for as long as its authorization
+        is valid, and show nowhere: there, only the expiry rules out that one is.
+        """
+        ...
+
+    async def start(self) -> None:
+        """Open it, and check that it is the chain it should be."""
+        ...
+
+    async def close(self) -> None:
+        """Close what `start` opened."""
+        ...
+
+    async def health(self) -> None:
+        """Raise `RailUnavailable` where it cannot be used now."""
+        ...
+
+    async def balance_of(self, token: Token, address: str) -> int:
+        """Return what an address holds, in atomic units."""
+        ...
+
+    async def check(self, token: Token, authorization: Authorization, signature: bytes) -> None:
+        """Check that the contract would take an authorization now: nonce, balance. Its signature, and when it is
+        valid, have been checked.
+
+        Raises:
+            PaymentRejected: it would not, with the reason code.
+        """
+        ...
+
+    async def settle(self, token: Token, authorization: Authorization, signature: bytes) -> Transfer | Submitted:
+        """Hand an authorization in.
+
+        Returns:
+            The transfer, or `Submitted` where it was sent but not mined in the time that a settlement may take.
+
+        Raises:
+            PaymentRejected: the contract refused and nothing moved; `proof_already_used` where the nonce was used.
+            OutcomeUnknown: it may have been sent, and there is no answer that can be believed.
+            RailUnavailable: it was not sent.
+        """
+        ...
+
+    async def trace(self, token: Token, authorizer: str, nonce: bytes, *, valid_before: int) -> Trace:
+        """Find out what became of an authorization, whoever handed it in.
+
+        Args:
+            authorizer: who signed it; with the nonce (32 bytes) that names it.
+            valid_before: Unix seconds from which the contract refuses it.
+        """
+        ...
+
+
+class SandboxBackend:
+    """The sandbox chain as a backend.
+
+    Args:
+        chain: the ledger, which publisher and agent share.
+        clock: the one that `chain` has; Unix seconds.
+    """
+
+    network = SANDBOX
+    sees_submissions = True
+
+    def __init__(self, chain: SandboxChain, *, clock: Clock) -> None:
+        self.chain = chain
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"SandboxBackend({str(self.chain.path)!r})"
+
+    async def start(self) -> None:
+        """Make the ledger where there is none."""
+        await self.health()
+
+    async def close(self) -> None:
+        """Do nothing: a ledger is open only while it is used."""
+
+    async def health(self) -> None:
+        """Raise `RailUnavailable` where the ledger cannot be read."""
+        await self.chain.books()
+
+    async def balance_of(self, token: Token, address: str) -> int:
+        """Return what an address holds."""
+        if token != self.chain.token:
+            raise ConfigurationError(f"the sandbox holds {self.chain.token.name} and no {token.name}")
+        return await self.chain.balance_of(address)
+
+    async def check(self, token: Token, authorization: Authorization, signature: bytes) -> None:
+        """Check nonce and balance; see `Chain.check`."""
+        if await self.chain.authorization_state(authorization.from_, authorization.nonce):
+            raise PaymentRejected("the authorization's nonce was used or cancelled", code="proof_already_used")
+        balance = await self.balance_of(token, authorization.from_)
+        if balance < authorization.value:
+            detail = f"{authorization.from_} holds {balance} of {authorization.value} atomic units"
+            raise PaymentRejected(detail, code="insufficient_funds")
+
+    async def settle(self, token: Token, authorization: Authorization, signature: bytes) -> Transfer | Submitted:
+        """Hand an authorization in; see `Chain.settle`."""
+        outcome = await self.chain.transfer_with_authorization(token, authorization, signature)
+        if isinstance(outcome, Mined):
+            return _transfer(outcome, authorization)
+        return Submitted(transaction=outcome.transaction)
+
+    async def trace(self, token: Token, authorizer: str, nonce: bytes, *, valid_before: int) -> Trace:
+        """Find out what became of an authorization; see `Chain.trace`."""
+        # The clock first, then the nonce, then the transaction: whatever happens between two of them, what is said of
+        # an expired authorization is final, and a used nonce without a transfer is a cancelled one.
+        expired = self._clock() >= valid_before
+        used = await self.chain.authorization_state(authorizer, nonce)
+        found = await self.chain.find_transaction(authorizer, nonce)
+        if found is not None and found.mined is not None:
+            return _transfer(found.mined, found.authorization)
+        if used:
+            return Void()
+        return Unused(expired=expired) if found is None else Submitted(transaction=found.hash)
+
+
+def _transfer(mined: Mined, authorization: Authorization) -> Transfer:
+    return Transfer(
+        transaction=mined.transaction, log_index=mined.log_index, to=authorization.to, value=authorization.value
+    )

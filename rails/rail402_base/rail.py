@@ -1,0 +1,192 @@
+"""The server side of Base USDC: what is offered, whether a payment is good, and taking it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from rail402.clock import Clock, system_clock
+from rail402.errors import ConfigurationError, MalformedInput, OutcomeUnknown, PaymentRejected, RailUnavailable
+from rail402.protocol.charge import Charge, Operation
+from rail402.protocol.offer import Mechanism, Offer
+from rail402.protocol.order import Order
+from rail402.protocol.payment import Payment
+from rail402.protocol.rail import Failed, NotPaid, PaymentRail, Pending, Settled, Terms, Unknown, Verified
+from rail402_base.chain import Chain, Submitted, Transfer, Unused, Void
+from rail402_base.eip3009 import Authorization, parse_address, parse_authorization
+from rail402_base.sandbox_keys import open_sandbox, sandbox_signer
+from rail402_base.tokens import Token, usdc_on
+from rail402_base.wire import ZERO_ADDRESS, BaseSpec, transfer_key
+
+__all__ = ["BaseRail"]
+
+# What `Terms.timeout_seconds` has on top of the handler's deadline and the settle budget: the time that a payer has
+# from signing to our check, clocks that differ included.
+_MARGIN: Final = 60
+
+
+class BaseRail(PaymentRail):
+    """Takes EIP-3009 authorizations, by default of USDC.
+
+    Args:
+        chain: the way to the chain.
+        pay_to: the address that is paid. Give an address to one store of charges only: an authorization that somebody
+            else handed in counts as paid, so two gates that do not share a store could serve one payment each.
+        token: what is taken; USDC of the chain's network unless given.
+
+    Raises:
+        ConfigurationError: the address is not one, or the token lives on another chain.
+    """
+
+    def __init__(self, chain: Chain, *, pay_to: str, token: Token | None = None) -> None:
+        self.token = token or usdc_on(chain.network)
+        if self.token.network != chain.network:
+            raise ConfigurationError(
+                f"the token lives on {self.token.network.caip2} and the backend reaches {chain.network.caip2}"
+            )
+        self.spec = self._spec = BaseSpec(self.token)
+        self.pay_to = _address(pay_to)
+        self.chain = chain
+        # On an instance this is the flag of `PaymentRail`; on the class it is the constructor below.
+        self.sandbox = chain.network.kind == "sandbox"  # type: ignore[method-assign, assignment]
+
+    @classmethod
+    def sandbox(  # type: ignore[override]
+        cls, directory: str | Path | None = None, *, pay_to: str | None = None, clock: Clock = system_clock
+    ) -> BaseRail:
+        """Make a rail on play money, in the ledger that every sandbox of this directory shares.
+
+        Args:
+            directory: see `sandbox_directory`.
+            pay_to: the address that is paid; one whose key is made and kept in the directory unless given.
+            clock: Unix seconds.
+
+        Raises:
+            ConfigurationError: the directory or a file in it cannot be used.
+        """
+        home = open_sandbox(directory, clock=clock)
+        return cls(home.backend, pay_to=pay_to or sandbox_signer(home.path, "publisher").address)
+
+    async def start(self) -> None:
+        """Open the chain, and see that the token is on it."""
+        await self.chain.start()
+        await self.chain.balance_of(self.token, self.pay_to)
+
+    async def close(self) -> None:
+        """Close the chain."""
+        await self.chain.close()
+
+    async def health(self) -> None:
+        """Raise `RailUnavailable` where the chain cannot be used now."""
+        await self.chain.health()
+
+    async def offer(self, order: Order, mechanism: Mechanism, terms: Terms) -> Offer | None:
+        """Make an offer; any amount can be paid in a token."""
+        return self._spec.offer(
+            self.token,
+            payee=self.pay_to,
+            amount=terms.amount,
+            flow=terms.flow,
+            expires_at=terms.expires_at,
+            timeout_seconds=terms.timeout_seconds,
+        )
+
+    async def verify(self, offer: Offer, payment: Payment, verified: Verified, *, now: int) -> Verified:
+        """Check when the payment is valid, then its nonce and the payer's balance; see `PaymentRail.verify`.
+
+        The authorization must outlast the handler's deadline and the settle budget, or the payer could have the work
+        done and let it run out. A client signs for `timeout_seconds`, so it has a minute to arrive. That it is valid
+        for longer than that is its own affair.
+        """
+        authorization, signature = parse_authorization(payment.payload)
+        if now > offer.expires_at:
+            raise PaymentRejected("ask for a new offer", code="offer_expired")
+        if not authorization.valid_after < now:
+            raise PaymentRejected(
+                f"it is valid after {authorization.valid_after}, and it is {now}", code="not_yet_valid"
+            )
+        needed, left = max(offer.timeout_seconds - _MARGIN, 1), authorization.valid_before - now
+        if left < needed:
+            detail = f"validBefore is {left} s away and must be {needed} s away at least"
+            raise PaymentRejected(detail, code="authorization_expired")
+        await self.chain.check(self.token, authorization, signature)
+        return verified
+
+    async def settle(self, charge: Charge, payment: Payment | None) -> Settled | NotPaid | Failed | Unknown:
+        """Hand the authorization in; see `PaymentRail.settle`."""
+        assert payment is not None, "nothing is ever held on this rail"
+        authorization, signature = parse_authorization(payment.payload)
+        try:
+            outcome = await self.chain.settle(self.token, authorization, signature)
+        except PaymentRejected as error:
+            if error.code == "proof_already_used":
+                return await self._used_by_another(charge, authorization)
+            return Failed(code=error.code, detail=error.detail)
+        except OutcomeUnknown as error:
+            return Unknown(detail=error.detail)
+        if isinstance(outcome, Submitted):
+            return Unknown(detail=f"{outcome.transaction} is not mined yet")
+        return self._settled(charge, outcome)
+
+    async def _used_by_another(self, charge: Charge, authorization: Authorization) -> Settled | Failed | Unknown:
+        """Find out who used the nonce between our check and our transaction.
+
+        Anybody who sees an authorization can hand it in first (preemption). The money is ours then all the same, if it
+        was this authorization and not another one with the same nonce.
+        """
+        try:
+            found = await self.chain.trace(
+                self.token, authorization.from_, authorization.nonce, valid_before=authorization.valid_before
+            )
+        except (RailUnavailable, OutcomeUnknown) as error:
+            return Unknown(detail=error.detail)
+        if isinstance(found, Transfer):
+            return self._settled_if_ours(charge, found)
+        if isinstance(found, Void):
+            return _VOID
+        return Unknown(detail="the chain says that the nonce was used, and does not say by what")
+
+    async def lookup(self, charge: Charge, operation: Operation) -> Settled | NotPaid | Failed | Pending | Unknown:
+        """Find out whether the authorization was taken; see `PaymentRail.lookup`."""
+        assert operation is Operation.SETTLE, "this rail does nothing else"
+        if (charge.offer.network, charge.offer.asset) != (self.token.network.caip2, self.token.address):
+            return Unknown(
+                detail=f"it was paid in {charge.offer.asset} on {charge.offer.network}; this rail is elsewhere"
+            )
+        state = charge.rail_state
+        nonce, valid_before = bytes.fromhex(state["nonce"][2:]), int(state["valid_before"])
+        found = await self.chain.trace(self.token, state["from"], nonce, valid_before=valid_before)
+        match found:
+            case Transfer():
+                return self._settled_if_ours(charge, found)
+            case Void():
+                return _VOID
+            case Unused(expired=expired) if expired or self.chain.sees_submissions:
+                return NotPaid()
+            case _:
+                return Pending()
+
+    def _settled_if_ours(self, charge: Charge, transfer: Transfer) -> Settled | Failed:
+        if (transfer.to, transfer.value) != (charge.offer.payee, charge.offer.amount):
+            return Failed(code="proof_already_used", detail="the payer used the nonce for another transfer")
+        return self._settled(charge, transfer)
+
+    def _settled(self, charge: Charge, transfer: Transfer) -> Settled:
+        return Settled(
+            transaction=transfer.transaction,
+            at=transfer.at,
+            keys=frozenset({transfer_key(self.token, transfer.transaction, transfer.log_index)}),
+        )
+
+
+_VOID: Final = Failed(code="proof_already_used", detail="the payer cancelled the authorization")
+
+
+def _address(pay_to: str) -> str:
+    try:
+        address = parse_address(pay_to, "pay_to", eip55=True)
+    except MalformedInput as error:
+        raise ConfigurationError(error.detail) from error
+    if address == ZERO_ADDRESS:
+        raise ConfigurationError("pay_to: is the zero address, which nobody has the key of")
+    return address

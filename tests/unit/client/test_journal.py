@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import sqlite3
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rail402.client.budget import Budget
+from rail402.client.journal import Journal, JournalConflict
+from rail402.client.records import PurchaseRecord, PurchaseState
+from rail402.errors import BudgetExceeded, ConfigurationError, StoreError
+from rail402.money import Money
+from rail402.protocol.offer import Flow, Offer
+from rail402.protocol.order import Order
+
+NOW = 1_800_000_000
+KEY_A, KEY_B, KEY_C = ({"kty": "OKP", "crv": "Ed25519", "x": name, "kid": name.lower()} for name in "ABC")
+ORDER = Order(method="GET", url="https://shop.test/a", route="")
+OFFER = Offer(
+    rail="fake",
+    mechanism="signed",
+    network="fake:fake",
+    asset="usd",
+    amount=1_000_000,
+    currency="USD",
+    exponent=6,
+    payee="shop",
+    expires_at=NOW + 300,
+    timeout_seconds=60,
+    flow=Flow.UPFRONT,
+    token="the-token",
+    dialect="x402-v2",
+    envelope={"accepted": {"extra": {"token": "the-token"}}},
+)
+
+
+def record(number: int = 0, *, cost: str = "1 USD", order: Order = ORDER, **fields: Any) -> PurchaseRecord:
+    defaults = {"created_at": NOW + number, "lease_until": NOW + 120, "wallet": "w", "order": order, "offer": OFFER}
+    return PurchaseRecord(id=f"rec_{number:026d}", reserved=Money.parse(cost), **(defaults | fields))
+
+
+def entries(budget: Budget, cost: str) -> Any:
+    return budget.entries(Money.parse(cost), {})
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/wallet.db"
+
+
+@pytest.fixture
+async def journal(url: str) -> AsyncIterator[Journal]:
+    journal = Journal(url)
+    await journal.start()
+    yield journal
+    await journal.close()
+
+
+async def reserve(journal: Journal, wanted: PurchaseRecord, *, budget: Budget | None = None, now: int = NOW) -> Any:
+    await journal.reserve(wanted, entries(budget or Budget(), str(wanted.reserved)), now=now)
+    return wanted
+
+
+async def hour(journal: Journal, currency: str = "USD", *, now: int = NOW) -> tuple[str, str]:
+    spent = (await journal.spent(now=now))["hour"].get(currency)
+    return ("0", "0") if spent is None else (str(spent.total), str(spent.unresolved))
+
+
+# --- purchases
+
+
+async def test_what_is_written_is_read_again_whole(journal: Journal, url: str) -> None:
+    written = await reserve(journal, record())
+    changed = await journal.save(
+        written.changed(state=PurchaseState.PRESENTED, proof={"signature": "s3cret", "n": 1}), now=NOW
+    )
+    assert (changed.version, await journal.get(written.id)) == (1, changed)
+    await journal.close()
+    await journal.start()
+    assert await journal.get(written.id) == changed
+    assert await journal.get("rec_none") is None
+
+
+async def test_open_purchases_are_found_by_order_oldest_first(journal: Journal) -> None:
+    other = Order(method="GET", url="https://shop.test/b", route="")
+    for number, order in [(2, ORDER), (1, ORDER), (3, other)]:
+        await reserve(journal, record(number, cost="0.1 USD", order=order))
+    assert [found.created_at - NOW for found in await journal.open_for(ORDER.digest)] == [1, 2]
+    assert [found.created_at - NOW for found in await journal.unresolved()] == [1, 2, 3]
+    assert [found.created_at - NOW for found in await journal.newest(limit=2)] == [3, 2]
+    assert [found.created_at - NOW for found in await journal.newest(before=record(2).id)] == [1]
+
+
+@pytest.mark.parametrize("state", [PurchaseState.COMMITTED, PurchaseState.RELEASED])
+async def test_a_resolved_purchase_is_final(journal: Journal, state: PurchaseState) -> None:
+    done = await journal.save((await reserve(journal, record())).changed(state=state), now=NOW)
+    assert not await journal.unresolved()
+    with pytest.raises(JournalConflict):
+        await journal.save(done.changed(state=PurchaseState.PRESENTED), now=NOW)
+    assert await journal.get(done.id) == done
+
+
+async def test_whoever_comes_late_changes_nothing(journal: Journal) -> None:
+    mine = await reserve(journal, record())
+    adopted = await journal.adopt(mine, now=NOW + 121, lease_until=NOW + 500)
+    assert adopted is not None
+    with pytest.raises(JournalConflict):
+        await journal.save(mine.changed(state=PurchaseState.PRESENTED), now=NOW + 122)
+    assert await journal.get(mine.id) == adopted
+
+
+async def test_a_purchase_is_adopted_once_and_only_after_its_lease(journal: Journal) -> None:
+    mine = await reserve(journal, record())
+    assert await journal.adopt(mine, now=NOW + 119, lease_until=NOW + 500) is None
+    rivals = [journal.adopt(mine, now=NOW + 120, lease_until=NOW + 500) for _ in range(8)]
+    assert sum(found is not None for found in await asyncio.gather(*rivals)) == 1
+
+
+async def test_one_id_is_one_purchase(journal: Journal) -> None:
+    await reserve(journal, record())
+    with pytest.raises(StoreError):
+        await reserve(journal, record())
+
+
+# --- the budget
+
+
+async def test_what_is_reserved_counts_and_a_refused_purchase_leaves_nothing(journal: Journal) -> None:
+    budget = Budget(per_hour="2 USD")
+    for number in range(2):
+        await reserve(journal, record(number), budget=budget)
+    with pytest.raises(BudgetExceeded, match=r"of 2 USD per hour 0 USD is left.*2 USD is held"):
+        await reserve(journal, record(2), budget=budget)
+    assert len(await journal.unresolved()) == 2
+    assert await hour(journal) == ("2 USD", "2 USD")
+
+
+async def test_released_money_can_be_spent_again(journal: Journal) -> None:
+    budget = Budget(per_hour="1 USD")
+    first = await reserve(journal, record(), budget=budget)
+    await journal.save(first.changed(state=PurchaseState.RELEASED), now=NOW)
+    await reserve(journal, record(1), budget=budget)
+
+
+async def test_committed_money_counts_at_its_true_cost_until_the_window_has_passed(journal: Journal) -> None:
+    paid = await reserve(journal, record(cost="1 USD"))
+    cost = Money.parse("0.4 USD")
+    await journal.save(paid.changed(state=PurchaseState.COMMITTED, cost=cost), now=NOW + 10)
+    assert await hour(journal, now=NOW + 10) == ("0.4 USD", "0 USD")
+    assert await hour(journal, now=NOW + 10 + 3599) == ("0.4 USD", "0 USD")
+    assert await hour(journal, now=NOW + 10 + 3600) == ("0", "0")
+    day = (await journal.spent(now=NOW + 10 + 3600))["day"]["USD"]
+    assert str(day.total) == "0.4 USD"
+
+
+async def test_what_was_converted_shrinks_in_proportion(journal: Journal) -> None:
+    paid = record(cost="1000 sat")
+    budget = Budget(per_request="1 USD", per_hour="5 USD", per_day=None)
+    await journal.reserve(paid, budget.entries(paid.reserved, {"USD": Money.parse("0.60 USD")}), now=NOW)
+    await journal.save(paid.changed(state=PurchaseState.COMMITTED, cost=Money.parse("500 sat")), now=NOW)
+    assert await hour(journal) == ("0.3 USD", "0 USD")
+    assert str((await journal.spent(now=NOW))["day"]["BTC"].total) == "500 sat"
+
+
+async def test_what_is_unknown_counts_however_old_it_is(journal: Journal) -> None:
+    lost = await reserve(journal, record())
+    await journal.save(lost.changed(state=PurchaseState.UNKNOWN), now=NOW)
+    assert await hour(journal, now=NOW + 10**7) == ("1 USD", "1 USD")
+
+
+async def test_what_is_open_but_certainly_spent_counts_by_its_time(journal: Journal) -> None:
+    lost = await reserve(journal, record())
+    facts = {"state": PurchaseState.UNKNOWN, "moved": True, "cost": Money.parse("0.5 USD")}
+    spent = await journal.save(lost.changed(**facts), now=NOW)
+    assert await hour(journal) == ("0.5 USD", "0 USD")
+    assert await hour(journal, now=NOW + 3600) == ("0", "0")
+    # Serving it later counts nothing a second time.
+    await journal.save(spent.changed(state=PurchaseState.COMMITTED), now=NOW + 7200)
+    assert await hour(journal, now=NOW + 7200) == ("0", "0")
+
+
+async def test_a_broken_response_opens_its_purchase_again_and_counts_nothing_twice(journal: Journal) -> None:
+    paid = await reserve(journal, record())
+    served = await journal.save(paid.changed(state=PurchaseState.COMMITTED, cost=paid.reserved), now=NOW)
+    await journal.reopen(served)
+    (again,) = await journal.open_for(ORDER.digest)
+    assert (again.state, again.version) == (PurchaseState.UNKNOWN, served.version + 1)
+    await journal.save(again.changed(state=PurchaseState.COMMITTED, cost=paid.reserved), now=NOW)
+    assert await hour(journal) == ("1 USD", "0 USD")
+
+
+async def test_currencies_have_windows_of_their_own(journal: Journal) -> None:
+    await reserve(journal, record(cost="1 USD"))
+    await reserve(journal, record(1, cost="1000 sat"))
+    assert (await hour(journal, "USD"), await hour(journal, "BTC")) == (("1 USD",) * 2, ("1000 sat",) * 2)
+
+
+async def test_64_tasks_never_pass_a_limit(journal: Journal) -> None:
+    budget = Budget(per_hour="5 USD")
+    results = await asyncio.gather(
+        *(reserve(journal, record(number), budget=budget) for number in range(64)), return_exceptions=True
+    )
+    assert sum(isinstance(result, PurchaseRecord) for result in results) == 5
+    assert sum(isinstance(result, BudgetExceeded) for result in results) == 59
+    assert await hour(journal) == ("5 USD", "5 USD")
+
+
+def _spend(url: str, worker: int, results: Any) -> None:
+    async def run() -> int:
+        journal, won = Journal(url), 0
+        await journal.start()
+        for number in range(8):
+            try:
+                await reserve(journal, record(worker * 100 + number), budget=Budget(per_hour="5 USD"))
+                won += 1
+            except BudgetExceeded:
+                pass
+        await journal.close()
+        return won
+
+    results.put(asyncio.run(run()))
+
+
+def test_8_processes_never_pass_a_limit(url: str) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    results = spawn.Queue()
+    workers = [spawn.Process(target=_spend, args=(url, number, results)) for number in range(8)]
+    for worker in workers:
+        worker.start()
+    won = [results.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join()
+    assert sum(won) == 5
+
+
+# --- the keys of issuers
+
+
+async def test_the_first_keys_are_pinned_and_later_ones_need_a_pinned_one(journal: Journal) -> None:
+    assert await journal.pin("https://a.test", [KEY_A], now=NOW)
+    assert not await journal.pin("https://a.test", [KEY_B], now=NOW)
+    assert await journal.pin("https://a.test", [KEY_B, KEY_A], now=NOW + 1)
+    assert await journal.pin("https://a.test", [KEY_C, KEY_B], now=NOW + 2)
+    assert await journal.pinned("https://a.test") == [KEY_A, KEY_B, KEY_C]
+    assert await journal.pinned("https://b.test") == []
+
+
+async def test_no_keys_pin_nothing_and_forgotten_keys_are_gone(journal: Journal) -> None:
+    assert not await journal.pin("https://a.test", [], now=NOW)
+    await journal.pin("https://a.test", [KEY_A], now=NOW)
+    await journal.forget("https://a.test")
+    assert await journal.pin("https://a.test", [KEY_B], now=NOW)
+
+
+# --- the file
+
+
+async def test_the_file_is_private(journal: Journal) -> None:
+    await reserve(journal, record())
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in journal.path.parent.iterdir()}
+    assert set(modes.values()) == {0o600}
+    assert "wallet.db-wal" in modes
+
+
+async def test_an_open_file_is_made_private_again(journal: Journal) -> None:
+    await journal.close()
+    os.chmod(journal.path, 0o644)
+    await journal.start()
+    assert stat.S_IMODE(journal.path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("url", ["wallet.db", "postgres://x", "sqlite:///", "sqlite:///:memory:", "sqlite:///a?b", ""])
+def test_other_urls_are_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="write"):
+        Journal(url)
+
+
+async def test_another_programs_file_is_refused(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "other.db") as connection:
+        connection.execute("CREATE TABLE things (name TEXT)")
+    connection.close()
+    with pytest.raises(ConfigurationError, match="another program"):
+        await Journal(f"sqlite:///{tmp_path}/other.db").start()
+
+
+async def test_what_cannot_be_opened_is_a_store_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot be opened"):
+        await Journal(f"sqlite:///{tmp_path}/no/such/folder/wallet.db").start()
+    with pytest.raises(StoreError, match="not open"):
+        await Journal(f"sqlite:///{tmp_path}/wallet.db").unresolved()
+
+
+async def test_a_damaged_record_is_a_store_error(journal: Journal) -> None:
+    await reserve(journal, record())
+    with sqlite3.connect(journal.path) as connection:
+        connection.execute("UPDATE purchases SET purchase = '{}'")
+    connection.close()
+    with pytest.raises(StoreError, match="cannot be read"):
+        await journal.unresolved()
+
+
+async def test_sums_beyond_all_counting_fail_closed(journal: Journal) -> None:
+    vast = entries(Budget(per_request="10000000 USD", per_hour=None, per_day=None), "10000000 USD")
+    for number in range(10):
+        await journal.reserve(record(number), vast, now=NOW)
+    with pytest.raises(StoreError):
+        await journal.reserve(record(10), vast, now=NOW)
+    assert len(await journal.unresolved()) == 10
+
+
+# --- secrets
+
+
+async def test_secrets_are_not_shown() -> None:
+    shown = repr(record(proof={"signature": "s3cret"}, receipt="eyJ.s3cret.x"))
+    assert "s3cret" not in shown
+    assert "the-token" not in shown
+    assert "rec_" in shown

@@ -1,0 +1,75 @@
+"""The commands. Each has `--help` and `--json`; exit codes: 0 done, 1 it did not go as it should, 2 wrong usage."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rail402.cli.demo import run_demo
+from rail402.clock import system_random
+from rail402.errors import Rail402Error
+from rail402.protocol.receipt import ReceiptKeys
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="rail402",
+    help="HTTP 402 on any payment rail.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+@app.command()
+def demo(as_json: AsJson = False) -> None:
+    """Sell and buy over three rails, with play money, on this machine only.
+
+    Starts a publisher on a loopback port, then an agent that buys one route on each rail, repeats a request, is
+    refused by its budget, and verifies its receipts offline. Exit code 1 where anything was not as it should be.
+    """
+    raise typer.Exit(0 if run_demo(as_json=as_json) else 1)
+
+
+@app.command()
+def keygen(
+    directory: Annotated[Path, typer.Argument(help="Where the two files go; made with mode 700.")] = Path("keys"),
+    as_json: AsJson = False,
+) -> None:
+    """Make the secrets that a gate needs in production: the offer secret and the receipt key.
+
+    Both are written with mode 600 and never overwritten. Name them in rail402.toml as file:PATH.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    made = {"secret": directory / "offer.secret", "receipt_key": directory / "receipt.pem"}
+    contents = {"secret": system_random(32).hex(), "receipt_key": ReceiptKeys.generate()[1]}
+    for name, path in made.items():
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            typer.echo(f"{path}: {error.strerror}; move it away first, receipts signed with it need it", err=True)
+            raise typer.Exit(1) from error
+        with os.fdopen(descriptor, "w") as file:
+            file.write(contents[name])
+    references = {name: f"file:{path}" for name, path in made.items()}
+    if as_json:
+        typer.echo(json.dumps(references))
+        return
+    typer.echo("[server]")
+    for name, reference in references.items():
+        typer.echo(f'{name} = "{reference}"')
+
+
+def run() -> None:
+    """Run the commands; an error of ours is one line on standard error and exit code 1."""
+    try:
+        app()
+    except Rail402Error as error:
+        typer.echo(f"rail402: {error}", err=True)
+        raise SystemExit(1) from error
