@@ -186,9 +186,7 @@ class BaseWallet(Wallet):
             signature = await self.signer.sign(token.domain, authorization)
         except (ConfigurationError, RailUnavailable, OutcomeUnknown) as error:
             raise PaymentFailed(error.detail, record_id=record_id) from error
-        return Paid(
-            payload=payload_of(authorization, signature), fee=Money.from_atomic(0, token.decimals, token.symbol)
-        )
+        return Paid(payload=payload_of(authorization, signature), fee=Money(Decimal(0), token.symbol))
 
     async def resume(self, offer: Offer, payload: Json | None, *, record_id: str, now: int) -> Paid | NotPaid | Unknown:
         """Find out what became of an authorization; see `Wallet.resume`.

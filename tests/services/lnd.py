@@ -51,7 +51,14 @@ class LndNode:
         """The open channels to `peer` that can carry payments now."""
         peer_key = base64.urlsafe_b64encode(bytes.fromhex(peer.pubkey)).decode()
         channels: list[dict[str, Any]] = self.get(f"/v1/channels?active_only=true&peer={peer_key}")["channels"]
-        return channels
+        return [channel for channel in channels if self._can_route(channel["chan_id"])]
+
+    def _can_route(self, channel_id: str) -> bool:
+        """Whether the pathfinder knows the channel and both sides' fees: an active channel is of no use to it before."""
+        with self.client() as client:
+            answer = client.get(f"/v1/graph/edge/{channel_id}")
+        edge = answer.json()
+        return answer.is_success and bool(edge["node1_policy"] and edge["node2_policy"])
 
     def channel_balance(self) -> int:
         """Our side of all channels in msat."""

@@ -235,6 +235,10 @@ class Market:
 
         return await asyncio.to_thread(work)
 
+    async def states(self) -> list[str]:
+        """Return the states of all purchases, the newest first."""
+        return [record.state.value for record in await self.payers[0].journal.newest()]
+
     async def close(self) -> None:
         """Close every payer, the way its kind of caller does."""
         for payer in self.payers:
@@ -242,6 +246,10 @@ class Market:
                 await payer.close()
             else:
                 await asyncio.to_thread(payer.__exit__, None, None, None)
+
+
+Make = Callable[..., Market]
+"""Opens a market; see the fixture `open_market`."""
 
 
 def _counting() -> RandomBytes:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import pytest
-from tests.unit.client.shop import LOST, ORIGIN, PRICE, Market
+from tests.unit.client.shop import LOST, ORIGIN, PRICE, Make, Market
 
 from rail402.client.budget import Budget
 from rail402.dialects import X402V2, Mpp, XReceipt
@@ -24,13 +24,6 @@ from rail402.errors import (
 )
 from rail402.money import Money
 from rail402.testing.fakes import Ending, FakeLedger, FakeSpec, FakeWallet
-
-Make = Callable[..., Market]
-
-
-async def states(market: Market) -> list[str]:
-    return [record.state.value for record in await market.payers[0].journal.newest()]
-
 
 # --- what is paid, and what is not
 
@@ -177,7 +170,7 @@ async def test_above_the_limit_nothing_is_signed(market: Market) -> None:
     with pytest.raises(BudgetExceeded, match=r"fake 0\.003 USD \(x402-v2\): the limit is 0\.002 USD per request"):
         await market.request(market.payer(budget=Budget(per_request="0.002 USD")))
     assert not market.ledger.count("pay")
-    assert await states(market) == []
+    assert await market.states() == []
 
 
 async def test_the_fee_ceiling_is_reserved_and_the_true_fee_spent(market: Market) -> None:
@@ -212,7 +205,7 @@ async def test_the_next_wallet_pays_only_where_the_first_definitively_did_not(op
     market.ledger.script("pay", Ending.FAILED)
     payer = market.payer()
     assert (await market.request(payer)).extensions["rail402"].rail == "second"
-    assert await states(market) == ["committed", "released"]
+    assert await market.states() == ["committed", "released"]
     market.ledger.script("pay", Ending.UNKNOWN_NOT_DONE)
     with pytest.raises(PaymentOutcomeUnknown, match="stay reserved"):
         await market.request(payer)
@@ -232,7 +225,7 @@ async def test_if_no_wallet_could_pay_the_error_says_so_for_each(open_market: Ma
     with pytest.raises(PaymentFailed, match=r"first 0\.003 USD .*; second 0\.003 USD .*scripted to be down") as caught:
         await market.request(market.payer())
     assert caught.value.outcome == "not_paid"
-    assert await states(market) == ["released", "released"]
+    assert await market.states() == ["released", "released"]
 
 
 # --- secrets

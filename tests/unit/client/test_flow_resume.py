@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
-from tests.unit.client.shop import ANSWER_LOST, LOST, ORIGIN, PRICE, URL, Answer, Market
+from tests.unit.client.shop import ANSWER_LOST, LOST, ORIGIN, PRICE, URL, Answer, Make, Market
 
 from rail402.client.flow import PurchaseFlow
 from rail402.client.httpx import _seen
@@ -18,13 +17,6 @@ from rail402.errors import (
     PaymentOutcomeUnknown,
 )
 from rail402.testing.fakes import Ending, FakeSpec, FakeWallet
-
-Make = Callable[..., Market]
-
-
-async def states(market: Market) -> list[str]:
-    return [record.state.value for record in await market.payers[0].journal.newest()]
-
 
 # --- a later call, or a new process
 
@@ -87,7 +79,7 @@ async def test_an_expired_proof_that_was_not_taken_makes_room_for_a_new_purchase
     assert (await market.request(payer)).text == "article 1"
     assert market.ledger.count("pay") == 2
     assert market.ledger.charged_total == PRICE
-    assert await states(market) == ["committed", "released"]
+    assert await market.states() == ["committed", "released"]
 
 
 async def test_a_paid_order_that_is_never_served_closes_after_an_hour(open_market: Make) -> None:
@@ -103,7 +95,7 @@ async def test_a_paid_order_that_is_never_served_closes_after_an_hour(open_marke
         outcomes.append(caught.value.outcome)
     assert outcomes == ["unknown", "paid", "paid"]
     assert "the same request buys anew" in str(caught.value)
-    assert await states(market) == ["committed"]
+    assert await market.states() == ["committed"]
     assert (await market.request(payer)).status_code == 200
     assert market.ledger.charged_total == 2 * PRICE
 
@@ -165,9 +157,8 @@ async def test_calls_side_by_side_share_no_payment(market: Market) -> None:
 
 @pytest.mark.parametrize("style", ["signed", "invoice"])
 @pytest.mark.parametrize("steps", range(1, 12))
-async def test_a_crash_at_any_step_never_pays_twice(open_market: Make, style: Any, steps: int, kind: str) -> None:
-    if kind == "sync":
-        pytest.skip("the steps are the same in both drivers")
+@pytest.mark.parametrize("kind", ["async"])  # the steps are the same in both drivers
+async def test_a_crash_at_any_step_never_pays_twice(open_market: Make, style: Any, steps: int) -> None:
     market = open_market(specs=[FakeSpec(style=style)])
     finished = await run_steps(market, steps)
     market.clock.advance(RESERVE_LEASE)
@@ -199,9 +190,8 @@ async def run_steps(market: Market, steps: int) -> bool:
     return False
 
 
-async def test_a_cancelled_call_can_be_gone_on_with_at_once(open_market: Make, kind: str) -> None:
-    if kind == "sync":
-        pytest.skip("a synchronous call is not cancelled")
+@pytest.mark.parametrize("kind", ["async"])
+async def test_a_cancelled_call_can_be_gone_on_with_at_once(open_market: Make) -> None:
     market = open_market()
     serving = asyncio.Event()
 
@@ -232,7 +222,7 @@ async def test_a_wallet_that_never_answers_counts_as_unknown(market: Market, mon
     market.ledger.before = stall
     with pytest.raises(PaymentOutcomeUnknown):
         await market.request(market.payer())
-    assert await states(market) == ["unknown"]
+    assert await market.states() == ["unknown"]
 
 
 async def test_without_a_journal_nothing_is_paid(market: Market) -> None:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import httpx
 import pytest
-from tests.unit.client.shop import ANSWER_LOST, LOST, PRICE, Answer, Market
+from tests.unit.client.shop import ANSWER_LOST, LOST, PRICE, Answer, Make, Market
 
 from rail402.errors import (
     PaymentOutcomeUnknown,
 )
 from rail402.testing.fakes import Ending, FakeSpec
-
-Make = Callable[..., Market]
-
-
-async def states(market: Market) -> list[str]:
-    return [record.state.value for record in await market.payers[0].journal.newest()]
 
 
 @pytest.mark.parametrize("first", [LOST, ANSWER_LOST, Answer(402), Answer(409), Answer(503)], ids=str)
@@ -30,7 +22,7 @@ async def test_only_the_same_payment_is_sent_again(market: Market, first: Answer
     assert len(set(market.shop.proofs)) == 1
     assert market.ledger.count("pay") == 1
     assert market.ledger.charged_total == PRICE
-    assert await states(market) == ["committed"]
+    assert await market.states() == ["committed"]
 
 
 async def test_at_the_deadline_the_outcome_is_unknown_and_the_amount_stays_reserved(market: Market) -> None:
@@ -79,7 +71,7 @@ async def test_what_the_wallet_finds_unpaid_is_free_again(open_market: Make) -> 
     market.ledger.script("resume", Ending.NOT_PAID)
     response = await market.request(market.payer())
     assert response.extensions["rail402"].rail == "second"
-    assert await states(market) == ["committed", "released"]
+    assert await market.states() == ["committed", "released"]
 
 
 async def test_an_error_after_paying_is_handed_over_and_stays_open(market: Market) -> None:
@@ -87,7 +79,7 @@ async def test_an_error_after_paying_is_handed_over_and_stays_open(market: Marke
     payer = market.payer()
     response = await market.request(payer)
     assert (response.status_code, response.extensions["rail402"].outcome) == (500, "unknown")
-    assert await states(market) == ["unknown"]
+    assert await market.states() == ["unknown"]
     # The same request goes on with the same payment.
     await market.request(payer)
     assert len(set(market.shop.proofs)) == 1
@@ -99,7 +91,7 @@ async def test_a_body_that_breaks_off_is_fetched_again_with_the_same_payment(mar
     payer = market.payer()
     with pytest.raises(httpx.ReadError):
         await market.request(payer)
-    assert await states(market) == ["unknown"]
+    assert await market.states() == ["unknown"]
     assert (await market.request(payer)).text == "article 1"
     assert market.ledger.charged_total == PRICE
-    assert await states(market) == ["committed"]
+    assert await market.states() == ["committed"]

@@ -680,4 +680,4 @@ def test_the_model_catches(mistake: str, monkeypatch: pytest.MonkeyPatch) -> Non
     flow, reason, make = MISTAKES[mistake]
     make(monkeypatch)
     with pytest.raises(Violation, match=reason):
-        search(flow, programs=4000, phases=(Phase.generate,))
+        search(flow, programs=8000, phases=(Phase.generate,))

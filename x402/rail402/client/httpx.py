@@ -29,6 +29,8 @@ EXTENSION: Final = "rail402"
 # What a purchase can act on; anything else ends it, and its record stays in the journal as it is.
 _THROWN_IN: Final = (Rail402Error, httpx.TransportError, TimeoutError)
 
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
+
 # Small pieces bound what a compressed body can grow to before it is counted.
 _PIECE: Final = 1024
 
@@ -131,7 +133,8 @@ def _seen(request: httpx.Request) -> Request:
         body = request.content
     except httpx.RequestNotRead:
         body = None
-    origin = f"{request.url.scheme}://{request.url.netloc.decode('ascii')}"
+    scheme, authority = request.url.scheme, request.url.netloc.decode("ascii")
+    origin = f"{scheme}://{authority.removesuffix(_DEFAULT_PORTS.get(scheme, ''))}"
     return Request(
         method=request.method.upper(),
         origin=origin,
