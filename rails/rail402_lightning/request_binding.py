@@ -15,12 +15,9 @@ from typing import Final
 from rail402.protocol.base import canonical_json
 from rail402.protocol.order import Order
 
-__all__ = ["PARAMETERS", "PROFILE", "bound_request", "request_hash"]
+__all__ = ["PROFILE", "bound_request", "request_hash"]
 
 PROFILE: Final = "http:1"
-PARAMETERS: Final[Mapping[str, list[str]]] = {"headers": []}
-"""What our own offers bind beside method, URL and body: no header."""
-
 _DOMAIN: Final = "x402:exact:lnbtc:bolt11:http:1"
 _NO_HEADERS: Final[Mapping[str, str | None]] = MappingProxyType({})
 
@@ -30,7 +27,7 @@ def bound_request(order: Order, headers: Mapping[str, str | None] = _NO_HEADERS)
 
     Args:
         headers: the bound header fields by their lower-case names, each with its value (several lines trimmed and
-            joined by `, ` as RFC 9421 does), or None where the request has no such field.
+            joined by `, ` as RFC 9421 does; ASCII), or None where the request has no such field.
     """
     return canonical_json(
         {

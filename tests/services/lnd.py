@@ -54,7 +54,7 @@ class LndNode:
         return [channel for channel in channels if self._can_route(channel["chan_id"])]
 
     def _can_route(self, channel_id: str) -> bool:
-        """Whether the pathfinder knows the channel and both sides' fees: an active channel is of no use to it before."""
+        """Whether the pathfinder knows the channel and both sides' fees; until then it is no use."""
         with self.client() as client:
             answer = client.get(f"/v1/graph/edge/{channel_id}")
         edge = answer.json()

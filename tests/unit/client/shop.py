@@ -89,8 +89,8 @@ class Shop:
         """Answer a request."""
         self.requests.append(request)
         if request.url.path == "/.well-known/rail402/jwks.json":
-            published = self.jwks or (self.receipts.jwks if self.receipts else None)
-            return httpx.Response(200 if published else 404, json=published)
+            published = self.receipts.jwks if self.receipts and self.jwks is None else self.jwks
+            return httpx.Response(404 if published is None else 200, json=published)
         if request.url.path == "/free":
             return httpx.Response(200, text="free")
         fields = Fields.from_raw(request.headers.raw)

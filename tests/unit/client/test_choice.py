@@ -69,7 +69,7 @@ async def choose(tmp_path: Path) -> AsyncIterator[Any]:
         terms = Terms(offers)
         return await best_offer(payer._services, "w", wallet, terms, ORDER, REQUEST), terms
 
-    yield run
+    return run
 
 
 async def test_the_cheapest_is_taken_and_the_first_of_equals(choose: Any) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import pytest
-from tests.unit.client.shop import Market
+from tests.unit.client.shop import URL, Market
 
 from rail402.client.commands import Read, Send
 from rail402.client.httpx import _outgoing, _read_async, _read_sync, _reply, _seen
@@ -78,18 +79,33 @@ def test_a_payment_is_added_to_a_copy() -> None:
     before = list(request.headers.raw)
     copy = _outgoing(Send((("X-RECEIPT", "new"),)), request)
     assert copy.headers.get_list("x-receipt") == ["new"]
-    assert (copy.content, copy.extensions, copy.method, copy.url) == (b"{}", timeout, "POST", request.url)
+    assert (copy.read(), copy.extensions, copy.method, copy.url) == (b"{}", timeout, "POST", request.url)
     assert request.headers.raw == before
 
 
 async def test_a_paid_body_streams_through(market: Market) -> None:
-    payer = market.payer()
+    sell, body = market.shop.handle, Pieces(b"one", b"two", b"three")
+
+    async def handle(request: httpx.Request) -> httpx.Response:
+        answer = await sell(request)
+        return answer if answer.status_code == 402 else httpx.Response(200, stream=body)
+
+    payer, seen = market.payer(), []
     if market.kind == "async":
-        transport = payer.transport(httpx.MockTransport(market.shop.handle))
-        async with httpx.AsyncClient(transport=transport) as client, client.stream("GET", "https://shop.test/") as got:
-            assert [piece async for piece in got.aiter_raw()] == [b"article 1"]
+        transport = payer.transport(httpx.MockTransport(handle))
+        async with httpx.AsyncClient(transport=transport) as client, client.stream("GET", URL) as response:
+            async for piece in response.aiter_raw():
+                seen.append((piece, body.given))
     else:
-        assert (await market.request(payer)).text == "article 1"
+
+        def work() -> None:
+            inner = httpx.MockTransport(lambda request: asyncio.run(handle(request)))
+            with httpx.Client(transport=payer.sync_transport(inner)) as client, client.stream("GET", URL) as response:
+                seen.extend((piece, body.given) for piece in response.iter_raw())
+
+        await asyncio.to_thread(work)
+    assert seen == [(b"one", 1), (b"two", 2), (b"three", 3)]
+    assert body.closed
     assert await market.states() == ["committed"]
 
 

@@ -1,0 +1,172 @@
+"""The part of the Lightning rail that publisher and agent share: what identifies a payment, proves it, and what an
+offer must hold before it is paid. Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Final
+
+from rail402.errors import MalformedInput, OfferRefused, PaymentRejected
+from rail402.money import MSAT_EXPONENT
+from rail402.protocol.offer import Flow, Mechanism, Offer
+from rail402.protocol.order import Order
+from rail402.protocol.payment import ConsumptionKey, Payment
+from rail402.protocol.rail import Binding, Verified
+from rail402_lightning import bolt11
+from rail402_lightning.bindings import MppBinding, X402Binding, XReceiptBinding, invoice_of, text_member
+from rail402_lightning.networks import Network, find_network, network_of
+from rail402_lightning.request_binding import request_hash
+
+__all__ = ["LightningSpec", "invoice_of", "is_preimage_of"]
+
+MAX_FINAL_CLTV: Final = 2016
+"""Blocks that a payee may hold a payment at most: two weeks."""
+
+_X402: Final = "x402-v2"
+_MIN_SECONDS: Final = 30
+_SKEW: Final = 300
+_X402_SKEW: Final = 60  # the scheme's own; its facilitators accept no more
+
+
+class LightningSpec:
+    """The shared part of the Lightning rail on one network.
+
+    Args:
+        network: `mainnet`, `testnet`, `signet`, `regtest`, or the network's id.
+
+    Raises:
+        ConfigurationError: there is no such network.
+    """
+
+    name = "lightning"
+    bare_replay = True  # a preimage is known to its payer and to the payee, and to nobody else
+
+    def __init__(self, network: str = "mainnet") -> None:
+        self.network: Network = find_network(network)
+        self.mechanism = Mechanism(
+            name="bolt11",
+            network=self.network.id,
+            asset="BTC",
+            currency="BTC",
+            exponent=MSAT_EXPONENT,
+            step=1000,  # whole sats: not every node can ask for less
+            flows=(Flow.UPFRONT,),
+        )
+        self.mechanisms = (self.mechanism,)
+        self.bindings: Mapping[str, Binding] = {
+            _X402: X402Binding(self.name, self.mechanism),
+            "mpp": MppBinding(self.name, self.mechanism),
+            "x-receipt": XReceiptBinding(self.name, self.mechanism),
+        }
+
+    def key(self, payment_hash: str) -> ConsumptionKey:
+        """Return the consumption key of a payment hash, 64 hexadecimal digits."""
+        return f"{self.network.id}:{payment_hash}"
+
+    def identify(self, payment: Payment) -> frozenset[ConsumptionKey]:
+        """Return the key of the payment: the hash of its preimage, or the one in its invoice.
+
+        Raises:
+            MalformedInput: the payload holds neither.
+        """
+        return frozenset({self.key(_payment_hash(payment).hex())})
+
+    def mistaken_keys(self, payment: Payment) -> frozenset[ConsumptionKey]:
+        """Return the key that fits where the payment hash was sent for the preimage."""
+        preimage = payment.payload.get("preimage")
+        return frozenset({self.key(preimage)} if isinstance(preimage, str) else ())
+
+    def authenticate(self, offer: Offer, payment: Payment) -> Verified:
+        """Check that the payment is the one that the offer's invoice asks for.
+
+        A preimage proves it by itself. An invoice does not: it counts together with the token of the offer, which the
+        402 told to this payer alone, and at the first presentation, where that token has been verified.
+
+        Raises:
+            PaymentRejected: `preimage_invalid`, what differs between offer and invoice, or `replay_not_proven` where
+                an invoice is shown again.
+        """
+        invoice = invoice_of(offer)
+        payment_hash = _payment_hash(payment)
+        if payment_hash != invoice.payment_hash:
+            raise PaymentRejected("the payment is not that of the offer's invoice", code="preimage_invalid")
+        if "preimage" not in payment.payload and offer.token is None:
+            raise PaymentRejected("show the preimage", code="replay_not_proven")
+        differing = self._differing(offer, invoice)
+        if differing is not None:
+            raise PaymentRejected(f"the invoice is for another {differing}", code=f"{differing}_mismatch")
+        text = payment_hash.hex()
+        return Verified(keys=frozenset({self.key(text)}), state={"payment_hash": text})
+
+    def check_offer(self, offer: Offer, order: Order, *, now: int) -> None:
+        """Check what a payer must know before paying: that the invoice is what the offer says, and payable now.
+
+        In x402 the invoice must also be made for this very request.
+
+        Raises:
+            OfferRefused: naming what is wrong.
+        """
+        try:
+            invoice = invoice_of(offer)
+        except MalformedInput as error:
+            raise OfferRefused(error.detail) from error
+        if invoice.amount_msat is None:
+            raise OfferRefused("the invoice names no amount")
+        differing = self._differing(offer, invoice)
+        if differing == "network":
+            raise OfferRefused(
+                f"the invoice is for {network_of(invoice.prefix).name}, and this wallet pays on {self.network.name}"
+            )
+        if differing is not None:
+            raise OfferRefused(f"the invoice is for another {differing} than the offer says")
+        if invoice.min_final_cltv_expiry > MAX_FINAL_CLTV:
+            raise OfferRefused(f"the payee could hold the payment for {invoice.min_final_cltv_expiry} blocks")
+        is_x402 = offer.dialect == _X402
+        _check_times(offer, invoice, now=now, skew=_X402_SKEW if is_x402 else _SKEW)
+        if is_x402:
+            _check_request(offer, invoice, order)
+
+    def _differing(self, offer: Offer, invoice: bolt11.Invoice) -> str | None:
+        """Return which term of the invoice is another than the offer's, or None."""
+        if (invoice.prefix, offer.network) != (self.network.prefix, self.network.id):
+            return "network"
+        if invoice.amount_msat != offer.amount:
+            return "amount"
+        return None if invoice.payee.hex() == offer.payee else "payee"
+
+
+def is_preimage_of(preimage: object, payment_hash: bytes) -> bool:
+    """Say whether `preimage`, hexadecimal digits, hashes to the payment hash."""
+    try:
+        return isinstance(preimage, str) and hashlib.sha256(bytes.fromhex(preimage)).digest() == payment_hash
+    except ValueError:
+        return False
+
+
+def _payment_hash(payment: Payment) -> bytes:
+    if payment.offer is not None and "preimage" not in payment.payload:
+        return bolt11.decode(text_member(payment.payload, "invoice")).payment_hash
+    try:
+        preimage = bytes.fromhex(text_member(payment.payload, "preimage"))
+    except ValueError as error:
+        raise MalformedInput("preimage", "must be 64 hexadecimal digits") from error
+    return hashlib.sha256(preimage).digest()
+
+
+def _check_times(offer: Offer, invoice: bolt11.Invoice, *, now: int, skew: int) -> None:
+    if invoice.created_at > now + skew:
+        raise OfferRefused(f"the invoice was made {invoice.created_at - now} s in the future; is the clock right?")
+    left = min(offer.expires_at, invoice.expires_at) - now
+    if left <= min(_MIN_SECONDS, invoice.expiry // 4):
+        raise OfferRefused("the invoice has expired" if left <= 0 else f"the invoice expires in {left} s")
+
+
+def _check_request(offer: Offer, invoice: bolt11.Invoice, order: Order) -> None:
+    if invoice.expiry != offer.timeout_seconds:
+        raise OfferRefused("maxTimeoutSeconds is not the invoice's expiry")
+    if set(offer.extra) != {"invoice"}:
+        raise OfferRefused("the offer binds the payment to the request in a way that is not known here")
+    if invoice.description_hash != request_hash(order):
+        raise OfferRefused("the invoice was made for another request")
