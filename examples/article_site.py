@@ -5,6 +5,7 @@ python examples/agent.py http://127.0.0.1:8000/article/status-codes
 """
 
 import os
+from typing import Annotated
 
 from fastapi import Depends, FastAPI, HTTPException
 
@@ -31,7 +32,7 @@ async def index() -> list[str]:
 
 @app.get("/article/{slug}")
 @gate.paid("0.003 USD", rails=["base"], description="One article")
-async def article(slug: str, charge: Charge = Depends(gate.charge)) -> dict[str, str | None]:
+async def article(slug: str, charge: Annotated[Charge, Depends(gate.charge)]) -> dict[str, str | None]:
     if slug not in ARTICLES:
         raise HTTPException(404, "no such article")  # an error costs the reader nothing
     return {"text": ARTICLES[slug], "paid_by": charge.payer}

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import TypeVar
 
 import pytest
+
 from tests.services import lightning, lnbits, processes, require
 
 T = TypeVar("T")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from tests.services.lightning import CAPACITY_SAT, RegtestNetwork
 from tests.services.lnbits import LnbitsPair
 from tests.services.processes import active, wait_for

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
 from tests.services import install_root
 from tests.services.processes import ServiceFailed, free_ports, running
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
 from tests.services import install_root, installed
 from tests.services.lightning import RegtestNetwork
 from tests.services.lnd import LndNode

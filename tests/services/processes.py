@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx
+
 from tests.services import _lifeline
 
 __all__ = ["Process", "ServiceFailed", "active", "free_ports", "running", "wait_for"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from tests.services.processes import Process, ServiceFailed, active, free_ports, running, wait_for
 
 # Says its name and waits; ignores SIGTERM, as does its child.

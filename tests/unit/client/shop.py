@@ -66,7 +66,7 @@ class Shop:
     def __init__(self, rails: Sequence[FakeRail], clock: FakeClock, dialects: Sequence[Dialect]) -> None:
         self.rails, self.clock, self.dialects = {rail.fake.name: rail for rail in rails}, clock, dialects
         self.keys = OfferKeys({"k1": bytes(32)})
-        self.price, self.flow = PRICE, Flow.UPFRONT
+        self.price, self.flow, self.timeout_seconds = PRICE, Flow.UPFRONT, 60
         self.receipts: ReceiptKeys | None = None
         self.jwks: Any = None
         self.script: deque[Answer] = deque()
@@ -117,7 +117,9 @@ class Shop:
         for rail in self.rails.values():
             mechanism = rail.fake.mechanism
             flow = self.flow if self.flow in mechanism.flows else mechanism.flows[0]
-            terms = Terms(amount=self.price, flow=flow, now=now, expires_at=now + 300, timeout_seconds=60)
+            terms = Terms(
+                amount=self.price, flow=flow, now=now, expires_at=now + 300, timeout_seconds=self.timeout_seconds
+            )
             offer = await rail.offer(order, mechanism, terms)
             assert offer is not None
             self._nonce += 1

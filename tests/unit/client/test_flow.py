@@ -9,7 +9,6 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.unit.client.shop import LOST, ORIGIN, PRICE, Make, Market
 
 from rail402.client.budget import Budget
 from rail402.dialects import X402V2, Mpp, XReceipt
@@ -24,6 +23,7 @@ from rail402.errors import (
 )
 from rail402.money import Money
 from rail402.testing.fakes import Ending, FakeLedger, FakeSpec, FakeWallet
+from tests.unit.client.shop import LOST, ORIGIN, PRICE, Make, Market
 
 # --- what is paid, and what is not
 

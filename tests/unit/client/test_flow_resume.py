@@ -7,16 +7,16 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.unit.client.shop import ANSWER_LOST, LOST, ORIGIN, PRICE, URL, Answer, Make, Market
 
 from rail402.client.flow import PurchaseFlow
 from rail402.client.httpx import _seen
+from rail402.client.journal import Journal
+from rail402.client.records import PurchaseRecord, PurchaseState
 from rail402.client.services import PAY_SECONDS, RESERVE_LEASE
 from rail402.dialects import XReceipt
-from rail402.errors import (
-    PaymentOutcomeUnknown,
-)
+from rail402.errors import PaymentOutcomeUnknown, StoreError
 from rail402.testing.fakes import Ending, FakeSpec, FakeWallet
+from tests.unit.client.shop import ANSWER_LOST, LOST, ORIGIN, PRICE, URL, Answer, Make, Market
 
 # --- a later call, or a new process
 
@@ -231,3 +231,35 @@ async def test_without_a_journal_nothing_is_paid(market: Market) -> None:
     with pytest.raises(Exception, match="cannot be opened"):
         await market.request(payer)
     assert not market.ledger.count("pay")
+
+
+async def test_what_was_served_is_handed_over_though_the_journal_failed(
+    market: Market, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    payer = market.payer()
+    save = Journal.save
+
+    async def fail(self: Journal, record: PurchaseRecord, *, now: int) -> PurchaseRecord:
+        if record.state is PurchaseState.COMMITTED:
+            raise StoreError("the disk is full")
+        return await save(self, record, now=now)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "save", fail)
+        assert (await market.request(payer)).text == "article 1"
+    assert "served but could not be closed" in caplog.text
+    assert (await market.request(payer)).text == "article 1", "the same payment, no second one"
+    assert market.ledger.count("pay") == 1
+
+
+async def test_a_resumed_payment_that_turns_out_unpaid_is_bought_anew(market: Market) -> None:
+    payer = market.payer()
+    market.shop.script.extend([LOST] * 6)
+    with pytest.raises(PaymentOutcomeUnknown):
+        await market.request(payer)
+    market.shop.script.clear()
+    market.shop.script.append(Answer(402, body={"code": "payment_declined"}))
+    market.ledger.script("resume", Ending.OK, Ending.NOT_PAID)
+    assert (await market.request(payer)).text == "article 1"
+    assert await market.states() == ["committed", "released"]
+    assert market.ledger.charged_total == PRICE

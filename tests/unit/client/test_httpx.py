@@ -9,10 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.unit.client.shop import URL, Market
 
 from rail402.client.commands import Read, Send
 from rail402.client.httpx import _outgoing, _read_async, _read_sync, _reply, _seen
+from tests.unit.client.shop import URL, Market
 
 
 class Pieces(httpx.AsyncByteStream, httpx.SyncByteStream):

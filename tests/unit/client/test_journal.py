@@ -275,6 +275,20 @@ async def test_an_open_file_is_made_private_again(journal: Journal) -> None:
     assert stat.S_IMODE(journal.path.stat().st_mode) == 0o600
 
 
+async def test_a_file_that_cannot_be_made_private_is_refused(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    await journal.close()
+    os.chmod(journal.path, 0o644)
+
+    def refuse(path: object, mode: int) -> None:
+        raise PermissionError("not the owner")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.chmod", refuse)
+        with pytest.raises(ConfigurationError, match="chmod 600"):
+            await journal.start()
+    await journal.start()
+
+
 @pytest.mark.parametrize("url", ["wallet.db", "postgres://x", "sqlite:///", "sqlite:///:memory:", "sqlite:///a?b", ""])
 def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="write"):

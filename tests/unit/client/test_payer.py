@@ -6,7 +6,6 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.unit.client.shop import LOST, PRICE, Make, Market
 
 from rail402.client.budget import Budget
 from rail402.client.journal import Journal
@@ -14,6 +13,7 @@ from rail402.client.payer import Payer
 from rail402.errors import ConfigurationError, PaymentOutcomeUnknown, RailUnavailable
 from rail402.rates import FixedRates
 from rail402.testing.fakes import Ending, FakeLedger, FakeSpec, FakeWallet
+from tests.unit.client.shop import LOST, PRICE, Make, Market
 
 
 class Flaky(FakeWallet):
@@ -133,6 +133,17 @@ async def test_recover_keeps_what_was_paid_for_the_next_request(open_market: Mak
     assert str((await payer.journal.spent(now=market.clock()))["hour"]["USD"].unresolved) == "0 USD"
     assert (await market.request(payer)).status_code == 200
     assert market.ledger.charged_total == PRICE
+
+
+async def test_no_server_holds_an_amount_reserved_for_ever(open_market: Make) -> None:
+    market = open_market(specs=[FakeSpec(style="invoice")])
+    market.shop.timeout_seconds = 10**9
+    payer = market.payer()
+    await lose(market, payer)
+    market.clock.advance(86_401)
+    (paid,) = await payer.recover()
+    assert paid.outcome == "paid"
+    assert not (await payer.journal.spent(now=market.clock() + 86_400))["day"]
 
 
 async def test_recover_leaves_what_it_cannot_find_out(market: Market) -> None:

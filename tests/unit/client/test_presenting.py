@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from tests.unit.client.shop import ANSWER_LOST, LOST, PRICE, Answer, Make, Market
 
 from rail402.errors import (
     PaymentOutcomeUnknown,
 )
 from rail402.testing.fakes import Ending, FakeSpec
+from tests.unit.client.shop import ANSWER_LOST, LOST, PRICE, Answer, Make, Market
 
 
 @pytest.mark.parametrize("first", [LOST, ANSWER_LOST, Answer(402), Answer(409), Answer(503)], ids=str)

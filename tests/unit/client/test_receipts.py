@@ -6,10 +6,10 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.unit.client.shop import ORIGIN, PRICE, URL, Market
 
 from rail402.client.records import Purchase
 from rail402.protocol.receipt import ReceiptKeys
+from tests.unit.client.shop import ORIGIN, PRICE, URL, Market
 
 JWKS = "/.well-known/rail402/jwks.json"
 

@@ -180,6 +180,12 @@ class TestMalformed:
     def test_what_is_no_token(self, keys: OfferKeys, offer: Offer, order: Order, token: str | None) -> None:
         rejected(keys, offer.model_copy(update={"token": token}), order, "offer_unknown")
 
+    @pytest.mark.parametrize("value", [10**30, float("nan"), float("inf"), "\ud800"], ids=repr)
+    def test_an_echo_that_canonical_json_cannot_say(
+        self, keys: OfferKeys, issued: Offer, order: Order, value: object
+    ) -> None:
+        rejected(keys, issued.model_copy(update={"extra": {"name": value}}), order, "offer_unknown")
+
     @FUZZ
     @given(st.text(max_size=120) | st.from_regex(r"\A[A-Za-z0-9_.-]{0,120}\Z"))
     def test_any_text_is_refused_politely(self, token: str) -> None:

@@ -36,6 +36,17 @@ def test_everything_that_was_asked_for_is_in_the_digest(order: Order, change: di
     assert order.model_copy(update=change).digest != order.digest
 
 
+def test_the_clients_digest_is_without_the_route_and_with_all_else(order: Order) -> None:
+    text = (
+        f'{{"body_digest":"{hashlib.sha256(b"").hexdigest()}","method":"GET",'
+        '"url":"https://api.example.com/article/402?lang=en"}'
+    )
+    assert order.request_digest == hashlib.sha256(text.encode()).hexdigest()
+    assert order.model_copy(update={"route": "GET /{path}"}).request_digest == order.request_digest
+    for change in ({"method": "HEAD"}, {"url": "https://api.example.com/"}, {"body_digest": "0" * 64}):
+        assert order.model_copy(update=change).request_digest != order.request_digest
+
+
 def test_members_cannot_run_into_each_other() -> None:
     first = Order(method="GET", url="https://a.example/b", route='GET /b","x":"y')
     second = Order(method="GET", url='https://a.example/b","x":"y', route="GET /b")

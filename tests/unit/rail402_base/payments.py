@@ -60,9 +60,7 @@ class Till:
         self._nonces = Counter()
 
     async def offer(self, flow: Flow = Flow.AUTHORIZATION, timeout_seconds: int = TIMEOUT) -> Offer:
-        terms = Terms(
-            amount=PRICE, flow=flow, now=NOW, expires_at=self.clock() + 600, timeout_seconds=timeout_seconds
-        )
+        terms = Terms(amount=PRICE, flow=flow, now=NOW, expires_at=self.clock() + 600, timeout_seconds=timeout_seconds)
         offer = await self.rail.offer(ORDER, self.rail.spec.mechanisms[0], terms)
         assert offer is not None
         return offer

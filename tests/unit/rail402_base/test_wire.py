@@ -5,6 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
+from rail402.errors import ConfigurationError, MalformedInput, OfferRefused, PaymentRejected
+from rail402.protocol.binding import OfferKeys
+from rail402.protocol.offer import Flow, Offer
+from rail402_base.eip3009 import Authorization, digest, sign
+from rail402_base.tokens import BASE_SEPOLIA_USDC, BASE_USDC, SANDBOX_USDC, TOKENS, Token
+from rail402_base.wire import ZERO_ADDRESS, BaseSpec, authorization_key, payload_of, transfer_key
 from tests.unit.rail402_base.payments import (
     NOW,
     ORDER,
@@ -19,13 +26,6 @@ from tests.unit.rail402_base.payments import (
     signed,
     vectors,
 )
-
-from rail402.errors import ConfigurationError, MalformedInput, OfferRefused, PaymentRejected
-from rail402.protocol.binding import OfferKeys
-from rail402.protocol.offer import Flow, Offer
-from rail402_base.eip3009 import Authorization, digest, sign
-from rail402_base.tokens import BASE_SEPOLIA_USDC, BASE_USDC, SANDBOX_USDC, TOKENS, Token
-from rail402_base.wire import ZERO_ADDRESS, BaseSpec, authorization_key, payload_of, transfer_key
 
 VECTORS = vectors()
 EXAMPLE = VECTORS["specification"]

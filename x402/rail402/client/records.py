@@ -14,7 +14,7 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from pydantic import Field
 
@@ -27,6 +27,8 @@ from rail402.protocol.order import Order
 from rail402.protocol.receipt import Receipt
 
 __all__ = ["OPEN", "Purchase", "PurchaseRecord", "PurchaseState", "new_record_id"]
+
+_LONGEST: Final = 86_400
 
 
 class PurchaseState(StrEnum):
@@ -83,8 +85,12 @@ class PurchaseRecord(Record):
         return self.state in OPEN
 
     def valid_until(self) -> int:
-        """Return from when its proof cannot be taken for the first time any more, Unix seconds."""
-        return max(self.offer.expires_at, self.created_at + self.offer.timeout_seconds)
+        """Return from when its proof counts as too old to be taken for the first time, Unix seconds.
+
+        That is what the offer says, a day at most: a server must not hold an amount reserved for ever.
+        """
+        offered = max(self.offer.expires_at, self.created_at + self.offer.timeout_seconds)
+        return min(offered, self.created_at + _LONGEST)
 
     def changed(self, **changes: Any) -> PurchaseRecord:
         """Return the next version, with `changes`."""

@@ -74,7 +74,8 @@ class Facts:
     def summary(self) -> str:
         """The last line."""
         return (
-            f"demo {'ok' if self.ok else 'failed'}: {len(self.paid)} rails paid, {len(self.verified)} receipts verified, "
+            f"demo {'ok' if self.ok else 'failed'}: {len(self.paid)} rails paid, "
+            f"{len(self.verified)} receipts verified, "
             f"{self.replays} replay served, {len(self.refusals)} budget refusal, {self.charged_twice} charged twice"
         )
 
