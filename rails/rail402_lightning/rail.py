@@ -79,7 +79,9 @@ class LightningRail(PaymentRail):
         return cls(SandboxReceiver(open_sandbox(directory, network=network, clock=clock)), network=network)
 
     @classmethod
-    def lnbits(cls, url: str, invoice_key: str, network: str = "mainnet", *, node_id: str | None = None) -> LightningRail:
+    def lnbits(
+        cls, url: str, invoice_key: str, network: str = "mainnet", *, node_id: str | None = None
+    ) -> LightningRail:
         """Make a rail on a wallet of an LNbits server.
 
         Args:
@@ -206,11 +208,13 @@ class LightningRail(PaymentRail):
         """Ask the node whether the money is there."""
         payment_hash = str(charge.rail_state["payment_hash"])
         status = await self.receiver.status(bytes.fromhex(payment_hash))
+        if status is None:  # it knew it when the payment was verified: it is not the same node, or not well
+            raise RailUnavailable("the node does not know an invoice any more that it called paid")
         refusal = _refusal(charge.offer, status)
         if refusal is not None:
             # What may still arrive is not refused for good: the payer can show the same payment again.
             return NotPaid() if refusal.retryable else Failed(code=refusal.code, detail=refusal.detail)
-        return Settled(transaction=payment_hash, at=None if status is None else status.settled_at)
+        return Settled(transaction=payment_hash, at=status.settled_at)
 
 
 def _refusal(offer: Offer, status: InvoiceStatus | None) -> PaymentRejected | None:

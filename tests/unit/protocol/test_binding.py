@@ -180,7 +180,7 @@ class TestMalformed:
     def test_what_is_no_token(self, keys: OfferKeys, offer: Offer, order: Order, token: str | None) -> None:
         rejected(keys, offer.model_copy(update={"token": token}), order, "offer_unknown")
 
-    @pytest.mark.parametrize("value", [10**30, float("nan"), float("inf"), "\ud800"], ids=repr)
+    @pytest.mark.parametrize("value", [10**30, "\ud800"], ids=repr)
     def test_an_echo_that_canonical_json_cannot_say(
         self, keys: OfferKeys, issued: Offer, order: Order, value: object
     ) -> None:

@@ -158,7 +158,7 @@ async def test_a_signer_that_does_not_sign_has_paid_nothing(error: Exception) ->
         raise error
 
     wallet = BaseWallet(RemoteSigner(PAYER, refuse), tokens=[SANDBOX_USDC])
-    with pytest.raises(PaymentFailed, match="no hardware|no answer") as caught:
+    with pytest.raises(PaymentFailed, match=r"no hardware|no answer") as caught:
         await wallet.pay(offer_of(SANDBOX_USDC), record_id="rec_1", now=NOW)
     assert caught.value.outcome == "not_paid"
     assert caught.value.record_id == "rec_1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -121,7 +122,7 @@ class Attempt:
                 yield from self._not_served(reply, refusal, asked)
             yield from call(partial(services.sleep, pause))
 
-    def _exchange(self, fields: Any) -> Steps[tuple[Reply | None, str | None, int | None]]:
+    def _exchange(self, fields: Sequence[tuple[str, str]]) -> Steps[tuple[Reply | None, str | None, int | None]]:
         """Send the payment once. Return the reply, the reason code where it is a final no, and `Retry-After`."""
         try:
             reply = yield from send(*fields)

@@ -1,0 +1,272 @@
+"""LNbits as a receiver and as a sender (REST API of 1.x, `/api/v1`).
+
+Two keys, two classes: `LnbitsReceiver` has a wallet's invoice key and cannot spend, `LnbitsSender` has its admin key.
+What to know about LNbits is written where it matters below; the worst of it: an answer that says `failed` can be about
+a payment that went through, so what became of a payment is read from its row, and only from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from itertools import chain, repeat
+from typing import Any, Final
+
+import httpx
+
+from rail402.errors import ConfigurationError, OutcomeUnknown, RailUnavailable
+from rail402.protocol.base import Json
+from rail402_lightning import bolt11
+from rail402_lightning.backends import InvoiceStatus, SentPayment
+from rail402_lightning.backends.lnbits_api import Answer, KeyRefused, LnbitsApi
+
+__all__ = ["LnbitsReceiver", "LnbitsSender"]
+
+logger = logging.getLogger("rail402.lightning")
+
+_PAYMENTS: Final = "/api/v1/payments"
+_WALLET: Final = "/api/v1/wallet"
+_UNKNOWN_PAYMENT: Final = "Payment does not exist."
+
+_PAY_TIMEOUT: Final = 30
+# LNbits passes a look at a payment in flight on to its node, and LND answers that only after half a minute.
+_LOOK_TIMEOUT: Final = 40
+_DEADLINE: Final = 60
+_PAUSES: Final = (0.25, 0.5, 1.0, 2.0, 5.0)
+
+# Refused by the web server or at the door of the API: the payment was never begun.
+_REFUSED: Final = frozenset({301, 302, 307, 308, 401, 403, 404, 405, 413, 422, 429})
+
+
+class LnbitsReceiver:
+    """Receives to a wallet of an LNbits server; see `Receiver`.
+
+    Args:
+        url: the server's address.
+        invoice_key: the wallet's invoice key. Secret.
+        transport: what requests are sent through, for tests.
+
+    Raises:
+        ConfigurationError: the address cannot be used.
+    """
+
+    sandbox = False
+
+    def __init__(self, url: str, invoice_key: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._api = LnbitsApi(url, invoice_key, transport=transport)
+
+    async def start(self) -> None:
+        """Check the key."""
+        if "id" in await _open_wallet(self._api):
+            logger.warning("the LNbits key of the rail is an admin key, which can spend; the invoice key is enough")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._api.close()
+
+    async def health(self) -> None:
+        """Read the wallet."""
+        (await self._api.get(_WALLET)).expect(200)
+
+    async def create_invoice(self, amount_msat: int, *, expiry_seconds: int, hashed_description: bytes) -> str:
+        """Return the text of a new invoice.
+
+        Some of the nodes behind LNbits want the text that is hashed and others its hash, so both are sent.
+        """
+        body = {
+            "out": False,  # left out, it means a payment
+            "unit": "sat",
+            "amount": amount_msat // 1000,
+            "memo": "",
+            "description_hash": hashlib.sha256(hashed_description).hexdigest(),
+            "unhashed_description": hashed_description.hex(),
+            "expiry": expiry_seconds,
+        }
+        try:
+            made = (await self._api.post(_PAYMENTS, body)).expect(200, 201)
+        except OutcomeUnknown as error:  # perhaps there is an invoice now, which nobody will ever see
+            raise RailUnavailable(error.detail) from error
+        text = made.get("bolt11") or made.get("payment_request")
+        if not isinstance(text, str):
+            raise RailUnavailable("LNbits made an invoice and did not tell it")
+        return text
+
+    async def status(self, payment_hash: bytes) -> InvoiceStatus | None:
+        """Return what became of an invoice.
+
+        LNbits hands out the preimage of an invoice that is not paid, so that says nothing; `paid` does. It marks an
+        invoice that has expired as failed without asking its node; a payment that arrives later makes it paid.
+        """
+        row = await _row(self._api, payment_hash)
+        if row is None:
+            return None
+        amount = _integer(row, "amount")
+        if amount <= 0:
+            raise RailUnavailable("an invoice was paid from the very LNbits wallet that it is for; use another one")
+        match row["status"]:
+            case "success":
+                return InvoiceStatus(state="settled", received_msat=amount, settled_at=_time(row.get("updated_at")))
+            case "failed":
+                return InvoiceStatus(state="expired" if "expired" in (row.get("labels") or ()) else "canceled")
+            case _:
+                return InvoiceStatus(state="open")
+
+
+class LnbitsSender:
+    """Pays from a wallet of an LNbits server; see `Sender`.
+
+    Args:
+        url: the server's address.
+        admin_key: the wallet's admin key. Secret: whoever has it can spend all that the wallet holds.
+        deadline: seconds after which a payment that has not ended counts as unknown.
+        sleep: waits that many seconds between two looks at a payment.
+        transport: what requests are sent through, for tests.
+
+    Raises:
+        ConfigurationError: the address cannot be used.
+    """
+
+    sandbox = False
+
+    def __init__(
+        self,
+        url: str,
+        admin_key: str,
+        *,
+        deadline: float = _DEADLINE,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._api = LnbitsApi(url, admin_key, transport=transport)
+        self._deadline, self._sleep = deadline, sleep
+
+    async def start(self) -> None:
+        """Check the key."""
+        if "id" not in await _open_wallet(self._api):
+            raise ConfigurationError("the LNbits key of the wallet is an invoice key; to pay takes the admin key")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._api.close()
+
+    async def balance(self) -> int:
+        """Return what the wallet holds."""
+        return _integer((await self._api.get(_WALLET)).expect(200), "balance")
+
+    async def fee_ceiling(self, invoice: str, *, max_fee_msat: int) -> int:
+        """Return what LNbits reserves for fees. It is the limit that its node is given; a payment cannot set one."""
+        answer = await self._api.get(f"{_PAYMENTS}/fee-reserve", {"invoice": invoice})
+        return _integer(answer.expect(200), "fee_reserve")
+
+    async def pay(self, invoice: str, *, max_fee_msat: int) -> SentPayment:
+        """Pay an invoice, and wait until that has ended or the deadline has come."""
+        reserve = await self.fee_ceiling(invoice, max_fee_msat=max_fee_msat)
+        if reserve > max_fee_msat:
+            return SentPayment(state="failed", detail=f"LNbits may spend {reserve} msat on fees, over the limit")
+        try:
+            async with asyncio.timeout(self._deadline):
+                return await self._pay(invoice)
+        except TimeoutError:
+            return SentPayment(state="unknown", detail=f"the payment has not ended in {self._deadline} s")
+
+    async def _pay(self, invoice: str) -> SentPayment:
+        answer: Answer | None
+        try:
+            answer = await self._api.post(_PAYMENTS, {"out": True, "bolt11": invoice}, timeout=_PAY_TIMEOUT)
+        except OutcomeUnknown as error:
+            logger.warning("a payment is being looked up: %s", error.detail)
+            answer = None
+        if answer is not None and answer.status in _REFUSED:
+            answer.expect()
+        return await self._follow(bolt11.decode(invoice).payment_hash, answer)
+
+    async def _follow(self, payment_hash: bytes, answer: Answer | None) -> SentPayment:
+        """Look at the payment until it has ended; the answer's own word counts for nothing while there is a row."""
+        for pause in chain(_PAUSES, repeat(_PAUSES[-1])):
+            try:
+                sent = await self.lookup(payment_hash)
+            except RailUnavailable as error:
+                logger.warning("a payment cannot be looked up yet: %s", error.detail)
+            else:
+                if sent is None and answer is not None and _has_ended(answer):
+                    return SentPayment(state="failed", detail=answer.detail)
+                if sent is not None and sent.state != "unknown":
+                    return sent
+            await self._sleep(pause)
+        raise AssertionError("unreachable")
+
+    async def lookup(self, payment_hash: bytes) -> SentPayment | None:
+        """Return what became of a payment."""
+        row = await _row(self._api, payment_hash)
+        if row is None or _integer(row, "amount") > 0:  # an invoice of this wallet's own, which it has not paid
+            return None
+        match row["status"]:
+            case "success":
+                preimage = row.get("preimage")
+                told = preimage if isinstance(preimage, str) else None
+                # Until a payment has succeeded its fee is what is reserved for it; money that went out is negative.
+                return SentPayment(state="paid", preimage=told, fee_msat=abs(_integer(row, "fee")))
+            case "failed":
+                return SentPayment(state="failed", detail="the node behind LNbits could not pay")
+            case _:
+                return SentPayment(state="unknown", detail="the payment is in flight")
+
+
+async def _open_wallet(api: LnbitsApi) -> Json:
+    """Return the wallet; an admin key is told its `id`.
+
+    Raises:
+        ConfigurationError: the key is refused.
+        RailUnavailable: LNbits cannot be asked.
+    """
+    try:
+        return (await api.get(_WALLET)).expect(200)
+    except KeyRefused as error:
+        raise ConfigurationError(error.detail) from error
+
+
+async def _row(api: LnbitsApi, payment_hash: bytes) -> Json | None:
+    """Return what LNbits wrote down about a payment of this wallet, in or out; None if there is none.
+
+    Raises:
+        RailUnavailable: there is no answer that can be believed.
+    """
+    text = payment_hash.hex()
+    answer = await api.get(f"{_PAYMENTS}/{text}", timeout=_LOOK_TIMEOUT)
+    if (answer.status, answer.detail) == (404, _UNKNOWN_PAYMENT):
+        return None
+    row: Any = answer.expect(200).get("details")
+    if row is None:  # LNbits answers anybody, with a wrong key or none; its own wallet's key gets the row
+        raise KeyRefused("LNbits does not know the key; copy it from the wallet's page, under API keys")
+    if not isinstance(row, dict) or row.get("payment_hash") != text or not isinstance(row.get("status"), str):
+        raise RailUnavailable("LNbits answered about a payment in a form that is not known here")
+    if (row["status"] == "success") is not (answer.body.get("paid") is True):
+        raise RailUnavailable("LNbits contradicts itself about a payment")
+    return row
+
+
+def _has_ended(answer: Answer) -> bool:
+    """Whether LNbits itself says that it is done with a payment: without a row it did not begin it."""
+    failed = answer.status == 520 and answer.body.get("status") == "failed"
+    return failed or (answer.status == 400 and "detail" in answer.body)
+
+
+def _integer(members: Json, name: str) -> int:
+    value = members.get(name)
+    if type(value) is not int:
+        raise RailUnavailable(f"LNbits sent no whole number as {name}")
+    return value
+
+
+def _time(value: object) -> int | None:
+    """Read a time of LNbits, which is UTC whether it says so or not."""
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    if moment is None:
+        return None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
