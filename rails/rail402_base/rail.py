@@ -7,6 +7,7 @@ from typing import Final
 
 from rail402.clock import Clock, system_clock
 from rail402.errors import ConfigurationError, MalformedInput, OutcomeUnknown, PaymentRejected, RailUnavailable
+from rail402.money import Money
 from rail402.protocol.charge import Charge, Operation
 from rail402.protocol.offer import Mechanism, Offer
 from rail402.protocol.order import Order
@@ -79,6 +80,15 @@ class BaseRail(PaymentRail):
     async def health(self) -> None:
         """Raise `RailUnavailable` where the chain cannot be used now."""
         await self.chain.health()
+
+    async def received(self) -> Money:
+        """Return what the address that is paid holds; in the sandbox that is all it was ever paid.
+
+        Raises:
+            RailUnavailable: the chain cannot be asked.
+        """
+        held = await self.chain.balance_of(self.token, self.pay_to)
+        return Money.from_atomic(held, self.token.decimals, self.token.symbol)
 
     async def offer(self, order: Order, mechanism: Mechanism, terms: Terms) -> Offer | None:
         """Make an offer; any amount can be paid in a token."""

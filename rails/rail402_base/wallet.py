@@ -14,7 +14,7 @@ from rail402.money import Money
 from rail402.protocol.base import Json
 from rail402.protocol.offer import Offer
 from rail402.protocol.rail import Cost, NotPaid, Paid, Unknown, Wallet
-from rail402_base.chain import Chain, SandboxBackend, Submitted, Transfer, Unused, Void
+from rail402_base.chain import Chain, SandboxBackend, Transfer, Unused, Void
 from rail402_base.eip3009 import Authorization, parse_authorization, same_address
 from rail402_base.keys import DEFAULT_DERIVATION_PATH, LocalSigner, Signer
 from rail402_base.sandbox_keys import open_sandbox, sandbox_signer
@@ -216,7 +216,7 @@ class BaseWallet(Wallet):
                 return Paid(payload=payload)
             case Transfer() | Void() | Unused(expired=True):
                 return NotPaid()
-            case Submitted() | Unused():
+            case _:
                 return Unknown(detail="the chain has not passed the authorization's expiry for good")
 
     def _token(self, offer: Offer) -> Token | None:

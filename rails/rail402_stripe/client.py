@@ -1,13 +1,15 @@
-"""Builds the real `stripe.StripeClient`: on a transport of our choice, without telemetry, no secrets in its logs.
+"""Builds the real `stripe.StripeClient`: on a transport of our choice, without telemetry, no secrets in logs or errors.
 
 The library reports telemetry by default: the previous request's duration, the platform's name and an identifier it
-keeps in the user's configuration directory. Its only switch is a global of the process (`stripe.enable_telemetry`),
-which is not ours to turn; the client built here drops those headers on their way out instead.
+keeps in the user's configuration directory (`stripe/telemetry_id`). Its only switch is a global of the process, which
+is not ours to turn; the client built here drops those headers on their way out instead. The file is still made, once:
+an application that wants none sets `stripe.enable_telemetry = False` before its first request.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -27,6 +29,7 @@ STRIPE_API_BASE = "https://api.stripe.com"
 _SECRET_KEY = re.compile(r"(sk|rk)_(test|live)_[A-Za-z0-9_]{1,240}", re.ASCII)
 _SECRET = re.compile(r"(spt_|_secret_|whsec_|[sr]k_(?:test|live)_)[A-Za-z0-9_]+", re.ASCII)
 _TELEMETRY_HEADERS = frozenset({"x-stripe-client-telemetry", "x-stripe-client-user-agent"})
+_UNREADABLE = b'{"error": {"type": "api_error", "message": "Stripe gave an answer that cannot be read."}}'
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -66,13 +69,28 @@ class _HttpClient(stripe.HTTPClient):
             # The library's own clients raise this, and its retries look for it; the cause says what happened.
             message = f"no answer from Stripe: {type(error).__name__}"
             raise stripe.APIConnectionError(message, should_retry=True) from error  # type: ignore[no-untyped-call]
-        return response.content, response.status_code, response.headers
+        return _harmless(response), response.status_code, response.headers
 
     async def sleep_async(self, secs: float) -> None:
         await asyncio.sleep(secs)
 
     async def close_async(self) -> None:
         await self._client.aclose()
+
+
+def _harmless(response: httpx.Response) -> bytes:
+    """Return the body, so that no error of the library can repeat a secret: its messages quote Stripe's, which may
+    name a token, and whole bodies where they are no JSON."""
+    failed = response.status_code >= 400
+    try:
+        text = response.content.decode()
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if failed:
+            return _UNREADABLE
+        message = "Stripe gave an answer that cannot be read"
+        raise stripe.APIError(message, http_status=response.status_code) from error
+    return _SECRET.sub(r"\1…", text).encode() if failed else response.content
 
 
 class RailStripeClient(stripe.StripeClient):

@@ -1,6 +1,6 @@
 """How many payments a second the SQLite store takes: claim, then settle with a stored response, all of it durable.
 
-Run it with `python tests/bench/bench_store.py`; it prints one JSON object. The ratios compare numbers of the same run:
+`python tests/bench/bench_store.py [few rows] [many rows]` prints one JSON object. The ratios compare numbers of the same run:
 many tasks against one (what group commit brings), and a long table against a short one.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import statistics
 import sys
 import tempfile
 import time
@@ -55,30 +56,44 @@ async def rate(store: Store, *, payments: int, tasks: int) -> dict[str, float]:
     }
 
 
-async def measure(sizes: tuple[int, ...] = (1_000, 100_000), *, payments: int = 5_000, tasks: int = 64) -> None:
-    """Print the rates with so many rows in the table, and their ratios."""
+async def filled(path: Path, rows: int) -> SqliteStore:
+    """Return a started store with that many charges."""
+    store = SqliteStore(path)
+    await store.start()
+    await rate(store, payments=rows, tasks=512)
+    return store
+
+
+async def measure(few: int = 1_000, many: int = 100_000, *, rounds: int = 10, tasks: int = 64) -> dict[str, object]:
+    """Return the rates with so many rows in the table, and their ratios.
+
+    The rounds take turns, so that whatever else the machine does meets all of them; each figure is a median.
+    """
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as directory:
-        store = SqliteStore(Path(directory) / "charges.db")
-        await store.start()
-        rows, rates = 0, {}
-        one = await rate(store, payments=200, tasks=1)
-        for size in sizes:
-            await rate(store, payments=size - rows, tasks=512)
-            rates[size] = await rate(store, payments=payments, tasks=tasks)
-            rows = size + payments
-        await store.close()
-        megabytes = round((Path(directory) / "charges.db").stat().st_size / 1e6)
-    first, last = rates[sizes[0]]["per_second"], rates[sizes[-1]]["per_second"]
-    result = {
-        "tasks": tasks,
-        "one_task": one,
-        "rows": {str(size): found for size, found in rates.items()},
+        short = await filled(Path(directory) / "short.db", few)
+        long = await filled(Path(directory) / "long.db", many)
+        alone, at_few, at_many = [], [], []
+        for _ in range(rounds):
+            alone.append(await rate(short, payments=50, tasks=1))
+            at_few.append(await rate(short, payments=500, tasks=tasks))
+            at_many.append(await rate(long, payments=500, tasks=tasks))
+        await short.close()
+        await long.close()
+        megabytes = round((Path(directory) / "long.db").stat().st_size / 1e6)
+    figures = {name: _median(found) for name, found in [("alone", alone), ("few", at_few), ("many", at_many)]}
+    return {
+        "one_task": figures["alone"],
+        f"{tasks}_tasks_{few}_rows": figures["few"],
+        f"{tasks}_tasks_{many}_rows": figures["many"],
         "megabytes": megabytes,
-        "ratio_many_tasks_to_one": round(first / one["per_second"], 2),
-        "ratio_long_table_to_short": round(last / first, 2),
+        "ratio_many_tasks_to_one": round(figures["few"]["per_second"] / figures["alone"]["per_second"], 2),
+        "ratio_many_rows_to_few": round(figures["many"]["per_second"] / figures["few"]["per_second"], 2),
     }
-    print(json.dumps(result, indent=2))
+
+
+def _median(rounds: list[dict[str, float]]) -> dict[str, float]:
+    return {name: round(statistics.median(found[name] for found in rounds), 2) for name in rounds[0]}
 
 
 if __name__ == "__main__":
-    asyncio.run(measure(tuple(int(size) for size in sys.argv[1:]) or (1_000, 100_000)))
+    print(json.dumps(asyncio.run(measure(*(int(size) for size in sys.argv[1:]))), indent=2))

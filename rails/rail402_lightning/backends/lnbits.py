@@ -34,11 +34,12 @@ _UNKNOWN_PAYMENT: Final = "Payment does not exist."
 _PAY_TIMEOUT: Final = 30
 # LNbits passes a look at a payment in flight on to its node, and LND answers that only after half a minute.
 _LOOK_TIMEOUT: Final = 40
+_TIMEOUT: Final = 10
 _DEADLINE: Final = 60
 _PAUSES: Final = (0.25, 0.5, 1.0, 2.0, 5.0)
 
-# Refused by the web server or at the door of the API: the payment was never begun.
-_REFUSED: Final = frozenset({301, 302, 307, 308, 401, 403, 404, 405, 413, 422, 429})
+# Refused at the door of the API: the payment was never begun.
+_REFUSED: Final = frozenset({401, 403, 404, 422, 429})
 
 
 class LnbitsReceiver:
@@ -97,10 +98,11 @@ class LnbitsReceiver:
     async def status(self, payment_hash: bytes) -> InvoiceStatus | None:
         """Return what became of an invoice.
 
-        LNbits hands out the preimage of an invoice that is not paid, so that says nothing; `paid` does. It marks an
-        invoice that has expired as failed without asking its node; a payment that arrives later makes it paid.
+        LNbits hands out the preimage of an invoice that is not paid, so that says nothing; `paid` does. An invoice
+        that has expired it marks as failed without asking its node; a payment that arrives later makes it paid. The
+        time of a settlement is when LNbits booked it.
         """
-        row = await _row(self._api, payment_hash)
+        row = await _row(self._api, payment_hash, timeout=_TIMEOUT)
         if row is None:
             return None
         amount = _integer(row, "amount")
@@ -200,7 +202,7 @@ class LnbitsSender:
 
     async def lookup(self, payment_hash: bytes) -> SentPayment | None:
         """Return what became of a payment."""
-        row = await _row(self._api, payment_hash)
+        row = await _row(self._api, payment_hash, timeout=_LOOK_TIMEOUT)
         if row is None or _integer(row, "amount") > 0:  # an invoice of this wallet's own, which it has not paid
             return None
         match row["status"]:
@@ -228,14 +230,14 @@ async def _open_wallet(api: LnbitsApi) -> Json:
         raise ConfigurationError(error.detail) from error
 
 
-async def _row(api: LnbitsApi, payment_hash: bytes) -> Json | None:
+async def _row(api: LnbitsApi, payment_hash: bytes, *, timeout: int) -> Json | None:
     """Return what LNbits wrote down about a payment of this wallet, in or out; None if there is none.
 
     Raises:
         RailUnavailable: there is no answer that can be believed.
     """
     text = payment_hash.hex()
-    answer = await api.get(f"{_PAYMENTS}/{text}", timeout=_LOOK_TIMEOUT)
+    answer = await api.get(f"{_PAYMENTS}/{text}", timeout=timeout)
     if (answer.status, answer.detail) == (404, _UNKNOWN_PAYMENT):
         return None
     row: Any = answer.expect(200).get("details")

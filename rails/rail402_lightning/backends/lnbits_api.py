@@ -6,6 +6,7 @@ not; `OutcomeUnknown` is everything else.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ MAX_ANSWER: Final = 1 << 20
 _TIMEOUT: Final = 10
 _MAX_DETAIL: Final = 200
 _SECRETS: Final = re.compile(r"[0-9a-fA-F]{32,}")  # keys have 32 digits, preimages 64
-_LOCAL_NAMES: Final = ("localhost", ".local", ".internal", ".lan", ".onion")
+_LOCAL_NAMES: Final = (".localhost", ".local", ".internal", ".lan", ".onion")
 _NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
@@ -49,7 +50,8 @@ class Answer:
     @property
     def detail(self) -> str:
         """What LNbits says is wrong, shortened, without anything that could be a key or a preimage."""
-        text = _SECRETS.sub("…", str(self.body.get("detail", "")))
+        said = self.body.get("detail") or self.body.get("error") or ""
+        text = _SECRETS.sub("…", str(said))
         return "".join(char if char.isprintable() else " " for char in text[:_MAX_DETAIL])
 
     def expect(self, *statuses: int) -> Json:
@@ -83,7 +85,8 @@ class LnbitsApi:
         self.url = _checked_url(url)
         if not key or not key.isascii() or not key.isalnum():
             raise ConfigurationError("the LNbits key must be the wallet's API key, letters and digits")
-        self._headers = {"X-Api-Key": key, "Accept": "application/json"}
+        # Nothing compressed: the limit on an answer's size is one on what it takes in memory.
+        self._headers = {"X-Api-Key": key, "Accept": "application/json", "Accept-Encoding": "identity"}
         self._transport = transport
         self._client: httpx.AsyncClient | None = None
 
@@ -116,22 +119,25 @@ class LnbitsApi:
         """
         return await self._call("POST", path, json=dict(body), timeout=timeout)
 
-    async def _call(self, method: str, path: str, **options: Any) -> Answer:
+    async def _call(self, method: str, path: str, *, timeout: int, **content: Any) -> Answer:
         if self._client is None:
             self._client = httpx.AsyncClient(base_url=self.url, headers=self._headers, transport=self._transport)
         try:
-            async with self._client.stream(method, path, **options) as response:
-                content = bytearray()
+            stream = self._client.stream(method, path, timeout=timeout, **content)
+            async with asyncio.timeout(timeout), stream as response:
+                if "Content-Encoding" in response.headers:
+                    raise OutcomeUnknown("LNbits compressed its answer, which was not asked for")
+                body = bytearray()
                 async for chunk in response.aiter_bytes():
-                    content += chunk
-                    if len(content) > MAX_ANSWER:
+                    body += chunk
+                    if len(body) > MAX_ANSWER:
                         raise OutcomeUnknown(f"the answer of LNbits is larger than {MAX_ANSWER} bytes")
         except _NEVER_SENT as error:
             raise RailUnavailable(f"LNbits cannot be reached at {self.url} ({type(error).__name__})") from error
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, TimeoutError) as error:
             raise OutcomeUnknown(f"LNbits gave no answer ({type(error).__name__})") from error
         try:
-            parsed = parse_json(bytes(content), field="answer", max_bytes=MAX_ANSWER)
+            parsed = parse_json(bytes(body), field="answer", max_bytes=MAX_ANSWER)
         except MalformedInput as error:
             raise OutcomeUnknown(f"LNbits answered {response.status_code}, and not in JSON") from error
         return Answer(response.status_code, parsed, _retry_after(response))

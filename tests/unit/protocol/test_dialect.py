@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rail402.errors import MalformedInput
+from rail402.protocol.challenge import Challenge
+from rail402.protocol.charge import Charge
 from rail402.protocol.dialect import MAX_HEADER_BYTES, Context, Dialect, Envelope, Fields
+from rail402.protocol.offer import Offer
+from rail402.protocol.payment import Payment
 from rail402.protocol.rail import Registry
 
 FUZZ = settings(derandomize=True, database=None, deadline=None, max_examples=100)
@@ -59,6 +65,31 @@ def test_an_envelope_is_empty_unless_told() -> None:
 def test_a_client_has_no_secrets() -> None:
     context = Context(specs=Registry([]), now=1)
     assert (context.keys, context.realm) == (None, "")
+
+
+class Whisper(Dialect):
+    """A dialect that has nothing to say."""
+
+    name, echo, request_fields, response_fields = "whisper", "none", ("x-whisper", "x-aside"), ()
+
+    def challenge(self, challenge: Challenge, context: Context) -> Envelope:
+        return Envelope()
+
+    def payments(self, fields: Fields, body_digest: str, context: Context) -> list[Payment]:
+        return []
+
+    def receipt(self, charge: Charge, payment: Payment, context: Context) -> list[tuple[str, str]]:
+        return []
+
+    def offers(self, fields: Fields, body: bytes, context: Context) -> list[Offer]:
+        return []
+
+    def credential(self, offer: Offer, payload: dict[str, Any], context: Context) -> list[tuple[str, str]]:
+        return []
+
+
+def test_a_credential_travels_in_the_first_field_unless_told(offer: Offer) -> None:
+    assert Whisper().credential_field(offer) == "x-whisper"
 
 
 def test_a_dialect_implements_both_ends() -> None:

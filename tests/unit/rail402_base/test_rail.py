@@ -170,6 +170,7 @@ async def test_a_payment_is_settled_and_named_by_its_transfer(till: Till) -> Non
     settled = await till.rail.settle(charge, payment)
     assert isinstance(settled, Settled)
     assert settled.keys == {f"tx:eip155:402402/{settled.transaction}/1"}
+    assert str(await till.rail.received()) == "0.003 USDC"
     await assert_conserved(till, payee=PRICE)
     assert await till.rail.lookup(charge, Operation.SETTLE) == settled
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,13 +22,119 @@ from rail402.testing.fakes import FakeClock, FakeLedger, FakeRail, FakeSpec, Fak
 
 URL = "https://shop.example"
 
+Lines = Mapping[str, str] | Iterable[tuple[bytes, bytes]]
+
+
+class Wire:
+    """One request over bare ASGI, which sees every message at the moment when it is sent.
+
+    Args:
+        path: with the query; `raw_path` and `path` go into the scope as they would over HTTP.
+        headers: a mapping, or raw lines, which may be as hostile as they like.
+        chunks: the messages of the request body.
+        scope: members of the scope to change.
+
+    Attributes:
+        sent: every message, in order; `watch` is awaited with each before it counts as sent.
+        gone: set it, and the client has disconnected.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        path: str,
+        method: str = "GET",
+        *,
+        headers: Lines = (),
+        chunks: Iterable[bytes] = (b"",),
+        scope: Mapping[str, Any] | None = None,
+        watch: Callable[[Any], Awaitable[None]] | None = None,
+    ) -> None:
+        target, _, query = path.partition("?")
+        if isinstance(headers, Mapping):
+            headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        self.scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "https",
+            "path": httpx.URL(URL + target).path,
+            "raw_path": target.encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "headers": [(name.lower(), value) for name, value in [(b"host", b"shop.example"), *headers]],
+            "server": ("shop.example", 443),
+            "client": ("192.0.2.1", 50000),
+            **(scope or {}),
+        }
+        self.sent: list[Any] = []
+        self.gone = asyncio.Event()
+        self._app, self._chunks, self._watch = app, list(chunks), watch
+
+    async def run(self) -> Wire:
+        await self._app(self.scope, self._receive, self._send)
+        return self
+
+    async def _receive(self) -> dict[str, Any]:
+        if self._chunks:
+            body = self._chunks.pop(0)
+            return {"type": "http.request", "body": body, "more_body": bool(self._chunks)}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        if self._watch is not None:
+            await self._watch(message)
+        self.sent.append(message)
+
+    @property
+    def status(self) -> int:
+        starts = [message["status"] for message in self.sent if message["type"] == "http.response.start"]
+        assert len(starts) == 1, self.sent
+        return int(starts[0])
+
+    def all(self, name: str) -> list[str]:
+        """Return every line of that name, in order."""
+        lines = [line for message in self.sent for line in message.get("headers", ())]
+        return [value.decode("latin-1") for key, value in lines if key.decode().lower() == name]
+
+    def one(self, name: str) -> str:
+        (value,) = self.all(name)
+        return value
+
+    @property
+    def chunks(self) -> list[bytes]:
+        return [message["body"] for message in self.sent if message["type"] == "http.response.body"]
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.chunks)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last message of a body has left."""
+        return bool(self.sent) and self.sent[-1].get("more_body") is False or self.sent[-1]["type"].endswith("trailers")
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
 
 class Shop:
     """A gate over a fake rail. Mount handlers on `app`, then `async with shop.open():`."""
 
-    def __init__(self, app: Any = None, *, style: str = "signed", **options: Any) -> None:
-        self.clock = FakeClock()
-        self.ledger = FakeLedger()
+    def __init__(
+        self,
+        app: Any = None,
+        *,
+        style: str = "signed",
+        install: bool = True,
+        clock: FakeClock | None = None,
+        ledger: FakeLedger | None = None,
+        **options: Any,
+    ) -> None:
+        self.clock = clock or FakeClock()
+        self.ledger = ledger or FakeLedger()
         spec = FakeSpec(style=style) if style != "signed" else FakeSpec()
         self.rail, self.wallet = FakeRail(self.ledger, spec), FakeWallet(self.ledger, spec)
         self.app = app or Starlette()
@@ -37,7 +145,8 @@ class Shop:
             "clock": self.clock,
         }
         self.gate = Gate(rails=[self.rail], public_url=URL, **(defaults | options))
-        self.gate.install(self.app)
+        if install:
+            self.gate.install(self.app)
         self._ids = itertools.count()
         self.client: httpx.AsyncClient
 
@@ -73,6 +182,10 @@ class Shop:
         """Pay and return the answer."""
         proof = await self.quote(path, method, **kwargs)
         return await self.client.request(method, path, **kwargs, headers=proof)
+
+    def request(self, path: str, method: str = "GET", **kwargs: Any) -> Wire:
+        """Return a request over bare ASGI; `await` its `run()`."""
+        return Wire(self.app, path, method, **kwargs)
 
     async def charges(self) -> list[Charge]:
         return list(await self.gate.services().store.recent(limit=100))

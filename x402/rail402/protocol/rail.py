@@ -113,9 +113,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
-    """No answer that can be believed. Only a lookup may decide."""
+    """No answer that can be believed. Only a lookup may decide; `state` is added to the charge for it."""
 
     detail: str = ""
+    state: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 from dataclasses import dataclass
 
-from rail402.errors import MalformedInput, OutcomeUnknown, PaymentRejected, StaleCharge
+from rail402.errors import MalformedInput, OutcomeUnknown, PaymentRejected, Rail402Error, StaleCharge
 from rail402.money import Money
 from rail402.protocol.binding import TokenParts, parse_token
 from rail402.protocol.charge import Charge, Delivery, DeliveryEvent, PaymentEvent, PaymentState
@@ -142,9 +142,11 @@ class Admission:
                 return admitted
             remaining = deadline - loop.time()
             if remaining <= 0:
-                raise PaymentRejected(f"charge {charge.id}", code="payment_in_progress", retry_after=2)
+                raise _busy(charge)
             changed = await self._services.store.wait(charge, timeout=remaining)
-            charge = changed or charge
+            if changed is None:
+                raise PaymentRejected("its record is gone", code="proof_already_used")
+            charge = changed
 
     def _check_known(self, charge: Charge) -> None:
         """Check what is checked on every presentation, and that this one may have what the first one got."""
@@ -197,6 +199,10 @@ class Admission:
             return None
         if not charge.may_rerun and charge.delivery is not Delivery.NONE:
             raise PaymentRejected("its response was not kept and its rerun is used up", code="proof_already_used")
+        return await self._run(charge)
+
+    async def _run(self, charge: Charge) -> Admitted:
+        """Run the handler for money that was settled before."""
         started = charge.deliver(DeliveryEvent.START, lease_until=self._services.lease())
         return Admitted(await self._services.store.save(started))
 
@@ -205,6 +211,9 @@ class Admission:
         response = await self._services.store.response(charge.id, slot) if slot else None
         if response is not None:
             return Admitted(charge, replay=response)
+        failed = charge.delivery is Delivery.FAILED and charge.may_rerun
+        if failed or charge.delivery is Delivery.NONE:  # the first use, which was taken with the claim, is still owed
+            return await self._run(charge)
         taken = await self._services.store.take_use(charge.id)
         if taken is None:
             raise PaymentRejected(f"all {charge.uses} are used", code="uses_exhausted")
@@ -222,6 +231,13 @@ class Admission:
             code=None,
         )
         return Admitted(await self._services.store.save(self._begin(claimed)))
+
+
+def _busy(charge: Charge) -> Rail402Error:
+    """Return the error for who has waited long enough for another worker."""
+    if charge.payment in (PaymentState.RELEASING, PaymentState.REFUNDING):
+        return OutcomeUnknown(f"charge {charge.id} is being undone", retry_after=2)
+    return PaymentRejected(f"charge {charge.id}", code="payment_in_progress", retry_after=2)
 
 
 def _digest(text: str) -> str:

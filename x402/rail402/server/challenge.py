@@ -14,6 +14,7 @@ from starlette.requests import Request
 from rail402.errors import ConfigurationError, Rail402Error, RailUnavailable
 from rail402.money import Money, as_money
 from rail402.protocol.challenge import Challenge
+from rail402.protocol.dialect import Dialect
 from rail402.protocol.offer import Flow, Mechanism, Offer
 from rail402.protocol.rail import PaymentRail, Terms
 from rail402.rates import convert
@@ -133,7 +134,9 @@ async def send_challenge(
 ) -> None:
     """Send the 402 in every dialect of the route; `outcome` says what became of the payment that came."""
     context = services.context()
-    envelopes = [dialect.challenge(challenge, context) for dialect in services.dialects_of(rule)]
+    envelopes = [
+        dialect.challenge(_sayable(services, challenge, dialect), context) for dialect in services.dialects_of(rule)
+    ]
     lines = [*(line for envelope in envelopes for line in envelope.fields), *outcome]
     if _wants_problem(request):
         body = _problem(challenge.code, challenge.detail, status=402)
@@ -147,6 +150,17 @@ async def send_challenge(
         "offers": [_for_people(offer) for offer in challenge.offers],
     }
     await _respond(services, rule, 402, body, lines, _wants_problem(request), send)
+
+
+def _sayable(services: Services, challenge: Challenge, dialect: Dialect) -> Challenge:
+    """Return the challenge with the offers that can be paid in `dialect`.
+
+    Where the client does not send the offer back, only one that is remembered can be recognised.
+    """
+    if dialect.echo == "full":
+        return challenge
+    known = tuple(offer for offer in challenge.offers if services.rails[offer.rail].issued_key(offer) is not None)
+    return challenge.model_copy(update={"offers": known})
 
 
 async def refuse(

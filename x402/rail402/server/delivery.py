@@ -15,13 +15,14 @@ import asyncio
 import logging
 from enum import Enum, auto
 
-from rail402.errors import Rail402Error, StaleCharge
+from rail402.errors import Rail402Error, StaleCharge, StoreError
 from rail402.protocol.base import sha256_hex
 from rail402.protocol.charge import Charge, DeliveryEvent, PaymentEvent, PaymentState
 from rail402.protocol.payment import Payment
 from rail402.protocol.rail import Holds, PaymentRail, Refunds
-from rail402.server.fields import content_length, failed_fields, paid_fields
+from rail402.server.fields import content_length, end_to_end, failed_fields, paid_fields
 from rail402.server.operations import hold, refund, release, settle, verdict, with_receipt
+from rail402.server.passes import keep_use
 from rail402.server.request import Message, Send
 from rail402.server.services import Services
 from rail402.server.settings import Rule
@@ -96,12 +97,14 @@ class Delivery:
         match message["type"], self._phase:
             case _, _Phase.WITHHELD:
                 raise Withheld
-            case "http.response.start", _:
+            case "http.response.start", _Phase.WAITING if not self._head:
                 await self._start(message)
-            case "http.response.body", _:
+            case "http.response.body", _ if self._head:
                 await self._body(message, message.get("body", b""), message.get("more_body", False))
-            case _:
+            case _ if self.has_begun:
                 await self._send(message)
+            case other, _:  # what would leave before the head, and so before the payment
+                logger.warning("charge %s: %s came out of order and is dropped", self.charge.id, other)
 
     async def _start(self, message: Message) -> None:
         self._head = message
@@ -161,7 +164,8 @@ class Delivery:
                 case PaymentState.SETTLED:
                     return charge, None
                 case PaymentState.UNKNOWN if self._fits:
-                    return charge, None  # drained first
+                    # Drained first, for which this worker keeps the lease.
+                    return charge.model_copy(update={"lease_until": self._services.lease()}), None
                 case _:
                     return charge.deliver(DeliveryEvent.FAIL, lease_until=charge.lease_until), None
 
@@ -184,13 +188,14 @@ class Delivery:
 
     def _stored(self, charge: Charge, whole: bytes) -> tuple[Charge, StoredResponse | None]:
         """Return the charge with its complete response; the uses of a pass keep theirs elsewhere."""
+        lease = self._services.clock()  # the work is done: nobody has to be trusted with it any longer
         if charge.is_pass:
             event = DeliveryEvent.STREAM if charge.payment is PaymentState.SETTLED else DeliveryEvent.FAIL
-            return charge.deliver(event, lease_until=charge.lease_until), None
-        return charge.deliver(DeliveryEvent.STORE, lease_until=charge.lease_until), self._response(whole)
+            return charge.deliver(event, lease_until=lease), None
+        return charge.deliver(DeliveryEvent.STORE, lease_until=lease), self._response(whole)
 
     def _response(self, whole: bytes) -> StoredResponse:
-        return StoredResponse(self._head["status"], tuple(self._head.get("headers", ())), whole)
+        return StoredResponse(self._head["status"], end_to_end(self._head.get("headers", ())), whole)
 
     async def _keep(self, charge: Charge, whole: bytes) -> None:
         charge, response = self._stored(charge, whole)
@@ -200,8 +205,9 @@ class Delivery:
 
     async def _keep_use(self, whole: bytes | None) -> None:
         """Keep the first use of a pass under its Idempotency-Key."""
-        if self.charge.is_pass and self._slot and whole is not None:
-            await self._services.store.keep_use(self.charge.id, self._slot, self._response(whole))
+        settled = self.charge.payment is PaymentState.SETTLED
+        if self.charge.is_pass and settled and self._slot and whole is not None:
+            await keep_use(self._services, self.charge, self._slot, self._head, whole)
 
     async def _tee(self, body: bytes, more: bool) -> None:
         if self._copy is not None and len(self._copy) + len(body) <= self._services.settings.max_stored:
@@ -231,12 +237,17 @@ class Delivery:
             await self._write(self.charge.model_copy(update={"lease_until": self._services.lease()}), None)
 
     async def _write(self, charge: Charge, response: StoredResponse | None) -> None:
-        """Write the delivery; a late worker finds the row changed, and what it sends then is simply not kept."""
+        """Write the delivery. The money is ours by now: what cannot be written is sent all the same, and not kept.
+
+        A late worker finds the row changed and writes nothing more. Where the store is down, the lease will lapse.
+        """
         try:
             self.charge = await self._services.shielded(self._services.store.save(charge, response=response))
         except StaleCharge:
             logger.warning("charge %s: another worker has taken over its delivery", charge.id)
             self._copy, self._kept = None, True
+        except StoreError as error:
+            logger.warning("charge %s: its delivery is not written: %s", charge.id, error)
 
     # --- when the handler fails
 
@@ -247,8 +258,7 @@ class Delivery:
 
     async def fail(self) -> None:
         """Undo the payment after a failed handler; its answer goes out even where that hangs."""
-        undoing = asyncio.ensure_future(self._services.shielded(self._undo()))
-        await asyncio.wait({undoing}, timeout=self._services.settings.release_seconds)
+        await asyncio.wait({self._services.start(self._undo())}, timeout=self._services.settings.release_seconds)
 
     async def _undo(self) -> None:
         try:
@@ -264,7 +274,17 @@ class Delivery:
         self.charge = await services.store.save(failed)
         if self.charge.payment is PaymentState.HELD and isinstance(self._rail, Holds):
             self.charge = await release(services, self._rail, self.charge)
-        elif self.charge.payment is PaymentState.SETTLED and charge.is_pass:
-            await services.store.return_use(charge.id)
-        elif self.charge.payment is PaymentState.SETTLED and isinstance(self._rail, Refunds) and not self.has_begun:
-            self.charge = await refund(services, self._rail, self.charge)
+        elif self.charge.payment is PaymentState.SETTLED and not self.has_begun:
+            await self._give_back()
+
+    async def _give_back(self) -> None:
+        """Make good for settled money that bought nothing.
+
+        After a rerun nothing goes back: the first run may have delivered, and payers can make a handler fail. The first
+        use of a pass is owed by the charge itself, once.
+        """
+        if self.charge.is_pass:
+            if self.charge.reruns:
+                await self._services.store.return_use(self.charge.id)
+        elif isinstance(self._rail, Refunds) and not self.charge.reruns:
+            self.charge = await refund(self._services, self._rail, self.charge)

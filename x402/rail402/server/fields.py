@@ -11,12 +11,25 @@ from rail402.protocol.payment import Payment
 from rail402.server.services import Services
 from rail402.server.settings import Rule
 
-__all__ = ["RawFields", "content_length", "failed_fields", "gate_fields", "outcome_lines", "paid_fields"]
+__all__ = [
+    "RawFields",
+    "content_length",
+    "end_to_end",
+    "failed_fields",
+    "free_fields",
+    "gate_fields",
+    "outcome_lines",
+    "paid_fields",
+]
 
 RawFields = Iterable[tuple[bytes, bytes]]
 
 _EXPOSED = ("Idempotent-Replayed", "Rail402-Charge", "Receipt-Record", "Retry-After")
 _SHARED = (b"public", b"s-maxage", b"proxy-revalidate")
+_CDN = (b"cdn-cache-control", b"surrogate-control")
+"""How names of fields end that only a CDN reads, and prefers to Cache-Control (RFC 9213)."""
+
+_HOP_BY_HOP = {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
 
 
 def gate_fields(services: Services, rule: Rule) -> list[tuple[bytes, bytes]]:
@@ -40,12 +53,22 @@ def paid_fields(
     ]
     if replayed:
         lines.append(("Idempotent-Replayed", "true"))
-    return [*_private(own), *gate_fields(services, rule), *_charge_field(charge), *_encode(lines)]
+    return [*free_fields(services, rule, own), *_charge_field(charge), *_encode(lines)]
 
 
 def failed_fields(services: Services, rule: Rule, charge: Charge, own: RawFields) -> list[tuple[bytes, bytes]]:
     """Return the `own` fields of a failed handler's answer, with what became of the payment."""
-    return [*_private(own), *gate_fields(services, rule), *_charge_field(charge)]
+    return [*free_fields(services, rule, own), *_charge_field(charge)]
+
+
+def free_fields(services: Services, rule: Rule, own: RawFields) -> list[tuple[bytes, bytes]]:
+    """Return the `own` fields of a response that has no charge: what is free for one is not for the next."""
+    return _merged(_private(own), gate_fields(services, rule))
+
+
+def end_to_end(own: RawFields) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the fields that belong to the response and not to the connection it left on."""
+    return tuple((name, value) for name, value in own if name.lower() not in _HOP_BY_HOP)
 
 
 def outcome_lines(services: Services, charge: Charge | None, payment: Payment | None) -> list[tuple[str, str]]:
@@ -83,10 +106,23 @@ def _private(own: RawFields) -> list[tuple[bytes, bytes]]:
     kept, directives = [], [b"private"]
     for name, value in own:
         if name.lower() != b"cache-control":
-            kept.append((name, value))
+            if not name.lower().endswith(_CDN):
+                kept.append((name, value))
             continue
         for directive in value.split(b","):
             word = directive.strip()
             if word and word.lower() != b"private" and not word.lower().startswith(_SHARED):
                 directives.append(word)
     return [*kept, (b"cache-control", b", ".join(directives))]
+
+
+def _merged(own: RawFields, added: RawFields) -> list[tuple[bytes, bytes]]:
+    """Return the `own` fields with the lists of `added` joined to theirs: middleware minds the first line only."""
+    lists = dict(added)
+    kept = []
+    for name, value in own:
+        if name.lower() in lists:
+            lists[name.lower()] = value + b", " + lists[name.lower()]
+        else:
+            kept.append((name, value))
+    return [*kept, *lists.items()]

@@ -22,7 +22,7 @@ from rail402.rates import RateSource
 from rail402.server.middleware import GateMiddleware
 from rail402.server.paywall import CHARGE_KEY
 from rail402.server.reconciler import Reconciler
-from rail402.server.routes import Found, Protected, mark, rule_of, walk, wrap
+from rail402.server.routes import Found, Protected, mark, rule_of, rules_of, walk, wrap
 from rail402.server.services import Services
 from rail402.server.settings import GateSettings, Price, Receipts, Rule, names
 from rail402.stores import open_store
@@ -69,6 +69,8 @@ class Gate:
             raise ConfigurationError("rails=[]: give the gate at least one rail")
         self._retired = options.pop("retired_receipt_keys", ())
         self._dialects: Sequence[Dialect] = options.pop("dialects", DEFAULT_DIALECTS)
+        if not self._dialects:
+            raise ConfigurationError("dialects=[]: give the gate at least one dialect")
         self._rates: RateSource | None = options.pop("rates", None)
         self._clock: Clock = options.pop("clock", system_clock)
         self._random: RandomBytes = options.pop("random_bytes", system_random)
@@ -79,7 +81,9 @@ class Gate:
         self._registry = Registry([rail.spec for rail in rails])
         self._rails = {rail.spec.name: rail for rail in rails}
         self._store = open_store(store) if isinstance(store, str) else store
-        if (secret is None or receipt_key is None) and not all(rail.sandbox for rail in rails):
+        if len({rail.sandbox for rail in rails}) > 1:
+            raise ConfigurationError("sandbox rails beside real ones would sell for play money; make two gates")
+        if (secret is None or receipt_key is None) and not rails[0].sandbox:
             raise ConfigurationError(
                 "secret and receipt_key are required outside the sandbox; make them: rail402 keygen"
             )
@@ -87,8 +91,10 @@ class Gate:
         self._receipt_keys = None if receipt_key is None else ReceiptKeys(receipt_key, self._retired)
         self._protected: list[Protected] = []
         self._marked: list[tuple[Any, Rule]] = []
+        self._wrapped: dict[int, Any] = {}
         self._app: Any = None
         self._services: Services | None = None
+        self._opened = contextlib.AsyncExitStack()
         self._starting = asyncio.Lock()
         self._reconciling: asyncio.Task[None] | None = None
 
@@ -136,9 +142,12 @@ class Gate:
     ) -> None:
         """Put a price on every route that `pattern` matches, such as `"POST /summarise"` or `"GET /reports/*"`.
 
-        The path is that of the route (`/article/{slug}`), `*` standing for any run of characters. A pattern that
-        matches no route raises when the app starts.
+        The path is that of the route (`/article/{slug}`), `*` standing for any run of characters. Where several match,
+        the first counts, and a price on the endpoint itself before all. A pattern that applies nowhere raises when the
+        app starts.
         """
+        if self.started:
+            raise ConfigurationError(f"protect({pattern!r}): protect routes before the app starts")
         self._protected.append(Protected(pattern, self._rule(price, rails, dialects, flow, receipt, description)))
 
     def _rule(
@@ -150,18 +159,19 @@ class Gate:
         receipt: Receipts | None,
         description: str,
     ) -> Rule:
-        for rail in rails or ():
-            self._registry[rail]
         known = {dialect.name for dialect in self._dialects}
-        for dialect in dialects or ():
+        rail_names, dialect_names = names(rails, "rails"), names(dialects, "dialects")
+        for rail in rail_names or ():
+            self._registry[rail]
+        for dialect in dialect_names or ():
             if dialect not in known:
                 raise ConfigurationError(f"there is no dialect {dialect!r}; the dialects here are: {sorted(known)}")
         if flow is not None and flow not in list(Flow):
             raise ConfigurationError(f"flow={flow!r} must be authorization, upfront or escrow")
         return Rule(
             price=price,
-            rails=names(rails, "rails"),
-            dialects=names(dialects, "dialects"),
+            rails=rail_names,
+            dialects=dialect_names,
             flow=None if flow is None else Flow(flow),
             receipts=receipt or Receipts(),
             description=description,
@@ -189,36 +199,34 @@ class Gate:
 
     def _wrap_routes(self) -> None:
         """Find every marked endpoint and protected pattern, and put a paywall in front."""
-        wrapped: dict[int, Rule] = {}
-        unmatched = {protected.pattern for protected in self._protected}
-        seen: set[int] = set()
+        ours = {id(rule): rule for _, rule in self._marked}
+        plan: dict[int, tuple[Found, dict[str, Rule]]] = {}
+        used: set[int] = set()
         for found in walk(self._app.routes):
-            rule = rule_of(found.endpoint)
-            for protected in self._protected:
-                if protected.matches(found.methods, found.path):
-                    unmatched.discard(protected.pattern)
-                    rule = rule or protected.rule
-            seen.add(id(found.endpoint))
-            self._wrap(found, rule, wrapped)
-        if unmatched:
+            marked = ours.get(id(rule_of(found.endpoint)))
+            rules = rules_of(found, marked, self._protected)
+            if rules and "websocket" in type(found.route).__name__.lower():
+                raise ConfigurationError(f"{found.path} is a websocket route, which cannot be paid for per request")
+            used |= {id(rule) for rule in rules.values()}
+            _, before = plan.setdefault(id(found.route), (found, rules))
+            if before != rules:
+                raise ConfigurationError(f"{found.path}: its route is protected otherwise under another path; mark it")
+        self._check_all_used(used)
+        for found, rules in plan.values():
+            if rules and id(found.route) not in self._wrapped:  # an app may start again
+                self._wrapped[id(found.route)] = found.route
+                wrap(found, rules, self.services)
+
+    def _check_all_used(self, used: set[int]) -> None:
+        idle = [protected.pattern for protected in self._protected if id(protected.rule) not in used]
+        if idle:
             raise ConfigurationError(
-                f"no route matches {sorted(unmatched)}; the pattern is a method and a route's path"
+                f"no route matches {idle}, or an earlier pattern or @gate.paid covers it; the pattern is a method and a"
+                " route's path"
             )
-        lost = [endpoint.__qualname__ for endpoint, _ in self._marked if id(endpoint) not in seen]
+        lost = [endpoint.__qualname__ for endpoint, rule in self._marked if id(rule) not in used]
         if lost:
             raise ConfigurationError(f"{lost}: no route serves it; put @gate.paid below the route decorator")
-
-    def _wrap(self, found: Found, rule: Rule | None, wrapped: dict[int, Rule]) -> None:
-        before = wrapped.get(id(found.route))
-        if rule is None and before is None:
-            return
-        if before is not None:
-            if rule is not before:
-                raise ConfigurationError(f"{found.path}: its route is protected under one of its paths only; mark it")
-            return
-        assert rule is not None
-        wrapped[id(found.route)] = rule
-        wrap(found, rule, self.services)
 
     def services(self) -> Services:
         """Return the parts of a gate that has started.
@@ -240,27 +248,34 @@ class Gate:
         async with self._starting:
             if self._services is not None:
                 return
-            await self._store.start()
-            services = Services(
-                settings=self._settings,
-                rails=self._rails,
-                registry=self._registry,
-                dialects=self._dialects,
-                store=self._store,
-                offer_keys=self._offer_keys or await self._sandbox_secret(),
-                receipt_keys=self._receipt_keys or await self._sandbox_receipt_keys(),
-                rates=self._rates,
-                clock=self._clock,
-                random_bytes=self._random,
-            )
-            for rail in self._rails.values():
-                await rail.start()
-            if self._app is not None:
-                self._wrap_routes()
+            async with contextlib.AsyncExitStack() as opened:  # what was opened is closed where the rest fails
+                await self._store.start()
+                opened.push_async_callback(self._store.close)
+                services = await self._assemble()
+                for rail in self._rails.values():
+                    await rail.start()
+                    opened.push_async_callback(rail.close)
+                if self._app is not None:
+                    self._wrap_routes()
+                self._opened = opened.pop_all()
             self._services = services
             if self._settings.reconcile_seconds:
                 every = self._settings.reconcile_seconds
-                self._reconciling = asyncio.create_task(Reconciler(services).run_forever(every))
+                self._reconciling = services.start(Reconciler(services).run_forever(every))
+
+    async def _assemble(self) -> Services:
+        return Services(
+            settings=self._settings,
+            rails=self._rails,
+            registry=self._registry,
+            dialects=self._dialects,
+            store=self._store,
+            offer_keys=self._offer_keys or await self._sandbox_secret(),
+            receipt_keys=self._receipt_keys or await self._sandbox_receipt_keys(),
+            rates=self._rates,
+            clock=self._clock,
+            random_bytes=self._random,
+        )
 
     async def close(self) -> None:
         """Finish what is under way, then close the rails and the store."""
@@ -269,12 +284,8 @@ class Gate:
             return
         if self._reconciling is not None:
             self._reconciling.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reconciling
         await services.drain()
-        for rail in self._rails.values():
-            await rail.close()
-        await self._store.close()
+        await self._opened.aclose()
 
     async def __aenter__(self) -> Gate:
         await self.start()

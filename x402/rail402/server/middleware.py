@@ -16,6 +16,8 @@ __all__ = ["DISCOVERY", "GateMiddleware"]
 
 DISCOVERY = "/.well-known/rail402/"
 
+_OVER = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed")
+
 
 class GateMiddleware:
     """Starts and stops the gate with the app, and answers its discovery addresses. Other requests pass untouched."""
@@ -42,7 +44,7 @@ class GateMiddleware:
             return message
 
         async def stopping(message: Message) -> None:
-            if message["type"] == "lifespan.shutdown.complete":
+            if message["type"] in _OVER:
                 await self._gate.close()
             await send(message)
 

@@ -6,11 +6,20 @@ the request's cancellation, and a crash between any two of them leaves a row tha
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from rail402.errors import OutcomeUnknown, PaymentRejected, Rail402Error, RailUnavailable, StaleCharge
-from rail402.protocol.charge import IN_FLIGHT, Charge, Operation, PaymentEvent, PaymentState
+from rail402.errors import KeyTaken, OutcomeUnknown, PaymentRejected, Rail402Error, RailUnavailable, StaleCharge
+from rail402.protocol.charge import (
+    IN_FLIGHT,
+    Charge,
+    Delivery,
+    DeliveryEvent,
+    Operation,
+    PaymentEvent,
+    PaymentState,
+)
 from rail402.protocol.offer import Flow
 from rail402.protocol.payment import Payment
 from rail402.protocol.rail import (
@@ -30,7 +39,7 @@ from rail402.protocol.receipt import Receipt
 from rail402.server.services import Services
 from rail402.stores.base import StoredResponse
 
-__all__ = ["Answer", "Finish", "conclude", "hold", "refund", "release", "settle", "verdict"]
+__all__ = ["Answer", "Finish", "conclude", "hold", "record", "refund", "release", "settle", "verdict", "with_receipt"]
 
 logger = logging.getLogger("rail402.server")
 
@@ -90,7 +99,10 @@ async def _write_call_write(
         charge = await services.store.save(charge.on(event, lease_until=services.lease()))
     answer: Answer
     try:
-        answer, code = await call(charge), None
+        async with asyncio.timeout(services.settings.settle_seconds):
+            answer, code = await call(charge), None
+    except TimeoutError:
+        answer, code = Unknown(detail=f"no answer in {services.settings.settle_seconds} s"), None
     except RailUnavailable as error:
         logger.warning("charge %s: %s", charge.id, error)
         answer, code = NotPaid(), error.code
@@ -100,14 +112,35 @@ async def _write_call_write(
     if concluded.payment is PaymentState.RELEASED:
         concluded = concluded.model_copy(update={"code": code})
     concluded, response = finish(concluded)
+    if concluded.payment is PaymentState.UNKNOWN and concluded.delivery is not Delivery.RUNNING:
+        concluded = concluded.model_copy(update={"lease_until": services.clock()})  # nobody here waits: look at once
     try:
-        saved = await services.store.save(concluded, response=response)
+        saved = await record(services, charge, concluded, response)
     except StaleCharge as error:
         # Our lease lapsed while the rail was busy: the row is `unknown` now, and only the reconciler may decide.
         raise OutcomeUnknown(f"charge {charge.id} is being looked up", retry_after=5) from error
     if saved.payment is PaymentState.UNKNOWN:
         logger.warning("charge %s: the outcome of %s is unknown", saved.id, saved.operation)
     return saved
+
+
+async def record(
+    services: Services, charge: Charge, concluded: Charge, response: StoredResponse | None = None
+) -> Charge:
+    """Write what became of `charge`; money that has paid for another charge does not pay for this one as well.
+
+    Raises:
+        StaleCharge: another worker has moved the charge on.
+    """
+    try:
+        return await services.store.save(concluded, response=response)
+    except KeyTaken:
+        logger.warning("charge %s: what paid for it has paid for another charge", charge.id)
+    lease = services.lease()
+    rejected = charge.on(PaymentEvent.REJECTED, lease_until=lease, code="proof_already_used")
+    if rejected.delivery is Delivery.RUNNING:
+        rejected = rejected.deliver(DeliveryEvent.FAIL, lease_until=lease)
+    return await services.store.save(rejected)
 
 
 def conclude(services: Services, charge: Charge, answer: Answer) -> Charge:
@@ -124,27 +157,34 @@ def conclude(services: Services, charge: Charge, answer: Answer) -> Charge:
         case Refunded():
             facts = {"rail_state": {**charge.rail_state, **answer.state}}
             return charge.on(PaymentEvent.REFUNDED, lease_until=lease, **facts)
+        case NotPaid() | Failed() if _asked(charge) is Operation.REFUND:
+            logger.warning("charge %s: it was not refunded: %s", charge.id, answer)
+            return charge.on(PaymentEvent.SETTLED, lease_until=lease)
         case NotPaid() if not _keeps_hold(charge):
             return charge.on(PaymentEvent.RELEASED, lease_until=lease)
-        case Failed() if charge.payment is PaymentState.REFUNDING or charge.operation is Operation.REFUND:
-            logger.warning("charge %s: the refund was refused: %s", charge.id, answer.code)
-            return charge.on(PaymentEvent.SETTLED, lease_until=lease)
         case Failed():
             return charge.on(PaymentEvent.REJECTED, lease_until=lease, code=answer.code)
         case _ if charge.payment is PaymentState.UNKNOWN:
             return charge
-        case _:
-            return charge.on(PaymentEvent.LOST, lease_until=lease)
+        case _:  # nobody works on it any more: the reconciler may look at once
+            facts = {"rail_state": {**charge.rail_state, **answer.state}} if isinstance(answer, Unknown) else {}
+            return charge.on(PaymentEvent.LOST, lease_until=services.clock(), **facts)
 
 
 def _keeps_hold(charge: Charge) -> bool:
     """Whether money is reserved at the rail, so that "not done" does not mean that nothing is left to undo."""
-    asked = charge.operation or IN_FLIGHT[charge.payment]
+    asked = _asked(charge)
     return asked is Operation.RELEASE or (asked is Operation.SETTLE and charge.offer.flow is Flow.ESCROW)
+
+
+def _asked(charge: Charge) -> Operation:
+    return charge.operation or IN_FLIGHT[charge.payment]
 
 
 def _settled(services: Services, charge: Charge, answer: Settled) -> Charge:
     now = services.clock()
+    if charge.settled_at is not None:  # a refund that did not happen: window and receipt stay as they were
+        return charge.on(PaymentEvent.SETTLED, lease_until=services.lease())
     charge = charge.on(
         PaymentEvent.SETTLED,
         lease_until=services.lease(),

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import logging
+
+from rail402.errors import StoreError
 from rail402.protocol.charge import Charge
 from rail402.protocol.payment import Payment
-from rail402.server.fields import failed_fields, paid_fields
+from rail402.server.fields import end_to_end, failed_fields, paid_fields
 from rail402.server.request import Message, Send
 from rail402.server.services import Services
 from rail402.server.settings import Rule
 from rail402.stores.base import StoredResponse
 
-__all__ = ["PassDelivery"]
+__all__ = ["PassDelivery", "keep_use"]
+
+logger = logging.getLogger("rail402.server")
+
+
+async def keep_use(services: Services, charge: Charge, slot: str, head: Message, body: bytes) -> None:
+    """Keep the response of one use for its repeat; the response goes out even where the store is down."""
+    response = StoredResponse(head["status"], end_to_end(head.get("headers", ())), body)
+    try:
+        await services.shielded(services.store.keep_use(charge.id, slot, response))
+    except StoreError as error:
+        logger.warning("charge %s: the response of a use is not kept: %s", charge.id, error)
 
 
 class PassDelivery:
-    """The answer to one use; a failed one is given back, and one with an Idempotency-Key is kept for its repeat."""
+    """The answer to one use; a failed one is given back, and one with an Idempotency-Key is kept for its repeat.
+
+    Attributes:
+        has_begun: whether anything has left.
+    """
 
     def __init__(self, services: Services, rule: Rule, payment: Payment, charge: Charge, slot: str, send: Send) -> None:
         self._services, self._rule, self._payment, self._charge = services, rule, payment, charge
@@ -22,6 +40,7 @@ class PassDelivery:
         self._head: Message = {}
         self._copy: bytearray | None = bytearray() if slot else None
         self._served = False
+        self.has_begun = False
 
     async def send(self, message: Message) -> None:
         """Take one ASGI message of the handler's response."""
@@ -34,8 +53,12 @@ class PassDelivery:
 
     async def close(self) -> None:
         """Give the use back where nothing usable was sent."""
-        if not self._served:
+        if self._served:
+            return
+        try:
             await self._services.shielded(self._services.store.return_use(self._charge.id))
+        except StoreError as error:
+            logger.warning("charge %s: a failed use is not given back: %s", self._charge.id, error)
 
     async def _start(self, message: Message) -> None:
         self._head, own = message, list(message.get("headers", ()))
@@ -44,6 +67,7 @@ class PassDelivery:
             headers = paid_fields(self._services, self._rule, self._charge, self._payment, own)
         else:
             headers = failed_fields(self._services, self._rule, self._charge, own)
+        self.has_begun = True
         await self._send({**message, "headers": headers})
 
     async def _tee(self, body: bytes, more: bool) -> None:
@@ -53,5 +77,4 @@ class PassDelivery:
         if len(self._copy) > self._services.settings.max_stored:
             self._copy = None
         elif not more:
-            response = StoredResponse(self._head["status"], tuple(self._head.get("headers", ())), bytes(self._copy))
-            await self._services.store.keep_use(self._charge.id, self._slot, response)
+            await keep_use(self._services, self._charge, self._slot, self._head, bytes(self._copy))

@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from starlette._exception_handler import wrap_app_handling_exceptions
+from starlette.requests import Request
+
 from rail402.errors import (
-    GateNotInstalled,
     MalformedInput,
     OutcomeUnknown,
     PaymentRejected,
@@ -23,9 +25,9 @@ from rail402.protocol.rail import PaymentRail
 from rail402.server.admission import Admission, Admitted
 from rail402.server.challenge import make_challenge, price_of, refuse, send_challenge
 from rail402.server.delivery import Delivery, Withheld
-from rail402.server.fields import outcome_lines, paid_fields
+from rail402.server.fields import free_fields, outcome_lines, paid_fields
 from rail402.server.passes import PassDelivery
-from rail402.server.request import ClientDisconnected, GatedRequest, Receive, Scope, Send, read_body
+from rail402.server.request import ClientDisconnected, GatedRequest, Message, Receive, Scope, Send, read_body
 from rail402.server.services import Services
 from rail402.server.settings import Rule
 
@@ -39,6 +41,7 @@ CHARGE_KEY = "rail402.charge"
 """Where the ASGI scope holds the charge that admitted the request."""
 
 _BODY_EXTENSIONS = ("http.response.pathsend", "http.response.zerocopysend")
+_BODY_FIELDS = (b"content-length", b"transfer-encoding")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +75,12 @@ class Paywall:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            raise GateNotInstalled(f"{self._route}: a {scope['type']} connection cannot be paid for")
-        if scope["method"] == "OPTIONS":
-            await self._admit(scope, receive, send, None)
+            await send({"type": "websocket.close", "code": 1008, "reason": "a websocket cannot be paid for"})
             return
         services = self._services()
+        if scope["method"] == "OPTIONS":  # a browser asks before it sends a payment: it needs the fields, never a body
+            await self._admit(_visible(scope), receive, _bare(send), None)
+            return
         request: GatedRequest | None = None
         try:
             body = await read_body(scope, receive, services.settings.max_body)
@@ -89,7 +93,7 @@ class Paywall:
             await refuse(services, self._rule, request, error, send)
             return
         if price is None:
-            await self._admit(scope, request.receive, send, None)
+            await self._admit(scope, request.receive, self._free(services, send), None)
         else:
             await _Visit(services, self._rule, request, price, send).run(self._admit)
 
@@ -99,14 +103,48 @@ class Paywall:
         except ValueError as error:  # a price function that parses the body meets bytes that are no JSON
             raise MalformedInput("body", "cannot be read to tell its price", code="malformed_request") from error
 
+    def _free(self, services: Services, send: Send) -> Send:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = free_fields(services, self._rule, message.get("headers", ()))
+                message = {**message, "headers": headers}
+            await send(message)
+
+        return sending
+
     async def _admit(self, scope: Scope, receive: Receive, send: Send, charge: Charge | None) -> None:
-        """Run the handler, which can tell that it was reached through the gate."""
+        """Run the handler, which can tell that it was reached through the gate.
+
+        What a bare ASGI app raises (`HTTPException`, as `StaticFiles` does) becomes its response here already, so that
+        it is seen what became of the request.
+        """
         scope[CHARGE_KEY] = charge
         token = _admittance.set(Admittance(self._rule, charge))
         try:
-            await self._app(scope, receive, send)
+            await wrap_app_handling_exceptions(self._app, Request(scope, receive, send))(scope, receive, send)
         finally:
             _admittance.reset(token)
+
+
+def _visible(scope: Scope) -> Scope:
+    """Return the scope without the extensions by which a body would pass the gate unseen."""
+    offered = scope.get("extensions") or {}
+    scope["extensions"] = {name: value for name, value in offered.items() if name not in _BODY_EXTENSIONS}
+    return scope
+
+
+def _bare(send: Send) -> Send:
+    """Return a `send` that lets no body through."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            kept = [line for line in message.get("headers", ()) if line[0].lower() not in _BODY_FIELDS]
+            message = {**message, "headers": kept}
+        elif message["type"] == "http.response.body":
+            message = {"type": "http.response.body", "body": b"", "more_body": message.get("more_body", False)}
+        await send(message)
+
+    return sending
 
 
 Handler = Callable[[Scope, Receive, Send, "Charge | None"], Awaitable[None]]
@@ -158,7 +196,7 @@ class _Visit:
         try:
             challenge = await make_challenge(self._services, self._rule, self._request, self._price, error)
         except (RailUnavailable, StoreError) as unavailable:
-            await refuse(self._services, self._rule, self._request, unavailable, self._send)
+            await refuse(self._services, self._rule, self._request, unavailable, self._send, outcome)
         else:
             await send_challenge(self._services, self._rule, self._request, challenge, self._send, outcome)
 
@@ -167,7 +205,8 @@ class _Visit:
         if not isinstance(error, PaymentRejected | MalformedInput | RailUnavailable | OutcomeUnknown | StoreError):
             raise error
         outcome = outcome_lines(self._services, charge, payment)
-        if isinstance(error, PaymentRejected) and error.status == 402 and not error.retryable:
+        payable = isinstance(error, PaymentRejected | MalformedInput)
+        if payable and error.status == 402 and not error.retryable:
             await self._challenge(error, outcome)
         else:
             await refuse(self._services, self._rule, self._request, error, self._send, outcome)
@@ -189,7 +228,7 @@ class _Visit:
             await self._answer(error, delivery.charge, payment)
             return
         try:
-            await handler(self._scope(), self._request.receive, delivery.send, delivery.charge)
+            await handler(_visible(self._request.scope), self._request.receive, delivery.send, delivery.charge)
         except* Withheld:
             pass  # what is sent instead follows; anything else that the handler raised goes on to the server
         finally:
@@ -201,22 +240,18 @@ class _Visit:
         if delivery.refusal is not None:
             await self._answer(delivery.refusal, delivery.charge, payment)
         elif not delivery.has_begun:
-            error = Rail402Error(f"the payment is {delivery.charge.payment}", code="handler_failed")
-            outcome = outcome_lines(self._services, delivery.charge, None)
-            await refuse(self._services, self._rule, self._request, error, self._send, outcome)
+            await self._failed(delivery.charge)
+
+    async def _failed(self, charge: Charge) -> None:
+        error = Rail402Error(f"the payment is {charge.payment}", code="handler_failed")
+        outcome = outcome_lines(self._services, charge, None)
+        await refuse(self._services, self._rule, self._request, error, self._send, outcome)
 
     async def _use(self, charge: Charge, payment: Payment, handler: Handler) -> None:
         delivery = PassDelivery(self._services, self._rule, payment, charge, self._request.slot, self._send)
         try:
-            await handler(self._scope(), self._request.receive, delivery.send, charge)
+            await handler(_visible(self._request.scope), self._request.receive, delivery.send, charge)
         finally:
             await delivery.close()
-
-    def _scope(self) -> Scope:
-        """Return the scope without the extensions by which a body would pass the gate unseen."""
-        scope = self._request.scope
-        extensions = {
-            name: value for name, value in (scope.get("extensions") or {}).items() if name not in _BODY_EXTENSIONS
-        }
-        scope["extensions"] = extensions
-        return scope
+            if not delivery.has_begun:
+                await self._failed(charge)

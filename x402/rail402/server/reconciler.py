@@ -7,12 +7,13 @@ who comes second finds the charge changed and leaves it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
-from rail402.errors import OutcomeUnknown, Rail402Error, RailUnavailable, StaleCharge
+from rail402.errors import OutcomeUnknown, Rail402Error, RailUnavailable, StaleCharge, StoreError
 from rail402.protocol.charge import Charge, Delivery, PaymentState
 from rail402.protocol.rail import PaymentRail, Pending, Unknown
-from rail402.server.operations import Answer, conclude, release, settle
+from rail402.server.operations import Answer, conclude, record, release, settle
 from rail402.server.services import Services
 
 __all__ = ["Reconciler"]
@@ -42,14 +43,24 @@ class Reconciler:
         """Take every open charge one step on; return how many were closed."""
         now, closed = self._services.clock(), 0
         for charge in await self._services.store.unresolved(now=now, limit=_BATCH):
-            try:
-                closed += await self._step(charge)
-            except StaleCharge:
+            # What goes wrong with one charge, a bug of its rail included, must not keep the others open.
+            (outcome,) = await asyncio.gather(self._step(charge), return_exceptions=True)
+            if outcome is True:
+                closed += 1
+            elif isinstance(outcome, StaleCharge):
                 logger.debug("charge %s: another worker has it", charge.id)
-            except RailUnavailable as error:
-                logger.warning("charge %s: %s", charge.id, error)
-                await self._postpone(charge)
+            elif isinstance(outcome, StoreError):
+                raise outcome
+            elif isinstance(outcome, BaseException):
+                logger.error("charge %s: %s", charge.id, outcome, exc_info=outcome)
+                await self._put_off(charge)
         return closed
+
+    async def _put_off(self, charge: Charge) -> None:
+        """Look at a charge again later whose step went wrong, wherever it went wrong."""
+        current = await self._services.store.get(charge.id)
+        with contextlib.suppress(StaleCharge):
+            await self._postpone(current or charge)
 
     async def _step(self, charge: Charge) -> bool:
         services = self._services
@@ -65,22 +76,27 @@ class Reconciler:
             charge = await self._look_up(rail, charge)
         if charge.payment is PaymentState.HELD:
             charge = await self._resolve_hold(rail, charge)
+            if charge.payment is PaymentState.UNKNOWN:
+                charge = await self._postpone(charge)
         return charge.payment not in (PaymentState.UNKNOWN, PaymentState.HELD)
 
     async def _look_up(self, rail: PaymentRail, charge: Charge) -> Charge:
         assert charge.operation is not None
         answer: Answer
         try:
-            answer = await rail.lookup(charge, charge.operation)
-        except OutcomeUnknown as error:
-            answer = Unknown(detail=error.detail)
+            async with asyncio.timeout(self._services.settings.settle_seconds):
+                answer = await rail.lookup(charge, charge.operation)
+        except (TimeoutError, RailUnavailable, OutcomeUnknown) as error:
+            logger.warning("charge %s: the lookup gave no answer: %s", charge.id, error)
+            answer = Unknown()
         concluded = conclude(self._services, charge, answer)
         if concluded is charge:  # still open: a rail that says so itself is asked again sooner
             wait = answer.retry_after if isinstance(answer, Pending) else self._backoff(charge)
             return await self._postpone(charge, wait)
         logger.info("charge %s: %s turned out to be %s", charge.id, charge.operation, concluded.payment)
         # Nobody works on it any more: whoever presents the payment next may go on at once.
-        return await self._services.store.save(concluded.model_copy(update={"lease_until": self._services.clock()}))
+        concluded = concluded.model_copy(update={"lease_until": self._services.clock()})
+        return await record(self._services, charge, concluded)
 
     async def _resolve_hold(self, rail: PaymentRail, charge: Charge) -> Charge:
         """Capture what was held for a response that is stored, release any other."""

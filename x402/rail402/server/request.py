@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import cached_property
 from typing import Any
+from urllib.parse import quote
 
-from rail402.dialects.auth_params import parse
 from rail402.errors import MalformedInput
 from rail402.protocol.base import sha256_hex
 from rail402.protocol.dialect import Fields
@@ -20,7 +20,10 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-_PAYMENT_SCHEMES = ("payment", "l402", "lsat")
+_CREDENTIAL = re.compile(r"(?:^|,)[ \t]*(?:payment|l402|lsat)[ \t]+[^,]*", re.IGNORECASE)
+"""A payment in an Authorization line; what is left of the line without it is a login, whatever its form."""
+
+_PATH_CHARS = "/:@!$&'()*+,;=~-._"
 _MAX_URL = 8192
 
 
@@ -35,11 +38,11 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         MalformedInput: `body_too_large`.
         ClientDisconnected: the client went away.
     """
-    declared = Fields.from_raw(scope["headers"]).one("content-length")
-    if declared is not None and (not declared.isascii() or not declared.isdigit()):
-        raise MalformedInput("content-length", "must be a decimal number", code="malformed_request")
-    if declared is not None and int(declared[:20]) > limit:
-        raise MalformedInput("body", f"is larger than {limit} bytes", code="body_too_large")
+    for declared in Fields.from_raw(scope["headers"]).all("content-length"):
+        if not declared.isascii() or not declared.isdigit():
+            raise MalformedInput("content-length", "must be a decimal number", code="malformed_request")
+        if int(declared[:20]) > limit:
+            raise MalformedInput("body", f"is larger than {limit} bytes", code="body_too_large")
     chunks, size, more = [], 0, True
     while more:
         message = await receive()
@@ -63,6 +66,9 @@ class GatedRequest:
         body: the whole body, already read.
         public_url: the origin that payers see.
         route: the route's id.
+
+    Raises:
+        MalformedInput: the URL is too long, or there are two different Idempotency-Keys.
     """
 
     def __init__(self, scope: Scope, receive: Receive, body: bytes, *, public_url: str, route: str) -> None:
@@ -72,6 +78,7 @@ class GatedRequest:
         self.order = Order(
             method=scope["method"], url=public_url + _target(scope), route=route, body_digest=sha256_hex(body)
         )
+        self.slot = self._slot()
 
     async def receive(self) -> Message:
         """Hand the body on to the handler, then whatever the server says."""
@@ -93,25 +100,22 @@ class GatedRequest:
     def context(self) -> tuple[str, ...]:
         """Digests of the cookies and of every Authorization that is no payment: a replay must bring them again."""
         crumbs = [crumb.strip() for line in self.fields.all("cookie") for crumb in line.split(";")]
-        logins = [
-            f"{login.name} {login.token} {login.params}"
-            for line in self.fields.all("authorization")
-            for login in parse(line)
-            if login.name and login.name not in _PAYMENT_SCHEMES
-        ]
-        marked = [f"cookie:{crumb}" for crumb in crumbs if crumb] + [f"authorization:{login}" for login in logins]
-        return tuple(sorted({hashlib.sha256(text.encode()).hexdigest() for text in marked}))
+        logins = [_CREDENTIAL.sub("", line).strip(" \t,") for line in self.fields.all("authorization")]
+        marked = {f"cookie:{crumb}" for crumb in crumbs if crumb}
+        marked |= {f"authorization:{login}" for login in logins if login}
+        return tuple(sorted(sha256_hex(text.encode()) for text in marked))
 
-    @cached_property
-    def slot(self) -> str:
-        """Where the response of one use of a pass is kept: the digest of the Idempotency-Key; empty without one."""
-        key = self.fields.one("idempotency-key")
-        return "" if key is None else "key:" + hashlib.sha256(f"{self.order.digest}:{key}".encode()).hexdigest()
+    def _slot(self) -> str:
+        """Return where the response of one use of a pass is kept: the digest of the Idempotency-Key, or nothing."""
+        keys = set(self.fields.all("idempotency-key"))
+        if len(keys) > 1:
+            raise MalformedInput("idempotency-key", "is there twice with different values", code="malformed_request")
+        return "".join("key:" + sha256_hex(f"{self.order.digest}:{key}".encode()) for key in keys)
 
 
 def _target(scope: Scope) -> str:
     """Return path and query exactly as they were sent."""
-    raw = scope.get("raw_path") or scope["path"].encode()
+    raw = scope.get("raw_path") or quote(scope["path"], safe=_PATH_CHARS).encode()  # else "a?b" would be sold as "a"
     path = raw.partition(b"?")[0].decode("latin-1")
     query = scope.get("query_string", b"").decode("latin-1")
     target = f"{path}?{query}" if query else path

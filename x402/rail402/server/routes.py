@@ -9,9 +9,11 @@ from __future__ import annotations
 import fnmatch
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from starlette.endpoints import HTTPEndpoint
 
 from rail402.errors import ConfigurationError, GateNotInstalled
 from rail402.server.paywall import Paywall, current_admittance
@@ -19,12 +21,13 @@ from rail402.server.request import Receive, Scope, Send
 from rail402.server.services import Services
 from rail402.server.settings import Rule
 
-__all__ = ["Found", "Protected", "mark", "rule_of", "walk", "wrap"]
+__all__ = ["Found", "Protected", "mark", "rule_of", "rules_of", "walk", "wrap"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MARK = "__rail402_rule__"
-_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "*"}
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+_EVERY = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +39,20 @@ class Protected:
 
     def __post_init__(self) -> None:
         method, _, path = self.pattern.partition(" ")
-        if method not in _METHODS or not path.startswith("/"):
+        if method not in (*_METHODS, _EVERY) or not path.startswith("/"):
             raise ConfigurationError(
                 f'{self.pattern!r}: write a method and a path, such as "GET /article/*" or "* /reports/{{id}}"'
             )
 
+    @property
+    def method(self) -> str:
+        """The method it is for, `*` for all."""
+        return self.pattern.partition(" ")[0]
+
     def matches(self, methods: Iterable[str] | None, path: str) -> bool:
         """Whether a route of these methods and this path template is meant; `*` stands for any run of characters."""
-        method, _, pattern = self.pattern.partition(" ")
-        fits = method == "*" or methods is None or method in methods
+        pattern = self.pattern.partition(" ")[2]
+        fits = self.method == _EVERY or methods is None or self.method in methods
         return fits and (path == pattern or fnmatch.fnmatchcase(path, pattern.replace("[", "[[]")))
 
 
@@ -57,10 +65,11 @@ class Found:
     methods: frozenset[str] | None
     endpoint: Any
 
-    @property
-    def id(self) -> str:
-        """The route's id in orders and receipts: its methods and path template."""
-        return f"{'|'.join(sorted(self.methods - {'HEAD'})) if self.methods else '*'} {self.path}"
+    def id_under(self, rules: Mapping[str, Rule], rule: Rule) -> str:
+        """Return the id, in orders and receipts, of the part of the route that asks `rule`: methods and path."""
+        asked = {method for method in self.methods or rules if rule_for(rules, method) is rule}
+        methods = _EVERY if _EVERY in asked else "|".join(sorted(asked - {"HEAD"} or asked))
+        return f"{methods} {self.path}"
 
 
 def mark(endpoint: F, rule: Rule) -> F:
@@ -102,12 +111,41 @@ def rule_of(endpoint: Any) -> Rule | None:
     return rule if isinstance(rule, Rule) else None
 
 
+def rules_of(found: Found, marked: Rule | None, protected: Sequence[Protected]) -> dict[str, Rule]:
+    """Return what a route asks, by method; `*` is for every method that has no rule of its own.
+
+    The first pattern that matches counts. An app that does not say which methods it serves is gated for all of them: it
+    must not be entered by another word.
+    """
+    if marked is not None:
+        return {_EVERY: marked}
+    matching = [pattern for pattern in protected if pattern.matches(found.methods, found.path)]
+    rules: dict[str, Rule] = {}
+    for pattern in matching:
+        if _EVERY not in rules:
+            rules.setdefault(pattern.method, pattern.rule)
+    if matching and found.methods is None:
+        rules.setdefault(_EVERY, matching[0].rule)
+    return rules
+
+
+def rule_for(rules: Mapping[str, Rule], method: str) -> Rule | None:
+    """Return what a request of this method is asked: `HEAD` what `GET` is, `OPTIONS` what any other is."""
+    own = rules.get(method) or rules.get(_EVERY)
+    if own is None and method == "HEAD":
+        return rules.get("GET")
+    return next(iter(rules.values()), None) if own is None and method == "OPTIONS" else own
+
+
 def walk(routes: Iterable[Any], prefix: str = "") -> Iterator[Found]:
     """Yield every route below `routes`: through mounts, hosts and included routers."""
     for route in routes:
         if hasattr(route, "effective_route_contexts"):  # how FastAPI keeps an included router since 0.116
             for context in route.effective_route_contexts():
-                yield from _below(context.original_route, getattr(context, "starlette_route", None) or context, prefix)
+                copied = getattr(
+                    context, "starlette_route", None
+                )  # what is asked to handle requests, where there is one
+                yield from _below(copied or context.original_route, copied or context, prefix)
         else:
             yield from _below(route, route, prefix)
 
@@ -117,23 +155,31 @@ def _below(route: Any, seen_as: Any, prefix: str) -> Iterator[Found]:
     inner = getattr(seen_as, "routes", None)
     endpoint = getattr(route, "endpoint", None)
     if endpoint is not None:
-        methods = getattr(seen_as, "methods", None)
-        yield Found(route, path, frozenset(methods) if methods else None, endpoint)
-        return
-    yield Found(seen_as, path + "/*", None, None)
-    yield from walk(inner or (), path)
+        yield Found(route, path, _methods(seen_as, endpoint), endpoint)
+    elif inner:
+        yield from walk(inner, path)
+    else:
+        yield Found(route, path + "/*", None, None)
 
 
-def wrap(found: Found, rule: Rule, services: Callable[[], Services]) -> None:
-    """Put the paywall in front of a route; a request of a method it does not have passes on to its 405."""
+def _methods(seen_as: Any, endpoint: Any) -> frozenset[str] | None:
+    """Return the methods that a route serves, None where it does not say."""
+    declared = getattr(seen_as, "methods", None)
+    if not declared and inspect.isclass(endpoint) and issubclass(endpoint, HTTPEndpoint):
+        declared = {method for method in (*_METHODS, "OPTIONS") if hasattr(endpoint, method.lower())}
+        declared |= {"HEAD"} if "GET" in declared else set()
+    return frozenset(declared) if declared else None
+
+
+def wrap(found: Found, rules: Mapping[str, Rule], services: Callable[[], Services]) -> None:
+    """Put the paywall in front of a route; a request of a method that it does not have passes on to its 405."""
     route = found.route
-    if "websocket" in type(route).__name__.lower():
-        raise ConfigurationError(f"{found.path} is a websocket route, which cannot be paid for per request")
     original = route.handle
-    paywall = Paywall(original, rule, found.id, services)
+    paywalls = {id(rule): Paywall(original, rule, found.id_under(rules, rule), services) for rule in rules.values()}
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
-        served = found.methods is None or scope.get("method") in found.methods or scope["type"] != "http"
-        await (paywall if served else original)(scope, receive, send)
+        method = scope.get("method", "GET")  # a websocket has none
+        rule = rule_for(rules, method) if found.methods is None or method in found.methods else None
+        await (original if rule is None else paywalls[id(rule)])(scope, receive, send)
 
     route.handle = handle

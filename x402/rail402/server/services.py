@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from rail402.clock import Clock, RandomBytes
+from rail402.errors import Rail402Error
 from rail402.protocol.binding import OfferKeys
 from rail402.protocol.dialect import Context, Dialect
 from rail402.protocol.rail import PaymentRail, Registry
@@ -20,6 +22,8 @@ from rail402.stores.base import Store
 __all__ = ["Services"]
 
 T = TypeVar("T")
+
+logger = logging.getLogger("rail402.server")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,17 +62,22 @@ class Services:
         """Return until when a write of now is trusted, Unix seconds."""
         return self.clock() + self.settings.lease_seconds
 
-    async def shielded(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` to its end even if the request is cancelled meanwhile: money may be moving in it."""
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begin `work` in a task of its own, which nothing cancels and `drain` waits for."""
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self._done)
-        return await asyncio.shield(task)
+        return task
+
+    async def shielded(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` to its end even if the request is cancelled meanwhile: money may be moving in it."""
+        return await asyncio.shield(self.start(work))
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self.tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever waits for it is told; nobody may be left
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, Rail402Error):  # whoever waits is told too; nobody may be left
+            logger.error("a bug in a rail or a store: %r", error, exc_info=error)
 
     async def drain(self) -> None:
         """Wait for the work that requests left behind."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +18,7 @@ Price = Money | str | Callable[..., "Money | str | Awaitable[Money | str | None]
 """A fixed price, or a function of the request; None from the function means that this request is free."""
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_MORE_THAN_ZERO = ("offer_seconds", "handler_seconds", "settle_seconds")
 
 
 def parse_duration(value: str | int) -> int:
@@ -113,11 +114,14 @@ class GateSettings:
     reconcile_seconds: int = 5
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.public_url)
-        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query or parts.username:
+        if not _is_origin(self.public_url):
             raise ConfigurationError(
                 f"public_url={self.public_url!r} must be an origin without a path, such as https://api.example.com"
             )
+        for setting in fields(self)[1:]:
+            value, least = getattr(self, setting.name), 1 if setting.name in _MORE_THAN_ZERO else 0
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigurationError(f"{setting.name}={value!r} must be a whole number from {least} up")
 
     @property
     def realm(self) -> str:
@@ -133,6 +137,20 @@ class GateSettings:
     def lease_seconds(self) -> int:
         """How long a worker is trusted to be alive after its last write."""
         return self.handler_seconds + self.settle_seconds
+
+
+def _is_origin(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    return (
+        parts.scheme in ("http", "https")
+        and bool(parts.hostname)
+        and url == f"{parts.scheme}://{parts.netloc}"
+        and ("@" not in parts.netloc)
+    )
 
 
 def names(value: Any, what: str) -> tuple[str, ...] | None:

@@ -65,16 +65,11 @@ def gate_from_toml(path: str | Path) -> Gate:
     file = TomlFile(path)
     file.table(_File)
     server = file.table(_Server, "server")
-    options = server.model_dump(exclude={"public_url", "store", "secret", "receipt_key", "rates"}, exclude_none=True)
-    gate = Gate(
-        rails=[_rail(file, index, table) for index, table in enumerate(file.tables("rails"))],
-        public_url=server.public_url,
-        store=server.store,
-        secret=server.secret.get_secret_value() if server.secret else None,
-        receipt_key=server.receipt_key.get_secret_value() if server.receipt_key else None,
-        rates=FixedRates(server.rates) if server.rates else None,
-        **options,
-    )
+    rails = [_rail(file, index, table) for index, table in enumerate(file.tables("rails"))]
+    try:
+        gate = _gate(server, rails)
+    except ConfigurationError as error:
+        raise file.error(("server",), error.detail) from error
     for index in range(len(file.tables("routes"))):
         route = file.table(_Route, "routes", index)
         try:
@@ -92,6 +87,19 @@ def gate_from_toml(path: str | Path) -> Gate:
     return gate
 
 
+def _gate(server: _Server, rails: list[PaymentRail]) -> Gate:
+    options = server.model_dump(exclude={"public_url", "store", "secret", "receipt_key", "rates"}, exclude_none=True)
+    return Gate(
+        rails=rails,
+        public_url=server.public_url,
+        store=server.store,
+        secret=server.secret.get_secret_value() if server.secret else None,
+        receipt_key=server.receipt_key.get_secret_value() if server.receipt_key else None,
+        rates=FixedRates(server.rates) if server.rates else None,
+        **options,
+    )
+
+
 def _rail(file: TomlFile, index: int, table: dict[str, Any]) -> PaymentRail:
     name = table.get("name")
     if not isinstance(name, str):
@@ -100,4 +108,8 @@ def _rail(file: TomlFile, index: int, table: dict[str, Any]) -> PaymentRail:
         plugin = load_plugin(name)
     except ConfigurationError as error:
         raise file.error(("rails", index, "name"), error.detail) from error
-    return plugin.rail(file.table(plugin.rail_config, "rails", index, ignore=["name"]))
+    config = file.table(plugin.rail_config, "rails", index, ignore=["name"])
+    try:
+        return plugin.rail(config)
+    except ConfigurationError as error:
+        raise file.error(("rails", index), error.detail) from error

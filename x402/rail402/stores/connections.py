@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from rail402.errors import Rail402Error, StoreError
+from rail402.stores.sqlite_file import execute_patiently
 
 __all__ = ["ConnectionThreads", "Operation", "Outcome", "group_commit", "one_by_one"]
 
@@ -48,7 +49,7 @@ def group_commit(connection: sqlite3.Connection, operations: Sequence[Operation[
     Where the transaction itself fails, nothing of the batch is stored and every operation has that error.
     """
     try:
-        connection.execute("BEGIN IMMEDIATE")
+        execute_patiently(connection, "BEGIN IMMEDIATE")
         outcomes = [_in_savepoint(connection, operation) for operation in operations]
         connection.execute("COMMIT")
     except sqlite3.Error as error:

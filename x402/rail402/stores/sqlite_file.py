@@ -13,14 +13,14 @@ from typing import Final
 from rail402.errors import ConfigurationError
 from rail402.stores.sql import Migration, migrations
 
-__all__ = ["APPLICATION_ID", "migrate", "open_reader", "open_writer"]
+__all__ = ["APPLICATION_ID", "execute_patiently", "migrate", "open_reader", "open_writer"]
 
 APPLICATION_ID: Final = int.from_bytes(b"r402")
 """Marks the file as ours (SQLite's `application_id`)."""
 
-_RETRY_SECONDS: Final = 0.005
+_RETRY_SECONDS: Final = 0.001
 
-# Keys are random, so each commit touches pages all over their index; a longer log writes such a page back once for many.
+# Keys are random, so commits touch pages all over their index; a longer log writes such a page back once for many.
 _CHECKPOINT_PAGES: Final = 4000
 
 
@@ -42,7 +42,7 @@ def open_writer(
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     connection = _connect(path, busy_timeout)
     try:
-        _use_wal(connection, path, busy_timeout)
+        _use_wal(connection, path)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone does not reach the disk there
         connection.execute("PRAGMA foreign_keys = ON")
@@ -57,12 +57,32 @@ def open_writer(
 def open_reader(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
     """Open the file for reading, after `open_writer`."""
     connection = _connect(path, busy_timeout)
-    try:
-        connection.execute("PRAGMA query_only = ON")
-    except sqlite3.Error:
-        connection.close()
-        raise
+    connection.execute("PRAGMA query_only = ON")
     return connection
+
+
+def execute_patiently(connection: sqlite3.Connection, statement: str) -> sqlite3.Cursor:
+    """Run a statement that has to wait, as long as the connection's `busy_timeout` says, while another process writes.
+
+    SQLite's own waiting sleeps longer and longer, so that a busy process starves the others, and does not cover the
+    switch to a write-ahead log.
+
+    Raises:
+        sqlite3.OperationalError: the file is still locked, or the statement failed.
+    """
+    (milliseconds,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    deadline = time.monotonic() + milliseconds / 1000
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                return connection.execute(statement)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(_RETRY_SECONDS)
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
 
 
 def migrate(
@@ -73,7 +93,7 @@ def migrate(
     Raises:
         ConfigurationError: the file was written by a newer version, or is not a store.
     """
-    connection.execute("BEGIN IMMEDIATE")
+    execute_patiently(connection, "BEGIN IMMEDIATE")
     try:
         version = _version(connection, path, application_id)
         newest = steps[-1].number
@@ -85,8 +105,9 @@ def migrate(
             if step.number > version:
                 for statement in _statements(step.script):
                     connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {application_id}")
-        connection.execute(f"PRAGMA user_version = {newest}")
+        if version < newest:
+            connection.execute(f"PRAGMA application_id = {application_id}")
+            connection.execute(f"PRAGMA user_version = {newest}")
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:
@@ -118,20 +139,8 @@ def _connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
 
 
-def _use_wal(connection: sqlite3.Connection, path: Path, busy_timeout: float) -> None:
-    """Switch to a write-ahead log, so that readers and the writer do not wait for each other.
-
-    SQLite does not wait by itself here while another process makes the same switch.
-    """
-    deadline = time.monotonic() + busy_timeout
-    while True:
-        try:
-            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(_RETRY_SECONDS)
-            continue
-        if mode != "wal":
-            raise ConfigurationError(f"{path} is on a file system without shared memory; put the store on a local disk")
-        return
+def _use_wal(connection: sqlite3.Connection, path: Path) -> None:
+    """Switch to a write-ahead log, so that readers and the writer do not wait for each other."""
+    (mode,) = execute_patiently(connection, "PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise ConfigurationError(f"{path} is on a file system without shared memory; put the store on a local disk")

@@ -1,0 +1,226 @@
+"""The agent's side: paying an invoice once, and finding out what became of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from rail402.clock import Clock, system_clock
+from rail402.errors import (
+    ConfigurationError,
+    MalformedInput,
+    OfferRefused,
+    PaymentFailed,
+    PaymentOutcomeUnknown,
+    RailUnavailable,
+)
+from rail402.money import MSAT_EXPONENT, Money
+from rail402.protocol.base import Json
+from rail402.protocol.offer import Offer
+from rail402.protocol.rail import Cost, NotPaid, Paid, Unknown, Wallet
+from rail402_lightning import bolt11
+from rail402_lightning.backends import Sender, SentPayment
+from rail402_lightning.backends.lnbits import LnbitsSender
+from rail402_lightning.backends.sandbox import SandboxSender, open_sandbox
+from rail402_lightning.wire import LightningSpec, invoice_of, is_preimage_of
+
+__all__ = ["MAX_FEE_PPM", "MAX_FEE_SAT", "LightningWallet"]
+
+MAX_FEE_SAT: Final = 2
+"""Sats that a payment may cost in fees at least, however small it is; LNbits reserves as much."""
+
+MAX_FEE_PPM: Final = 10_000
+"""Millionths of the amount that a payment may cost in fees: one percent."""
+
+_PAST_EXPIRY: Final = 60
+"""Seconds after its expiry from which on an invoice that the node never heard of will not be paid any more."""
+
+
+class LightningWallet(Wallet):
+    """Pays BOLT 11 invoices.
+
+    Args:
+        sender: the node that pays them.
+        network: the one network that it pays on: `mainnet`, `testnet`, `signet` or `regtest`.
+        max_fee_sat, max_fee_ppm: what a payment may cost in fees: the larger of the two, in sats and in millionths of
+            its amount.
+        name: tells it from the other wallets of a payer.
+
+    Raises:
+        ConfigurationError: there is no such network, or a limit is negative.
+    """
+
+    def __init__(
+        self,
+        sender: Sender,
+        *,
+        network: str = "mainnet",
+        max_fee_sat: int = MAX_FEE_SAT,
+        max_fee_ppm: int = MAX_FEE_PPM,
+        name: str = "lightning",
+    ) -> None:
+        if max_fee_sat < 0 or max_fee_ppm < 0:
+            raise ConfigurationError("max_fee_sat and max_fee_ppm cannot be negative")
+        self.spec = self._spec = LightningSpec(network)
+        self.sender, self.name = sender, name
+        self._max_fee_sat, self._max_fee_ppm = max_fee_sat, max_fee_ppm
+
+    def __repr__(self) -> str:
+        return f"LightningWallet({self.name!r}, network={self._spec.network.name!r})"
+
+    @classmethod
+    def sandbox(
+        cls,
+        directory: str | Path | None = None,
+        *,
+        network: str = "regtest",
+        clock: Clock = system_clock,
+        name: str = "lightning",
+    ) -> LightningWallet:
+        """Make a wallet of play money, in the ledger that every sandbox of this directory shares.
+
+        Args:
+            directory: see `sandbox_directory`.
+            network: must be `regtest`.
+            clock: Unix seconds.
+            name: whose money it is; a new name is endowed with 0.01 BTC.
+
+        Raises:
+            ConfigurationError: the directory cannot be used, or a network with real money is named.
+        """
+        node = open_sandbox(directory, network=network, clock=clock)
+        return cls(SandboxSender(node, name), network=network, name=name)
+
+    @classmethod
+    def lnbits(
+        cls,
+        url: str,
+        admin_key: str,
+        network: str = "mainnet",
+        *,
+        max_fee_sat: int = MAX_FEE_SAT,
+        max_fee_ppm: int = MAX_FEE_PPM,
+        name: str = "lightning",
+    ) -> LightningWallet:
+        """Make a wallet on one of an LNbits server.
+
+        Args:
+            url: the server's address.
+            admin_key: the wallet's admin key. Secret: whoever has it can spend all that the wallet holds.
+            network, max_fee_sat, max_fee_ppm, name: as for `LightningWallet`.
+
+        Raises:
+            ConfigurationError: the address cannot be used, or see `LightningWallet`.
+        """
+        sender = LnbitsSender(url, admin_key)
+        return cls(sender, network=network, max_fee_sat=max_fee_sat, max_fee_ppm=max_fee_ppm, name=name)
+
+    async def start(self) -> None:
+        """Open the node.
+
+        Raises:
+            ConfigurationError: it refuses our credentials.
+            RailUnavailable: it cannot be reached.
+        """
+        await self.sender.start()
+
+    async def close(self) -> None:
+        """Close the node."""
+        await self.sender.close()
+
+    # --- paying
+
+    async def can_pay(self, offer: Offer) -> Cost | None:
+        """Return the price and the most that the route may cost; None on another network, or without the balance.
+
+        Raises:
+            OfferRefused: its node may spend more on fees than allowed.
+            RailUnavailable: the node cannot be asked.
+        """
+        mechanism = self._spec.mechanism
+        if (offer.mechanism, offer.network, offer.asset) != (mechanism.name, mechanism.network, mechanism.asset):
+            return None
+        limit = self._max_fee(offer.amount)
+        ceiling = await self.sender.fee_ceiling(invoice_of(offer).text, max_fee_msat=limit)
+        if ceiling > limit:
+            raise OfferRefused(
+                f"the wallet's node may spend up to {_msat(ceiling)} on fees, and the limit is {_msat(limit)}: "
+                "raise max_fee_sat or max_fee_ppm, or lower the node's reserve"
+            )
+        if await self.sender.balance() < offer.amount + ceiling:
+            return None
+        return Cost(price=offer.price, fee_ceiling=_msat(ceiling))
+
+    async def pay(self, offer: Offer, *, record_id: str, now: int) -> Paid:
+        """Pay the offer's invoice; the proof is its preimage.
+
+        Raises:
+            PaymentFailed: nothing was paid.
+            PaymentOutcomeUnknown: it is in flight, or the node does not say.
+        """
+        try:
+            invoice = self._payable(offer, record_id=record_id, now=now)
+            sent = await self.sender.pay(invoice.text, max_fee_msat=self._max_fee(offer.amount))
+        except (MalformedInput, RailUnavailable) as error:
+            raise PaymentFailed(error.detail, record_id=record_id, retry_after=error.retry_after) from error
+        if sent.state == "failed":
+            raise PaymentFailed(f"the wallet's node could not pay: {sent.detail}", record_id=record_id)
+        paid = _paid(sent, invoice)
+        if paid is None:
+            raise PaymentOutcomeUnknown(_in_doubt(sent), record_id=record_id)
+        return paid
+
+    def _payable(self, offer: Offer, *, record_id: str, now: int) -> bolt11.Invoice:
+        """Return the invoice, which is what is paid, whatever the offer says beside it.
+
+        Raises:
+            PaymentFailed: it must not be paid.
+        """
+        invoice, network = invoice_of(offer), self._spec.network
+        if invoice.prefix != network.prefix:
+            raise PaymentFailed(f"the invoice is not for {network.name}", record_id=record_id)
+        if invoice.amount_msat is None or invoice.amount_msat != offer.amount:
+            raise PaymentFailed("the invoice is not for the amount of the offer", record_id=record_id)
+        if now >= invoice.expires_at:
+            raise PaymentFailed("the invoice has expired", record_id=record_id)
+        return invoice
+
+    def _max_fee(self, amount_msat: int) -> int:
+        return max(self._max_fee_sat * 1000, -(-amount_msat * self._max_fee_ppm // 1_000_000))
+
+    # --- finding out
+
+    async def resume(self, offer: Offer, payload: Json | None, *, record_id: str, now: int) -> Paid | NotPaid | Unknown:
+        """Ask the node what became of the payment. A preimage in hand stays good, whatever the node says."""
+        invoice = invoice_of(offer)
+        in_hand = payload is not None and is_preimage_of(payload.get("preimage"), invoice.payment_hash)
+        try:
+            sent = await self.sender.lookup(invoice.payment_hash)
+        except RailUnavailable as error:
+            sent = SentPayment(state="unknown", detail=error.detail)
+        if sent is not None and (paid := _paid(sent, invoice)) is not None:
+            return paid
+        if payload is not None and in_hand:
+            return Paid(payload=payload)
+        if sent is None:
+            # The request to pay may still be on its way to the node, which refuses it once the invoice has expired.
+            gone = now > invoice.expires_at + _PAST_EXPIRY
+            return NotPaid() if gone else Unknown(detail="the wallet's node knows of no such payment yet")
+        return NotPaid() if sent.state == "failed" else Unknown(detail=_in_doubt(sent))
+
+
+def _paid(sent: SentPayment, invoice: bolt11.Invoice) -> Paid | None:
+    """Return the proof, if the payment is made and its preimage is the invoice's."""
+    if sent.state != "paid" or sent.preimage is None or not is_preimage_of(sent.preimage, invoice.payment_hash):
+        return None
+    return Paid(payload={"preimage": sent.preimage.lower()}, fee=_msat(sent.fee_msat))
+
+
+def _in_doubt(sent: SentPayment) -> str:
+    if sent.state == "paid":
+        return "the wallet's node says that it paid and shows no preimage of the invoice"
+    return sent.detail
+
+
+def _msat(amount: int) -> Money:
+    return Money.from_atomic(amount, MSAT_EXPONENT, "BTC")

@@ -1,0 +1,319 @@
+"""The calls that the rail and the wallets make, through the real `stripe` library; and the one seam to its errors.
+
+Every call ends in one of four ways: an answer; `Refused` or `Declined`, which are definitive; `RailUnavailable`, where
+nothing can have happened; `OutcomeUnknown`, where it may or may not have. Stripe's own messages never get further than
+this module: they may name a token.
+
+The library itself does not try again (`max_network_retries` is 0): who is to say that a lost request may be repeated is
+the charge's state machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+import httpx
+import stripe
+
+from rail402.clock import Clock, RandomBytes, system_clock, system_random
+from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentRejected, Rail402Error, RailUnavailable
+from rail402.protocol.base import Json
+from rail402.sandbox import sandbox_directory
+from rail402_stripe.client import STRIPE_API_BASE, RailStripeClient, stripe_client
+from rail402_stripe.intents import intent_id, reason_code
+from rail402_stripe.sandbox import SANDBOX_URL, Sandbox, SandboxTransport
+from rail402_stripe.wire import SANDBOX_PROFILE, Network
+
+__all__ = ["API_VERSION", "SANDBOX_LEDGER", "Declined", "Refused", "SptParameter", "StripeApi"]
+
+logger = logging.getLogger("rail402.stripe")
+
+API_VERSION: Final = "2026-07-29.preview"
+"""The version of the API that is asked for. Shared payment tokens are there in previews only."""
+
+SANDBOX_LEDGER: Final = "stripe.sqlite3"
+"""The sandbox's file in its directory."""
+
+SptParameter = Literal["payment_method_data", "top_level"]
+"""Where a PaymentIntent takes the token: since 2026-04-22.preview in `payment_method_data`, before that at the top."""
+
+_SANDBOX_KEY: Final = "sk_test_sandbox"
+_PAGE: Final = 100
+_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+_is_code = re.compile(r"[a-z0-9_]{1,80}", re.ASCII).fullmatch
+_is_param = re.compile(r"[a-z0-9_\[\]]{1,120}", re.ASCII).fullmatch
+
+
+class Refused(PaymentRejected):
+    """Stripe refused a request, definitively: it did nothing (HTTP 400 or 404).
+
+    Attributes:
+        stripe_code: Stripe's error code (docs.stripe.com/error-codes), where it gave one. There are none for the limits
+            of a shared payment token.
+        param: the parameter that it is about.
+    """
+
+    default_code = "payment_declined"
+
+    def __init__(self, stripe_code: str | None, param: str | None) -> None:
+        self.stripe_code, self.param = stripe_code, param
+        about = f" about {param}" if param else ""
+        super().__init__(f"Stripe refused it ({stripe_code or 'without a code'}{about})")
+
+
+class Declined(PaymentRejected):
+    """The payment method was declined, definitively (HTTP 402). `code` is our reason code for it."""
+
+    def __init__(self, stripe_code: str | None, decline_code: str | None) -> None:
+        words = [word for word in (stripe_code, decline_code) if word]
+        super().__init__(f"declined: {', '.join(words) or 'no code'}", code=reason_code(stripe_code, decline_code))
+
+
+class StripeApi:
+    """One Stripe account, seen through a secret key.
+
+    Args:
+        secret_key: `sk_test_…`, `sk_live_…`, or a restricted key that may write PaymentIntents and refunds and read
+            shared payment tokens.
+        api_version: the version of the API to speak.
+        spt_parameter: where that version takes the token.
+        transport: carries the requests instead of the network.
+        api_base, timeout_seconds: see `stripe_client`.
+
+    Raises:
+        ConfigurationError: the key, the version, the spelling or the address is not one.
+    """
+
+    def __init__(
+        self,
+        secret_key: str,
+        *,
+        api_version: str = API_VERSION,
+        spt_parameter: SptParameter = "payment_method_data",
+        transport: httpx.AsyncBaseTransport | None = None,
+        api_base: str = STRIPE_API_BASE,
+        timeout_seconds: float = 30.0,
+    ) -> None:
+        if spt_parameter not in get_args(SptParameter):
+            raise ConfigurationError(f"spt_parameter={spt_parameter!r} must be one of {get_args(SptParameter)}")
+        if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(\.[a-z]+)?", api_version):
+            raise ConfigurationError(f"api_version={api_version!r} must look like {API_VERSION}")
+        self._secret_key, self._transport = secret_key, transport
+        self._api_base, self._timeout_seconds = api_base, timeout_seconds
+        self._api_version, self._spt_parameter = api_version, spt_parameter
+        self._client: RailStripeClient | None = self._connect()  # checks the key and the address; nothing is sent
+        self.network: Network = "stripe:live" if "_live_" in secret_key[:8] else "stripe:test"
+
+    def __repr__(self) -> str:
+        return f"StripeApi({self.network!r}, api_version={self._api_version!r})"
+
+    @classmethod
+    def sandbox(
+        cls,
+        directory: str | Path | None = None,
+        *,
+        clock: Clock = system_clock,
+        random_bytes: RandomBytes = system_random,
+    ) -> StripeApi:
+        """Return the account of the sandbox in `directory`, which every process that names it shares.
+
+        Args:
+            directory: see `sandbox_directory`.
+            clock: Unix seconds; random_bytes: makes ids.
+
+        Raises:
+            ConfigurationError: the directory cannot be made.
+        """
+        path = sandbox_directory(directory) / SANDBOX_LEDGER
+        sandbox = Sandbox(path, clock=clock, random_bytes=random_bytes, profile_id=SANDBOX_PROFILE)
+        api = cls(_SANDBOX_KEY, transport=SandboxTransport(sandbox), api_base=SANDBOX_URL)
+        api.network = "stripe:sandbox"
+        return api
+
+    async def close(self) -> None:
+        """Close the connections; the next call opens them again."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    # --- the account
+
+    async def check_key(self) -> None:
+        """Ask for the balance, to see that the key is good.
+
+        Raises:
+            ConfigurationError: Stripe does not know the key.
+            RailUnavailable: Stripe cannot be reached.
+        """
+        try:
+            await self.balance()
+        except RailUnavailable as error:
+            match error.__cause__:
+                case stripe.AuthenticationError():
+                    raise ConfigurationError("Stripe does not accept the secret key; is it complete?") from error
+                case stripe.PermissionError():
+                    return  # a restricted key need not see the balance
+                case _:
+                    raise
+
+    async def balance(self) -> Mapping[str, int]:
+        """Return the account's balance, pending and available together: minor units by currency.
+
+        Raises: Refused, RailUnavailable.
+        """
+        found = await self._get("/v1/balance")
+        totals: dict[str, int] = {}
+        try:
+            for part in (*found["available"], *found["pending"]):
+                totals[part["currency"]] = totals.get(part["currency"], 0) + part["amount"]
+        except (LookupError, TypeError) as error:
+            raise RailUnavailable("Stripe gave a balance that cannot be read") from error
+        return totals
+
+    # --- PaymentIntents. Each is returned with its `latest_charge` expanded.
+
+    async def create_intent(self, spt: str, key: str, **params: Any) -> Json:
+        """Create a PaymentIntent and charge (or reserve) a token with it at once.
+
+        Args:
+            key: the idempotency key. Where it was used before, Stripe repeats its answer of then; the PaymentIntent is
+                retrieved, so that what is returned is as it is now.
+
+        Raises:
+            Refused, Declined, RailUnavailable, OutcomeUnknown.
+        """
+        token = {"shared_payment_granted_token": spt}
+        means = token if self._spt_parameter == "top_level" else {"payment_method_data": token}
+        found, replayed = await self._post("/v1/payment_intents", key, **params, **means, expand=["latest_charge"])
+        if not replayed:
+            return found
+        try:
+            return await self.intent(intent_id(found))
+        except (RailUnavailable, Refused) as error:
+            raise OutcomeUnknown("the PaymentIntent was created before and cannot be looked at now") from error
+
+    async def intent(self, pi: str) -> Json:
+        """Return the PaymentIntent of that id. Raises: Refused, RailUnavailable."""
+        return await self._get(f"/v1/payment_intents/{pi}", expand=["latest_charge"])
+
+    async def capture(self, pi: str, key: str) -> Json:
+        """Take all that is reserved. Raises: Refused, Declined, RailUnavailable, OutcomeUnknown."""
+        found, _ = await self._post(f"/v1/payment_intents/{pi}/capture", key, expand=["latest_charge"])
+        return found
+
+    async def cancel(self, pi: str, key: str) -> Json:
+        """Give free what is reserved. Raises: Refused, RailUnavailable, OutcomeUnknown."""
+        path = f"/v1/payment_intents/{pi}/cancel"
+        found, _ = await self._post(path, key, cancellation_reason="abandoned", expand=["latest_charge"])
+        return found
+
+    async def intents_between(self, since: int, until: int) -> AsyncIterator[Json]:
+        """Yield the PaymentIntents created in a span of Unix seconds, newest first. The list is strongly consistent,
+        which Stripe's search is not. Raises: Refused, RailUnavailable."""
+        params: dict[str, Any] = {"created": {"gte": since, "lte": until}, "limit": _PAGE}
+        while True:
+            page = await self._get("/v1/payment_intents", **params, expand=["data.latest_charge"])
+            intents = page.get("data")
+            if not isinstance(intents, list) or not all(isinstance(intent, dict) for intent in intents):
+                raise RailUnavailable("Stripe gave a list of PaymentIntents that cannot be read")
+            for intent in intents:
+                yield intent
+            if not intents or page.get("has_more") is not True:
+                return
+            params["starting_after"] = intents[-1].get("id")
+
+    # --- refunds
+
+    async def refund(self, pi: str, key: str, metadata: Mapping[str, str]) -> Json:
+        """Refund all of a PaymentIntent. Raises: Refused, RailUnavailable, OutcomeUnknown."""
+        found, _ = await self._post("/v1/refunds", key, payment_intent=pi, metadata=dict(metadata))
+        return found
+
+    async def refunds(self, pi: str) -> list[Json]:
+        """Return the refunds of a PaymentIntent, newest first, at most 100. Raises: Refused, RailUnavailable."""
+        page = await self._get("/v1/refunds", payment_intent=pi, limit=_PAGE)
+        found = page.get("data")
+        if not isinstance(found, list) or not all(isinstance(refund, dict) for refund in found):
+            raise RailUnavailable("Stripe gave a list of refunds that cannot be read")
+        return found
+
+    # --- shared payment tokens
+
+    async def granted_token(self, spt: str) -> Json:
+        """Return a token as its seller sees it. Raises: Refused, RailUnavailable."""
+        return await self._get(f"/v1/shared_payment/granted_tokens/{spt}")
+
+    async def issued_token(self, spt: str) -> Json:
+        """Return a token as its issuer sees it. Raises: Refused, RailUnavailable."""
+        return await self._get(f"/v1/shared_payment/issued_tokens/{spt}")
+
+    async def grant_token(self, key: str, **params: Any) -> Json:
+        """Make a test token as if a payer had issued it. Raises: Refused, Declined, RailUnavailable, OutcomeUnknown."""
+        found, _ = await self._post("/v1/test_helpers/shared_payment/granted_tokens", key, **params)
+        return found
+
+    async def issue_token(self, key: str, **params: Any) -> Json:
+        """Issue a token to a seller. Raises: Refused, Declined, RailUnavailable, OutcomeUnknown."""
+        found, _ = await self._post("/v1/shared_payment/issued_tokens", key, **params)
+        return found
+
+    # --- the seam
+
+    def _connect(self) -> RailStripeClient:
+        return stripe_client(
+            self._secret_key,
+            transport=self._transport,
+            timeout_seconds=self._timeout_seconds,
+            api_base=self._api_base,
+        )
+
+    async def _get(self, path: str, **params: Any) -> Json:
+        found, _ = await self._call("get", path, params)
+        return found
+
+    async def _post(self, path: str, key: str, **params: Any) -> tuple[Json, bool]:
+        return await self._call("post", path, {**params, "idempotency_key": key})
+
+    async def _call(self, method: Literal["get", "post"], path: str, params: Mapping[str, Any]) -> tuple[Json, bool]:
+        """Make one call; return the answer, and whether Stripe says that it repeats an earlier one."""
+        client = self._client = self._client or self._connect()
+        try:
+            answer = await client.raw_request_async(method, path, stripe_version=self._api_version, **params)
+        except stripe.StripeError as error:
+            raise _translated(error, asks_only=method == "get") from error
+        if not isinstance(answer.data, dict):
+            raise _no_answer("is no object", asks_only=method == "get")
+        return answer.data, answer.headers.get("idempotent-replayed") == "true"
+
+
+def _translated(error: stripe.StripeError, *, asks_only: bool) -> Rail402Error:
+    """Return our error for one of the library's; `asks_only`: the request changes nothing, whatever became of it."""
+    code = error.code if isinstance(error.code, str) and _is_code(error.code) else None
+    match error:
+        case stripe.CardError():
+            declined = getattr(error.error, "decline_code", None)
+            return Declined(code, declined if isinstance(declined, str) and _is_code(declined) else None)
+        case stripe.InvalidRequestError():
+            param = error.param if isinstance(error.param, str) and _is_param(error.param) else None
+            return Refused(code, param)
+        case stripe.RateLimitError():
+            return RailUnavailable("Stripe asks for fewer requests", retry_after=2)
+        case stripe.AuthenticationError() | stripe.PermissionError():
+            logger.error("Stripe does not accept the secret key for this (HTTP %s, %s)", error.http_status, code)
+            return RailUnavailable("Stripe does not accept the publisher's key")
+        case stripe.APIError() if error.http_status == 409 and code == "lock_timeout":
+            return RailUnavailable("another request holds the same object at Stripe", retry_after=2)
+        case stripe.APIConnectionError() if isinstance(error.__cause__, _NOT_SENT):
+            return RailUnavailable("Stripe cannot be reached")
+        case _:
+            return _no_answer(f"is not there (HTTP {error.http_status}, {code})", asks_only=asks_only)
+
+
+def _no_answer(what: str, *, asks_only: bool) -> Rail402Error:
+    kind = RailUnavailable if asks_only else OutcomeUnknown
+    return kind(f"an answer of Stripe that can be believed {what}")

@@ -1,0 +1,285 @@
+"""The same offer and the same proof in three dialects, and what is refused when they are read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rail402.errors import MalformedInput
+from rail402_lightning import bolt11
+from rail402_lightning.bindings import invoice_of
+from rail402_lightning.request_binding import request_hash
+from tests.unit.rail402_lightning.invoices import (
+    AMOUNT,
+    EXPIRY,
+    HASH,
+    NOW,
+    ORDER,
+    PAYEE,
+    PREIMAGE,
+    REGTEST,
+    SPEC,
+    invoice,
+    offer,
+)
+
+X402, MPP, X_RECEIPT = (SPEC.bindings[name] for name in ("x402-v2", "mpp", "x-receipt"))
+UNTIL = NOW + EXPIRY
+
+
+def changed(wire: Any, path: str, value: Any) -> Any:
+    """A copy of `wire` with one member changed; taken out where the value is `...`."""
+    name, _, rest = path.partition(".")
+    copy = dict(wire)
+    if rest:
+        copy[name] = changed(copy[name], rest, value)
+    elif value is ...:
+        del copy[name]
+    else:
+        copy[name] = value
+    return copy
+
+
+# The offer.
+
+
+def test_x402_says_what_the_scheme_asks_for() -> None:
+    text = invoice()
+
+    assert X402.encode_offer(offer(text)) == {
+        "scheme": "exact",
+        "network": REGTEST,
+        "asset": "BTC",
+        "amount": "21000",
+        "payTo": PAYEE,
+        "maxTimeoutSeconds": EXPIRY,
+        "extra": {
+            "assetTransferMethod": "bolt11",
+            "paymentFlow": "upfront",
+            "paymentMethod": "lightning",
+            "invoice": text,
+            "requestHash": request_hash(ORDER).hex(),
+            "requestBindingProfile": "http:1",
+            "requestBindingParams": {"headers": []},
+        },
+    }
+
+
+def test_mpp_says_what_lightning_charge_asks_for() -> None:
+    text = invoice()
+
+    assert MPP.encode_offer(offer(text)) == {
+        "method": "lightning",
+        "intent": "charge",
+        "request": {
+            "amount": "21",
+            "currency": "sat",
+            "methodDetails": {"invoice": text, "paymentHash": HASH.hex(), "network": "regtest"},
+        },
+    }
+
+
+def test_x_receipt_says_what_the_payment_object_has() -> None:
+    text = invoice()
+
+    assert X_RECEIPT.encode_offer(offer(text)) == {
+        "network": "lightning",
+        "invoice": text,
+        "amount_sats": 21,
+        "expiry_seconds": EXPIRY,
+    }
+
+
+@pytest.mark.parametrize("binding", [X402, MPP, X_RECEIPT], ids=["x402", "mpp", "x-receipt"])
+def test_an_offer_comes_back_as_it_was_made_so_that_its_token_fits(binding: Any) -> None:
+    made = offer()
+
+    read = binding.decode_offer(binding.encode_offer(made), expires_at=UNTIL)
+
+    assert read == made
+    assert read.canonical == made.canonical
+
+
+def test_members_that_others_add_change_nothing() -> None:
+    wire = changed(X402.encode_offer(offer()), "extra.note", {"free": "text"})
+
+    assert X402.decode_offer(wire, expires_at=UNTIL) == offer()
+
+
+def test_the_transfer_method_and_the_payment_method_may_be_left_out() -> None:
+    wire = X402.encode_offer(offer())
+    for name in ("assetTransferMethod", "paymentMethod"):
+        wire = changed(wire, f"extra.{name}", ...)
+
+    assert X402.decode_offer(wire, expires_at=UNTIL) == offer()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("extra.requestHash", "00" * 32),
+        ("extra.requestHash", ...),
+        ("extra.requestBindingProfile", "mcp:1"),
+        ("extra.requestBindingProfile", ...),
+        ("extra.requestBindingParams", {"headers": ["cookie"]}),
+        ("extra.requestBindingParams", {"headers": [], "more": 1}),
+        ("extra.requestBindingParams", ...),
+    ],
+)
+def test_a_binding_that_is_not_ours_stays_visible_in_the_offer(path: str, value: Any) -> None:
+    read = X402.decode_offer(changed(X402.encode_offer(offer()), path, value), expires_at=UNTIL)
+
+    assert read is not None
+    assert read.canonical != offer().canonical
+    assert set(read.extra) > {"invoice"}
+
+
+@pytest.mark.parametrize(
+    ("binding", "path", "value"),
+    [
+        (X402, "scheme", "upto"),
+        (X402, "network", "lnbtc:000000000019d6689c085ae165831e93"),
+        (X402, "network", "eip155:8453"),
+        (X402, "network", None),
+        (X402, "extra.assetTransferMethod", "bolt12"),
+        (MPP, "method", "stripe"),
+        (MPP, "intent", "session"),
+        (X_RECEIPT, "network", "base"),
+        (X_RECEIPT, "network", 7),
+    ],
+)
+def test_what_is_some_other_rail_s_is_passed_over(binding: Any, path: str, value: Any) -> None:
+    assert binding.decode_offer(changed(binding.encode_offer(offer()), path, value), expires_at=UNTIL) is None
+
+
+@pytest.mark.parametrize(
+    ("binding", "path", "value", "field"),
+    [
+        (X402, "extra", [], "extra"),
+        (X402, "extra.paymentFlow", "authorization", "extra.paymentFlow"),
+        (X402, "extra.paymentFlow", ..., "extra.paymentFlow"),
+        (X402, "extra.invoice", ..., "invoice"),
+        (X402, "extra.invoice", 7, "invoice"),
+        (X402, "extra.invoice", "lnbcrt1nonsense", "invoice"),
+        (X402, "extra.invoice", "x" * 100_000, "invoice"),
+        (X402, "asset", "btc", "asset"),
+        (X402, "payTo", "anonymous", "payTo"),
+        (X402, "payTo", PAYEE.upper(), "payTo"),
+        (X402, "payTo", PAYEE + "\n", "payTo"),
+        (X402, "payTo", None, "payTo"),
+        (X402, "maxTimeoutSeconds", "600", "maxTimeoutSeconds"),
+        (X402, "maxTimeoutSeconds", True, "maxTimeoutSeconds"),
+        (X402, "maxTimeoutSeconds", 600.0, "maxTimeoutSeconds"),
+        (X402, "maxTimeoutSeconds", 0, "expiry"),
+        (X402, "maxTimeoutSeconds", -1, "expiry"),
+        (X402, "maxTimeoutSeconds", 2**31, "expiry"),
+        *((X402, "amount", bad, "amount") for bad in ("0", "-1", "1e3", "+5", "1.0", "٢", "", "9" * 20, 21_000, None)),
+        (MPP, "request", None, "request.methodDetails"),
+        (MPP, "request.methodDetails", "x", "request.methodDetails"),
+        (MPP, "request.currency", "usd", "request.currency"),
+        (MPP, "request.amount", "0", "amount"),
+        (MPP, "request.amount", 21, "amount"),
+        (MPP, "request.methodDetails.invoice", ..., "invoice"),
+        (MPP, "request.methodDetails.paymentHash", "00" * 32, "request.methodDetails.paymentHash"),
+        (MPP, "request.methodDetails.network", "mainnet", "request.methodDetails.network"),
+        (X_RECEIPT, "invoice", ..., "invoice"),
+        (X_RECEIPT, "invoice", {}, "invoice"),
+        (X_RECEIPT, "amount_sats", 0, "payment.amount_sats"),
+        (X_RECEIPT, "amount_sats", -21, "payment.amount_sats"),
+        (X_RECEIPT, "amount_sats", 21.5, "payment.amount_sats"),
+        (X_RECEIPT, "amount_sats", True, "payment.amount_sats"),
+        (X_RECEIPT, "amount_sats", 10**30, "payment.amount_sats"),
+    ],
+)
+def test_what_is_ours_and_wrong_is_refused_by_the_member_s_name(
+    binding: Any, path: str, value: Any, field: str
+) -> None:
+    with pytest.raises(MalformedInput) as caught:
+        binding.decode_offer(changed(binding.encode_offer(offer()), path, value), expires_at=UNTIL)
+
+    assert caught.value.field == field
+
+
+def test_a_convenience_of_mpp_may_be_left_out() -> None:
+    wire = MPP.encode_offer(offer())
+    for name in ("paymentHash", "network"):
+        wire = changed(wire, f"request.methodDetails.{name}", ...)
+
+    assert MPP.decode_offer(wire, expires_at=UNTIL) == offer()
+
+
+def test_the_invoice_says_the_amount_where_the_payment_object_does_not() -> None:
+    read = X_RECEIPT.decode_offer({"invoice": invoice(amount_msat=5000)}, expires_at=UNTIL)
+
+    assert read is not None
+    assert read.amount == 5000
+
+
+def test_an_amount_beside_the_invoice_stays_visible() -> None:
+    wire = changed(X_RECEIPT.encode_offer(offer()), "amount_sats", 1)
+
+    read = X_RECEIPT.decode_offer(wire, expires_at=UNTIL)
+
+    assert read is not None
+    assert (read.amount, invoice_of(read).amount_msat) == (1000, AMOUNT)
+
+
+def test_an_open_invoice_is_no_offer() -> None:
+    with pytest.raises(MalformedInput, match="open invoice"):
+        X_RECEIPT.decode_offer({"invoice": invoice(amount_msat=None)}, expires_at=UNTIL)
+
+
+def test_an_invoice_of_another_network_is_read_so_that_its_refusal_can_name_it() -> None:
+    read = X_RECEIPT.decode_offer({"invoice": invoice(prefix="bc")}, expires_at=UNTIL)
+
+    assert read is not None
+    assert read.network == "lnbtc:000000000019d6689c085ae165831e93"
+
+
+def test_the_invoice_is_kept_in_one_form() -> None:
+    text = invoice()
+
+    read = X_RECEIPT.decode_offer({"invoice": "LIGHTNING:" + text.upper()}, expires_at=UNTIL)
+
+    assert read is not None
+    assert read.extra == {"invoice": text}
+    assert invoice_of(read) == bolt11.decode(text)
+
+
+# The proof.
+
+
+@pytest.mark.parametrize("binding", [X402, MPP, X_RECEIPT], ids=["x402", "mpp", "x-receipt"])
+def test_a_preimage_travels_in_every_dialect(binding: Any) -> None:
+    payload = {"preimage": PREIMAGE}
+
+    assert binding.decode_proof(binding.encode_proof(payload)) == payload
+
+
+def test_x_receipt_shows_the_bare_preimage() -> None:
+    assert X_RECEIPT.encode_proof({"preimage": PREIMAGE}) == {"receipt": PREIMAGE}
+    assert X_RECEIPT.decode_proof({"receipt": PREIMAGE.upper()}) == {"preimage": PREIMAGE}
+
+
+@pytest.mark.parametrize("receipt", ["", "pi_123", "0x" + "ab" * 32, "ab" * 31, "ab" * 33, PREIMAGE + "\n", "é" * 64])
+def test_another_receipt_is_some_other_rail_s(receipt: str) -> None:
+    assert X_RECEIPT.decode_proof({"receipt": receipt}) is None
+
+
+@pytest.mark.parametrize("bad", [None, 7, "", "ab" * 31, "ab" * 33, "zz" * 32, PREIMAGE + " ", " ".join(["ab"] * 32)])
+@pytest.mark.parametrize("binding", [X402, MPP], ids=["x402", "mpp"])
+def test_a_preimage_is_64_hexadecimal_digits(binding: Any, bad: object) -> None:
+    with pytest.raises(MalformedInput, match="64 hexadecimal"):
+        binding.decode_proof({"preimage": bad})
+
+
+@pytest.mark.parametrize("binding", [X402, MPP], ids=["x402", "mpp"])
+def test_a_payload_without_a_preimage_is_some_other_rail_s(binding: Any) -> None:
+    assert binding.decode_proof({"signature": "0x"}) is None
+
+
+def test_x402_takes_the_invoice_of_an_older_draft() -> None:
+    assert X402.decode_proof({"invoice": "lnbcrt1"}) == {"invoice": "lnbcrt1"}
+    with pytest.raises(MalformedInput):
+        X402.decode_proof({"invoice": 7})

@@ -1,0 +1,118 @@
+"""The tables in the configuration files, and the plugin that brings them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import rail402_lightning
+from rail402.config import TomlFile
+from rail402.errors import ConfigurationError
+from rail402.plugins import load_plugin
+from rail402_lightning import LightningRail, LightningWallet, LnbitsReceiver, LnbitsSender
+from rail402_lightning.config import PLUGIN, RailConfig, WalletConfig
+from tests.unit.rail402_lightning.invoices import PAYEE
+
+LNBITS = """
+backend = "lnbits"
+url = "https://lnbits.example.com"
+"""
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LNBITS_KEY", "5ec2e75ec2e7")
+
+
+def rail(tmp_path: Path, text: str) -> LightningRail:
+    file = tmp_path / "rail402.toml"
+    file.write_text(f'[[rails]]\nname = "lightning"\n{text}')
+    made = PLUGIN.rail(TomlFile(file).table(RailConfig, "rails", 0, ignore=["name"]))
+    assert isinstance(made, LightningRail)
+    return made
+
+
+def wallet(tmp_path: Path, text: str) -> LightningWallet:
+    file = tmp_path / "wallets.toml"
+    file.write_text(f'[[wallets]]\nname = "lightning"\n{text}')
+    made = PLUGIN.wallet(TomlFile(file).table(WalletConfig, "wallets", 0, ignore=["name"]))
+    assert isinstance(made, LightningWallet)
+    return made
+
+
+def test_it_is_found_by_its_name() -> None:
+    assert load_plugin("lightning") is PLUGIN
+
+
+def test_the_package_says_what_it_has() -> None:
+    assert set(dir(rail402_lightning)) == set(rail402_lightning.__all__)
+    assert all(getattr(rail402_lightning, name) is not None for name in rail402_lightning.__all__)
+    with pytest.raises(AttributeError):
+        rail402_lightning.nothing  # noqa: B018
+
+
+def test_a_sandbox_needs_nothing(tmp_path: Path) -> None:
+    text = f'backend = "sandbox"\ndirectory = "{tmp_path}"'
+
+    assert rail(tmp_path, text).sandbox is True
+    assert wallet(tmp_path, text).name == "lightning"
+
+
+def test_lnbits_takes_an_address_and_a_key(tmp_path: Path) -> None:
+    receiving = rail(tmp_path, LNBITS + f'invoice_key = "env:LNBITS_KEY"\nnode_id = "{PAYEE}"')
+    paying = wallet(
+        tmp_path,
+        LNBITS + 'admin_key = "env:LNBITS_KEY"\nnetwork = "signet"\nmax_fee_sat = 5\nmax_fee_ppm = 0\nlabel = "day"',
+    )
+
+    assert isinstance(receiving.receiver, LnbitsReceiver)
+    assert receiving.spec.mechanisms[0].network == "lnbtc:000000000019d6689c085ae165831e93"
+    assert isinstance(paying.sender, LnbitsSender)
+    assert (paying.name, paying.spec.mechanisms[0].network) == ("day", "lnbtc:00000008819873e925422c1ff0f99f7c")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "backend: is missing"),
+        ('backend = "lnd"', "'sandbox' or 'lnbits'"),
+        ('backend = "lnbits"', "needs url"),
+        (LNBITS, "needs invoice_key"),
+        (LNBITS + 'invoice_key = "5ec2e75ec2e7"', "env:NAME or file:PATH"),
+        (LNBITS + 'invoice_key = "env:NO_SUCH_KEY"', "NO_SUCH_KEY is not set"),
+        (LNBITS + 'invoice_key = "env:LNBITS_KEY"\nnetwork = "bitcoin"', "mainnet, testnet, signet, regtest"),
+        (LNBITS + 'invoice_key = "env:LNBITS_KEY"\ndirectory = "x"', 'directory is for backend = "sandbox"'),
+        (LNBITS + 'invoice_key = "env:LNBITS_KEY"\nnode_id = "02ab"', "node_id"),
+        (LNBITS + 'invoice_key = "env:LNBITS_KEY"\nkey = 1', "is not known here"),
+        ('backend = "sandbox"\nnetwork = "mainnet"', "moves no real money"),
+        ('backend = "sandbox"\ninvoice_key = "env:LNBITS_KEY"', "has no invoice_key"),
+        ('backend = "sandbox"\nurl = "https://lnbits.example.com"', "has no url"),
+    ],
+)
+def test_a_rail_s_table_that_is_wrong_says_why(tmp_path: Path, text: str, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why) as caught:
+        rail(tmp_path, text)
+
+    assert "5ec2e7" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (LNBITS, "needs admin_key"),
+        (LNBITS + 'invoice_key = "env:LNBITS_KEY"', "is not known here"),
+        (LNBITS + 'admin_key = "env:LNBITS_KEY"\nmax_fee_sat = -1', "greater than or equal to 0"),
+        (LNBITS + 'admin_key = "env:LNBITS_KEY"\nmax_fee_ppm = 1000001', "less than or equal to"),
+        ('backend = "sandbox"\nadmin_key = "env:LNBITS_KEY"', "has no admin_key"),
+    ],
+)
+def test_a_wallet_s_table_that_is_wrong_says_why(tmp_path: Path, text: str, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        wallet(tmp_path, text)
+
+
+def test_a_key_is_in_no_repr(tmp_path: Path) -> None:
+    made = WalletConfig(backend="lnbits", url="https://lnbits.example.com", admin_key="env:LNBITS_KEY")  # type: ignore[arg-type]
+
+    assert "5ec2e7" not in repr(made)

@@ -1,0 +1,56 @@
+"""Which URLs name a store, and what an error says about the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rail402.errors import ConfigurationError
+from rail402.stores import MemoryStore, SqliteStore, open_store
+
+
+def test_memory() -> None:
+    assert isinstance(open_store("memory://"), MemoryStore)
+
+
+def test_relative_path_is_below_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = open_store("sqlite:///data/charges 1.db")
+    monkeypatch.chdir("/")
+    assert isinstance(store, SqliteStore)
+    assert store.path == tmp_path / "data" / "charges 1.db"
+
+
+def test_absolute_path() -> None:
+    store = open_store("sqlite:////var/lib/charges.db")
+    assert isinstance(store, SqliteStore)
+    assert store.path == Path("/var/lib/charges.db")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "memory:",
+        "memory://x",
+        "charges.db",
+        "sqlite:charges.db",
+        "sqlite://charges.db",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite:///charges.db?mode=ro",
+        "SQLITE:///charges.db",
+        "postgresql://db/charges",
+    ],
+)
+def test_other_forms_are_refused_with_the_allowed_ones(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="memory://"):
+        open_store(url)
+
+
+def test_password_is_not_repeated() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        open_store("postgresql://user:hunter2@db/charges")
+    assert "postgresql://" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
