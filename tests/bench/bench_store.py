@@ -1,7 +1,7 @@
 """How many payments a second the SQLite store takes: claim, then settle with a stored response, all of it durable.
 
-`python tests/bench/bench_store.py [few rows] [many rows]` prints one JSON object. The ratios compare numbers of the same run:
-many tasks against one (what group commit brings), and a long table against a short one.
+`python tests/bench/bench_store.py [few rows] [many rows]` prints one JSON object. The ratios compare numbers of the
+same run: many tasks against one (what group commit brings), and a long table against a short one.
 """
 
 from __future__ import annotations

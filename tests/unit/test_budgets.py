@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -39,14 +39,9 @@ FLOATS = {
 
 # (module, function, exception): why it is not one of ours.
 BUILTIN_RAISES = {
-    ("x402/rail402/__init__.py", "__getattr__", "AttributeError"): "what a module must raise (PEP 562)",
-    ("rails/rail402_base/__init__.py", "__getattr__", "AttributeError"): "what a module must raise (PEP 562)",
-    ("rails/rail402_lightning/__init__.py", "__getattr__", "AttributeError"): "what a module must raise (PEP 562)",
     ("x402/rail402/cli/__init__.py", "main", "SystemExit"): "the exit code of a command",
     ("x402/rail402/cli/app.py", "run", "SystemExit"): "the exit code of a command",
     ("x402/rail402/config.py", "resolve_secret", "ValueError"): "what pydantic turns into the field's error",
-    ("rails/rail402_base/config.py", "_known", "ValueError"): "what pydantic turns into the field's error",
-    ("rails/rail402_lightning/config.py", "_check", "ValueError"): "what pydantic turns into the field's error",
     ("x402/rail402/protocol/base.py", "_no_duplicates", "ValueError"): "what a hook of json.loads raises; translated",
     ("x402/rail402/protocol/base.py", "_no_constants", "ValueError"): "what a hook of json.loads raises; translated",
     ("x402/rail402/protocol/base.py", "_finite", "ValueError"): "what a hook of json.loads raises; translated",
@@ -58,6 +53,14 @@ BUILTIN_RAISES = {
     ("rails/rail402_lightning/bolt11.py", "_check_encodable", "ValueError"): "an invoice of our own, wrongly made",
     ("rails/rail402_lightning/backends/lnbits.py", "LnbitsSender._follow", "AssertionError"): "an endless loop's end",
 }
+
+
+def is_asked_for(module: str, function: str, exception: str) -> bool:
+    """Say whether a protocol of Python or of pydantic wants just this exception, in any module."""
+    if function == "__getattr__":  # of a module (PEP 562)
+        return exception == "AttributeError"
+    # A validator's, which pydantic turns into the error of the field.
+    return module.startswith("rails/") and module.endswith("/config.py") and exception == "ValueError"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ def parameters(function: Function) -> int:
 
 def broad_excepts(tree: ast.AST) -> Iterator[int]:
     for node in ast.walk(tree):
+        caught: Sequence[ast.expr | None]
         if isinstance(node, ast.ExceptHandler):
             caught = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("suppress", "contextlib.suppress"):
@@ -110,9 +114,10 @@ def broad_excepts(tree: ast.AST) -> Iterator[int]:
 
 def floats(tree: ast.AST) -> Iterator[int]:
     for node in ast.walk(tree):
-        literal = isinstance(node, ast.Constant) and isinstance(node.value, float)
-        if literal or (isinstance(node, ast.Call) and ast.unparse(node.func) == "float"):
-            yield node.lineno
+        if isinstance(node, ast.Constant | ast.Call):
+            called = isinstance(node, ast.Call) and ast.unparse(node.func) == "float"
+            if called or (isinstance(node, ast.Constant) and isinstance(node.value, float)):
+                yield node.lineno
 
 
 def clocks(tree: ast.AST) -> Iterator[str]:
@@ -163,7 +168,7 @@ class TestBudgets:
 
     def test_what_is_raised_is_ours(self, path: Path) -> None:
         found = {(name_of(path), *raised) for raised in builtin_raises(parse(path))}
-        assert found - BUILTIN_RAISES.keys() == set()
+        assert {each for each in found - BUILTIN_RAISES.keys() if not is_asked_for(*each)} == set()
 
 
 def test_every_exception_is_still_one() -> None:

@@ -151,7 +151,7 @@ class TestParseJson:
         assert parse_json(f'{{"a":"{text}"}}', field="f", max_bytes=999)["a"].endswith(text[-1])
 
     def test_many_shallow_brackets_are_not_depth(self) -> None:
-        value = {"a": [[] for _ in range(200)]}
+        value: dict[str, list[list[int]]] = {"a": [[] for _ in range(200)]}
         assert parse_json(json.dumps(value), field="f", max_bytes=9999) == value
 
     @FUZZ

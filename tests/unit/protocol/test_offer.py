@@ -99,4 +99,4 @@ def test_a_mechanism_names_its_flows_in_order() -> None:
     )
     assert (mechanism.step, mechanism.flows[0]) == (1, "upfront")
     with pytest.raises(ValidationError, match="flows"):
-        Mechanism(name="a", network="b", asset="c", currency="USD", exponent=2, flows=("later",))  # type: ignore[arg-type]
+        Mechanism(name="a", network="b", asset="c", currency="USD", exponent=2, flows=("later",))

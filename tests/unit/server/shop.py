@@ -69,7 +69,7 @@ class Wire:
             **(scope or {}),
         }
         self.sent: list[Any] = []
-        self.gone = asyncio.Event()
+        self.gone, self._news = asyncio.Event(), asyncio.Event()
         self._app, self._chunks, self._watch = app, list(chunks), watch
 
     async def run(self) -> Wire:
@@ -87,6 +87,14 @@ class Wire:
         if self._watch is not None:
             await self._watch(message)
         self.sent.append(message)
+        self._news.set()
+
+    async def until(self, chunks: int) -> None:
+        """Wait until the head and that many pieces of the body have left."""
+        async with asyncio.timeout(5):
+            while len(self.sent) < chunks + 1:
+                self._news.clear()
+                await self._news.wait()
 
     @property
     def status(self) -> int:
@@ -114,7 +122,7 @@ class Wire:
     @property
     def complete(self) -> bool:
         """Whether the last message of a body has left."""
-        return bool(self.sent) and self.sent[-1].get("more_body") is False or self.sent[-1]["type"].endswith("trailers")
+        return any(message["type"] == "http.response.body" and not message.get("more_body") for message in self.sent)
 
     def json(self) -> Any:
         return json.loads(self.body)

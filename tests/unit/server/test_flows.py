@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from tests.unit.server.shop import URL, Shop
 
 from rail402.protocol.charge import Charge, Delivery, PaymentState
 from rail402.protocol.receipt import verify_receipt
 from rail402.server.paywall import CHARGE_KEY
 from rail402.testing.fakes import Ending
+from tests.unit.server.shop import URL, Shop
 
 FLOWS = ["authorization", "escrow", "upfront"]
 

@@ -21,8 +21,7 @@ from rail402.protocol.charge import Charge, DeliveryEvent, PaymentEvent, Payment
 from rail402.protocol.payment import Payment
 from rail402.protocol.rail import Holds, PaymentRail, Refunds
 from rail402.server.fields import content_length, end_to_end, failed_fields, paid_fields
-from rail402.server.operations import hold, refund, release, settle, verdict, with_receipt
-from rail402.server.passes import keep_use
+from rail402.server.operations import Finished, hold, refund, release, settle, verdict, with_receipt
 from rail402.server.request import Message, Send
 from rail402.server.services import Services
 from rail402.server.settings import Rule
@@ -77,10 +76,10 @@ class Delivery:
             PaymentRejected, OutcomeUnknown, RailUnavailable: the money did not come.
         """
 
-        def start(charge: Charge) -> tuple[Charge, None]:
+        def start(charge: Charge) -> Finished:
             if charge.payment in (PaymentState.SETTLED, PaymentState.HELD):
                 charge = charge.deliver(DeliveryEvent.START, lease_until=charge.lease_until)
-            return charge, None
+            return Finished(charge)
 
         if self.charge.payment is PaymentState.SETTLING:
             self.charge = await settle(self._services, self._rail, self.charge, self._payment, start)
@@ -155,19 +154,18 @@ class Delivery:
         if self.charge.payment is PaymentState.SETTLED:
             return
 
-        def finish(charge: Charge) -> tuple[Charge, StoredResponse | None]:
+        def finish(charge: Charge) -> Finished:
             match charge.payment:
                 case PaymentState.SETTLED if whole is not None:
                     return self._stored(with_receipt(self._services, charge, sha256_hex(whole)), whole)
                 case PaymentState.UNKNOWN if whole is not None:
                     return self._stored(charge, whole)
                 case PaymentState.SETTLED:
-                    return charge, None
+                    return Finished(charge)
                 case PaymentState.UNKNOWN if self._fits:
-                    # Drained first, for which this worker keeps the lease.
-                    return charge.model_copy(update={"lease_until": self._services.lease()}), None
+                    return Finished(charge)  # drained first
                 case _:
-                    return charge.deliver(DeliveryEvent.FAIL, lease_until=charge.lease_until), None
+                    return Finished(charge.deliver(DeliveryEvent.FAIL, lease_until=charge.lease_until))
 
         try:
             self.charge = await settle(self._services, self._rail, self.charge, self._payment, finish)
@@ -176,7 +174,6 @@ class Delivery:
             self._phase, self.refusal = _Phase.WITHHELD, error
             raise Withheld from error
         if self.refusal is None:
-            await self._keep_use(whole)
             self._kept = whole is not None
         elif self.charge.payment is PaymentState.UNKNOWN and whole is None and self._fits:
             self._phase = _Phase.DRAINING
@@ -186,28 +183,22 @@ class Delivery:
 
     # --- the copy for replays
 
-    def _stored(self, charge: Charge, whole: bytes) -> tuple[Charge, StoredResponse | None]:
-        """Return the charge with its complete response; the uses of a pass keep theirs elsewhere."""
+    def _stored(self, charge: Charge, whole: bytes) -> Finished:
+        """Return the charge with its complete response; the first use of a pass keeps it under its Idempotency-Key."""
+        settled = charge.payment is PaymentState.SETTLED
         lease = self._services.clock()  # the work is done: nobody has to be trusted with it any longer
-        if charge.is_pass:
-            event = DeliveryEvent.STREAM if charge.payment is PaymentState.SETTLED else DeliveryEvent.FAIL
-            return charge.deliver(event, lease_until=lease), None
-        return charge.deliver(DeliveryEvent.STORE, lease_until=lease), self._response(whole)
+        if not charge.is_pass:
+            return Finished(charge.deliver(DeliveryEvent.STORE, lease_until=lease), self._response(whole))
+        event = DeliveryEvent.STREAM if settled else DeliveryEvent.FAIL
+        response = self._response(whole) if settled and self._slot else None
+        return Finished(charge.deliver(event, lease_until=lease), response, self._slot)
 
     def _response(self, whole: bytes) -> StoredResponse:
         return StoredResponse(self._head["status"], end_to_end(self._head.get("headers", ())), whole)
 
     async def _keep(self, charge: Charge, whole: bytes) -> None:
-        charge, response = self._stored(charge, whole)
-        await self._keep_use(whole)
-        await self._write(charge, response)
+        await self._write(self._stored(charge, whole))
         self._kept = True
-
-    async def _keep_use(self, whole: bytes | None) -> None:
-        """Keep the first use of a pass under its Idempotency-Key."""
-        settled = self.charge.payment is PaymentState.SETTLED
-        if self.charge.is_pass and settled and self._slot and whole is not None:
-            await keep_use(self._services, self.charge, self._slot, self._head, whole)
 
     async def _tee(self, body: bytes, more: bool) -> None:
         if self._copy is not None and len(self._copy) + len(body) <= self._services.settings.max_stored:
@@ -220,7 +211,7 @@ class Delivery:
             await self._keep(self.charge, bytes(self._copy))
         else:
             self._kept = True
-            await self._write(self.charge.deliver(DeliveryEvent.STREAM, lease_until=self._services.lease()), None)
+            await self._write(Finished(self.charge.deliver(DeliveryEvent.STREAM, lease_until=self._services.clock())))
 
     async def _drain(self, body: bytes, more: bool) -> None:
         assert self._copy is not None
@@ -234,20 +225,20 @@ class Delivery:
     async def _renew(self) -> None:
         """Keep the lease of a long answer alive."""
         if self.charge.lease_until - self._services.clock() < self._services.settings.lease_seconds // 2:
-            await self._write(self.charge.model_copy(update={"lease_until": self._services.lease()}), None)
+            await self._write(Finished(self.charge.model_copy(update={"lease_until": self._services.lease()})))
 
-    async def _write(self, charge: Charge, response: StoredResponse | None) -> None:
+    async def _write(self, finished: Finished) -> None:
         """Write the delivery. The money is ours by now: what cannot be written is sent all the same, and not kept.
 
         A late worker finds the row changed and writes nothing more. Where the store is down, the lease will lapse.
         """
         try:
-            self.charge = await self._services.shielded(self._services.store.save(charge, response=response))
+            self.charge = await self._services.shielded(finished.save(self._services.store))
         except StaleCharge:
-            logger.warning("charge %s: another worker has taken over its delivery", charge.id)
+            logger.warning("charge %s: another worker has taken over its delivery", self.charge.id)
             self._copy, self._kept = None, True
         except StoreError as error:
-            logger.warning("charge %s: its delivery is not written: %s", charge.id, error)
+            logger.warning("charge %s: its delivery is not written: %s", self.charge.id, error)
 
     # --- when the handler fails
 

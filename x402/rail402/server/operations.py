@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 
 from rail402.errors import KeyTaken, OutcomeUnknown, PaymentRejected, Rail402Error, RailUnavailable, StaleCharge
 from rail402.protocol.charge import (
@@ -37,16 +38,42 @@ from rail402.protocol.rail import (
 )
 from rail402.protocol.receipt import Receipt
 from rail402.server.services import Services
-from rail402.stores.base import StoredResponse
+from rail402.stores.base import Store, StoredResponse
 
-__all__ = ["Answer", "Finish", "conclude", "hold", "record", "refund", "release", "settle", "verdict", "with_receipt"]
+__all__ = [
+    "Answer",
+    "Finish",
+    "Finished",
+    "conclude",
+    "hold",
+    "record",
+    "refund",
+    "release",
+    "settle",
+    "verdict",
+    "with_receipt",
+]
 
 logger = logging.getLogger("rail402.server")
 
 Answer = Held | Settled | Released | Refunded | NotPaid | Failed | Pending | Unknown
 
-Finish = Callable[[Charge], tuple[Charge, StoredResponse | None]]
-"""Adds to a charge what belongs into the same write as the rail's answer: the delivery's step and the response."""
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A charge with what belongs into the same write: a response and where it is kept."""
+
+    charge: Charge
+    response: StoredResponse | None = None
+    slot: str = ""
+
+    async def save(self, store: Store) -> Charge:
+        """Write it; see `Store.save`."""
+        return await store.save(self.charge, response=self.response, slot=self.slot)
+
+
+Finish = Callable[[Charge], Finished]
+"""Adds the delivery's step to a charge that has the rail's answer."""
 
 
 async def settle(
@@ -65,17 +92,13 @@ async def hold(services: Services, rail: PaymentRail, charge: Charge, payment: P
 async def release(services: Services, rail: PaymentRail, charge: Charge) -> Charge:
     """Give a reserved amount free."""
     assert isinstance(rail, Holds)
-    return await _perform(services, charge, PaymentEvent.RELEASE, rail.release, _nothing)
+    return await _perform(services, charge, PaymentEvent.RELEASE, rail.release, Finished)
 
 
 async def refund(services: Services, rail: PaymentRail, charge: Charge) -> Charge:
     """Give settled money back; the charge stays settled where the rail refuses."""
     assert isinstance(rail, Refunds)
-    return await _perform(services, charge, PaymentEvent.REFUND, rail.refund, _nothing)
-
-
-def _nothing(charge: Charge) -> tuple[Charge, None]:
-    return charge, None
+    return await _perform(services, charge, PaymentEvent.REFUND, rail.refund, Finished)
 
 
 async def _perform(
@@ -111,11 +134,12 @@ async def _write_call_write(
     concluded = conclude(services, charge, answer)
     if concluded.payment is PaymentState.RELEASED:
         concluded = concluded.model_copy(update={"code": code})
-    concluded, response = finish(concluded)
-    if concluded.payment is PaymentState.UNKNOWN and concluded.delivery is not Delivery.RUNNING:
-        concluded = concluded.model_copy(update={"lease_until": services.clock()})  # nobody here waits: look at once
+    finished = finish(concluded)
+    if finished.charge.payment is PaymentState.UNKNOWN and finished.charge.delivery is not Delivery.RUNNING:
+        # Nobody here waits for anything any more: the reconciler may look at once.
+        finished = replace(finished, charge=finished.charge.model_copy(update={"lease_until": services.clock()}))
     try:
-        saved = await record(services, charge, concluded, response)
+        saved = await record(services, charge, finished)
     except StaleCharge as error:
         # Our lease lapsed while the rail was busy: the row is `unknown` now, and only the reconciler may decide.
         raise OutcomeUnknown(f"charge {charge.id} is being looked up", retry_after=5) from error
@@ -124,16 +148,14 @@ async def _write_call_write(
     return saved
 
 
-async def record(
-    services: Services, charge: Charge, concluded: Charge, response: StoredResponse | None = None
-) -> Charge:
+async def record(services: Services, charge: Charge, finished: Finished) -> Charge:
     """Write what became of `charge`; money that has paid for another charge does not pay for this one as well.
 
     Raises:
         StaleCharge: another worker has moved the charge on.
     """
     try:
-        return await services.store.save(concluded, response=response)
+        return await finished.save(services.store)
     except KeyTaken:
         logger.warning("charge %s: what paid for it has paid for another charge", charge.id)
     lease = services.lease()

@@ -13,18 +13,9 @@ from rail402.server.services import Services
 from rail402.server.settings import Rule
 from rail402.stores.base import StoredResponse
 
-__all__ = ["PassDelivery", "keep_use"]
+__all__ = ["PassDelivery"]
 
 logger = logging.getLogger("rail402.server")
-
-
-async def keep_use(services: Services, charge: Charge, slot: str, head: Message, body: bytes) -> None:
-    """Keep the response of one use for its repeat; the response goes out even where the store is down."""
-    response = StoredResponse(head["status"], end_to_end(head.get("headers", ())), body)
-    try:
-        await services.shielded(services.store.keep_use(charge.id, slot, response))
-    except StoreError as error:
-        logger.warning("charge %s: the response of a use is not kept: %s", charge.id, error)
 
 
 class PassDelivery:
@@ -77,4 +68,12 @@ class PassDelivery:
         if len(self._copy) > self._services.settings.max_stored:
             self._copy = None
         elif not more:
-            await keep_use(self._services, self._charge, self._slot, self._head, bytes(self._copy))
+            await self._keep(bytes(self._copy))
+
+    async def _keep(self, body: bytes) -> None:
+        """Keep the response for its repeat; it goes out even where the store is down."""
+        response = StoredResponse(self._head["status"], end_to_end(self._head.get("headers", ())), body)
+        try:
+            await self._services.shielded(self._services.store.keep_use(self._charge.id, self._slot, response))
+        except StoreError as error:
+            logger.warning("charge %s: the response of a use is not kept: %s", self._charge.id, error)

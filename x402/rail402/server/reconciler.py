@@ -13,7 +13,7 @@ import logging
 from rail402.errors import OutcomeUnknown, Rail402Error, RailUnavailable, StaleCharge, StoreError
 from rail402.protocol.charge import Charge, Delivery, PaymentState
 from rail402.protocol.rail import PaymentRail, Pending, Unknown
-from rail402.server.operations import Answer, conclude, record, release, settle
+from rail402.server.operations import Answer, Finished, conclude, record, release, settle
 from rail402.server.services import Services
 
 __all__ = ["Reconciler"]
@@ -96,12 +96,12 @@ class Reconciler:
         logger.info("charge %s: %s turned out to be %s", charge.id, charge.operation, concluded.payment)
         # Nobody works on it any more: whoever presents the payment next may go on at once.
         concluded = concluded.model_copy(update={"lease_until": self._services.clock()})
-        return await record(self._services, charge, concluded)
+        return await record(self._services, charge, Finished(concluded))
 
     async def _resolve_hold(self, rail: PaymentRail, charge: Charge) -> Charge:
         """Capture what was held for a response that is stored, release any other."""
         if charge.delivery is Delivery.STORED:
-            return await settle(self._services, rail, charge, None, lambda settled: (settled, None))
+            return await settle(self._services, rail, charge, None, Finished)
         return await release(self._services, rail, charge)
 
     async def _postpone(self, charge: Charge, seconds: int | None = None) -> Charge:

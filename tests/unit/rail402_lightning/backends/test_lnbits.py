@@ -14,6 +14,7 @@ from rail402.errors import ConfigurationError, RailUnavailable
 from rail402_lightning import bolt11
 from rail402_lightning.backends import InvoiceStatus, SentPayment
 from rail402_lightning.backends.lnbits import LnbitsReceiver, LnbitsSender
+from rail402_lightning.rail import LightningRail
 from rail402_lightning.request_binding import bound_request, request_hash
 from tests.unit.rail402_lightning.backends.fake_lnbits import (
     ADMIN_KEY,
@@ -26,7 +27,7 @@ from tests.unit.rail402_lightning.backends.fake_lnbits import (
     outgoing,
     row,
 )
-from tests.unit.rail402_lightning.invoices import HASH, NOW, ORDER, PREIMAGE, invoice
+from tests.unit.rail402_lightning.invoices import HASH, MECHANISM, NOW, ORDER, PREIMAGE, SPEC, invoice, terms
 
 PAID = SentPayment(state="paid", preimage=PREIMAGE, fee_msat=21)
 
@@ -175,6 +176,27 @@ async def test_a_publisher_needs_no_key_that_can_spend(caplog: pytest.LogCapture
 
     assert "the invoice key is enough" in caplog.text
     assert ADMIN_KEY not in caplog.text
+
+
+async def test_an_lnbits_without_a_node_behind_it_does_not_start() -> None:
+    receiving, fake = receiver(create=[error(520, "VoidWallet cannot create invoices.", status="pending")])
+
+    with pytest.raises(RailUnavailable, match="VoidWallet"):
+        await LightningRail(receiving, network="regtest").start()
+
+    assert [body["amount"] for body in fake.sent()] == [1]
+
+
+async def test_a_rail_on_lnbits_offers_what_lnbits_makes() -> None:
+    receiving, _ = receiver()
+    rail = LightningRail(receiving, network="regtest")
+    await rail.start()
+
+    made = await rail.offer(ORDER, MECHANISM, terms())
+
+    assert made is not None
+    SPEC.check_offer(made.model_copy(update={"dialect": "x402-v2"}), ORDER, now=NOW)
+    await rail.close()
 
 
 @pytest.mark.parametrize(

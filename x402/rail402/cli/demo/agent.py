@@ -144,9 +144,11 @@ class _Recorder(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         response = await self._inner.handle_async_request(request)
-        await response.aread()
-        self.exchanges.append((request, response))
-        return response
+        raw = b"".join([chunk async for chunk in response.aiter_raw()])
+        await response.aclose()
+        copies = [httpx.Response(response.status_code, headers=response.headers, content=raw) for _ in range(2)]
+        self.exchanges.append((request, copies[0]))
+        return copies[1]
 
     async def aclose(self) -> None:
         await self._inner.aclose()

@@ -19,7 +19,7 @@ from rail402.dialects.auth_params import parse
 __all__ = ["show"]
 
 _SECRET = ("signature", "preimage", "spt", "token", "opaque", "id", "macaroon")
-_LONG = 46
+_LONG = 42
 
 
 def show(facts: Facts, console: Console | None = None) -> None:
@@ -37,14 +37,13 @@ def show(facts: Facts, console: Console | None = None) -> None:
 
 
 def _panel(each: Bought) -> Panel:
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(style="cyan", no_wrap=True)
+    grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
+    grid.add_column(no_wrap=True, overflow="ellipsis")
     for title, name, decoded in (*_challenge(each), *_payment(each), *_receipt(each)):
-        rows = list(_rows(decoded))
-        for index, (key, value) in enumerate(rows):
-            grid.add_row(f"{title} {name}" if index == 0 else "", key, value)
+        grid.add_row(Text(title, style="bold cyan"), Text(name, style="cyan"))
+        for key, value in _rows(decoded):
+            grid.add_row(f"  {key}", value)
     rail = each.purchase.rail if each.purchase else "not paid"
     return Panel(grid, title=f"GET {each.path} · {rail}", title_align="left", box=box.ROUNDED)
 
@@ -90,19 +89,19 @@ def _short(key: str, item: object) -> str:
     text = item if isinstance(item, str) else json.dumps(item)
     if key in _SECRET and len(text) > 12:
         return f"{text[:8]}… ({len(text)} characters)"
-    return text if len(text) <= 2 * _LONG else f"{text[:_LONG]}… ({len(text)} characters)"
+    return text if len(text) <= _LONG else f"{text[: _LONG // 2]}…{text[-8:]}"
 
 
 def _overview(facts: Facts) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in ("route", "status", "rail", "dialect", "price", "publisher received", "receipt"):
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("route", "rail", "dialect", "price", "received", "receipt"):
         table.add_column(column, no_wrap=True)
     for each in facts.bought:
         rail = each.purchase.rail if each.purchase else "–"
         dialect, price = (each.purchase.dialect, str(each.purchase.price)) if each.purchase else ("–", "–")
         received = str(facts.received.get(rail, "–"))
-        receipt = "verified offline" if each.receipt else "not verified"
-        table.add_row(each.path, str(each.status), rail, dialect, price, received, receipt)
+        receipt = "verified" if each.receipt else "not verified"
+        table.add_row(each.path, rail, dialect, price, received, receipt)
     return table
 
 
