@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Final
 
@@ -64,6 +65,8 @@ class LightningWallet(Wallet):
         self.spec = self._spec = LightningSpec(network)
         self.sender, self.name = sender, name
         self._max_fee_sat, self._max_fee_ppm = max_fee_sat, max_fee_ppm
+        # The last offer: a 402 says the same invoice in every dialect, and the node need not be asked about each.
+        self._priced: tuple[tuple[str, int], Cost] | None = None
 
     def __repr__(self) -> str:
         return f"LightningWallet({self.name!r}, network={self._spec.network.name!r})"
@@ -140,16 +143,23 @@ class LightningWallet(Wallet):
         mechanism = self._spec.mechanism
         if (offer.mechanism, offer.network, offer.asset) != (mechanism.name, mechanism.network, mechanism.asset):
             return None
+        invoice = invoice_of(offer)
+        if self._priced is not None and self._priced[0] == (invoice.text, offer.amount):
+            return self._priced[1]
         limit = self._max_fee(offer.amount)
-        ceiling = await self.sender.fee_ceiling(invoice_of(offer).text, max_fee_msat=limit)
+        ceiling, balance = await asyncio.gather(
+            self.sender.fee_ceiling(invoice.text, max_fee_msat=limit), self.sender.balance()
+        )
         if ceiling > limit:
             raise OfferRefused(
                 f"the wallet's node may spend up to {_msat(ceiling)} on fees, and the limit is {_msat(limit)}: "
                 "raise max_fee_sat or max_fee_ppm, or lower the node's reserve"
             )
-        if await self.sender.balance() < offer.amount + ceiling:
+        if balance < offer.amount + ceiling:
             return None
-        return Cost(price=offer.price, fee_ceiling=_msat(ceiling))
+        cost = Cost(price=offer.price, fee_ceiling=_msat(ceiling))
+        self._priced = (invoice.text, offer.amount), cost
+        return cost
 
     async def pay(self, offer: Offer, *, record_id: str, now: int) -> Paid:
         """Pay the offer's invoice; the proof is its preimage.

@@ -187,7 +187,8 @@ class LnbitsSender:
 
     async def _follow(self, payment_hash: bytes, answer: Answer | None) -> SentPayment:
         """Look at the payment until it has ended; the answer's own word counts for nothing while there is a row."""
-        for pause in chain(_PAUSES, repeat(_PAUSES[-1])):
+        pauses = chain(_PAUSES, repeat(_PAUSES[-1]))
+        while True:
             try:
                 sent = await self.lookup(payment_hash)
             except RailUnavailable as error:
@@ -197,8 +198,7 @@ class LnbitsSender:
                     return SentPayment(state="failed", detail=answer.detail)
                 if sent is not None and sent.state != "unknown":
                     return sent
-            await self._sleep(pause)
-        raise AssertionError("unreachable")
+            await self._sleep(next(pauses))
 
     async def lookup(self, payment_hash: bytes) -> SentPayment | None:
         """Return what became of a payment."""

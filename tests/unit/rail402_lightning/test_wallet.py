@@ -177,6 +177,25 @@ async def test_the_balance_must_cover_price_and_fees(msat: int, can: bool) -> No
     assert (await told(msat=msat).can_pay(offer()) is not None) == can
 
 
+async def test_the_node_is_asked_once_about_an_invoice_that_every_dialect_says() -> None:
+    wallet = told()
+    text = invoice()
+    costs = [await wallet.can_pay(offer(text, dialect=dialect)) for dialect in ("x402-v2", "mpp", "x-receipt")]
+    sender_of(wallet).ceiling = 1000
+
+    assert len(set(costs)) == 1
+    assert await wallet.can_pay(offer(text)) == costs[0]
+    assert await wallet.can_pay(offer(invoice(payment_hash=bytes(32)))) != costs[0]
+
+
+async def test_an_invoice_that_could_not_be_paid_is_looked_at_again() -> None:
+    wallet = told(msat=0)
+    assert await wallet.can_pay(offer()) is None
+    sender_of(wallet).msat = 1_000_000
+
+    assert await wallet.can_pay(offer()) is not None
+
+
 async def test_a_node_that_would_spend_more_on_fees_is_not_used() -> None:
     with pytest.raises(OfferRefused, match="up to 2001 msat on fees, and the limit is 2 sat"):
         await told(ceiling=2001).can_pay(offer())

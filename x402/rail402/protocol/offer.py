@@ -72,7 +72,7 @@ class Offer(Record):
     mechanism: str
     network: str
     asset: str
-    amount: int = Field(gt=0)
+    amount: int = Field(gt=0, lt=1 << 256)
     currency: str
     exponent: int
     payee: str
