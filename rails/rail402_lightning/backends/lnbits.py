@@ -112,7 +112,9 @@ class LnbitsReceiver:
             case "success":
                 return InvoiceStatus(state="settled", received_msat=amount, settled_at=_time(row.get("updated_at")))
             case "failed":
-                return InvoiceStatus(state="expired" if "expired" in (row.get("labels") or ()) else "canceled")
+                labels = row.get("labels")
+                expired = isinstance(labels, list) and "expired" in labels
+                return InvoiceStatus(state="expired" if expired else "canceled")
             case _:
                 return InvoiceStatus(state="open")
 
@@ -182,7 +184,7 @@ class LnbitsSender:
             logger.warning("a payment is being looked up: %s", error.detail)
             answer = None
         if answer is not None and answer.status in _REFUSED:
-            answer.expect()
+            raise answer.error()
         return await self._follow(bolt11.decode(invoice).payment_hash, answer)
 
     async def _follow(self, payment_hash: bytes, answer: Answer | None) -> SentPayment:

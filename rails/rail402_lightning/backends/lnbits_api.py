@@ -60,13 +60,17 @@ class Answer:
         Raises:
             RailUnavailable: it has another one.
         """
-        if self.status in statuses:
-            return self.body
+        if self.status not in statuses:
+            raise self.error()
+        return self.body
+
+    def error(self) -> RailUnavailable:
+        """Return what this answer is where it is none that was hoped for."""
         if self.status in (401, 403) or (self.status, self.detail) == (404, "Wallet not found."):
-            raise KeyRefused(
+            return KeyRefused(
                 f"LNbits refuses the key ({self.status}: {self.detail}); copy it from the wallet's page, under API keys"
             )
-        raise RailUnavailable(f"LNbits answered {self.status}: {self.detail}", retry_after=self.retry_after)
+        return RailUnavailable(f"LNbits answered {self.status}: {self.detail}", retry_after=self.retry_after)
 
 
 class LnbitsApi:

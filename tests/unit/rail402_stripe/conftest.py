@@ -11,6 +11,7 @@ import stripe
 
 from rail402_stripe.client import RailStripeClient, stripe_client
 from rail402_stripe.sandbox import SANDBOX_URL, Sandbox, SandboxTransport
+from tests.unit.rail402_stripe.account import Account
 
 START = 1_790_000_000
 
@@ -91,3 +92,11 @@ def balance(client: RailStripeClient) -> Callable[[], Awaitable[dict[str, int]]]
         return totals
 
     return balance
+
+
+@pytest.fixture
+async def account(tmp_path: Path) -> AsyncIterator[Account]:
+    """The account of a fresh sandbox, with a clock of its own."""
+    account = Account(tmp_path)
+    yield account
+    await account.close()

@@ -215,6 +215,25 @@ async def test_writer_elsewhere_stops_writes_and_not_reads(path: Path, store: Sq
     assert (await store.claim(make_charge("tx:2"))).won
 
 
+async def test_wait_is_woken_without_looking_again_and_again(path: Path) -> None:
+    store = SqliteStore(path, readers=1, poll=60)
+    await store.start()
+    charge = make_charge("tx:1", uses=2, payment=PaymentState.SETTLED)
+    await store.claim(charge)
+    for verb in (store.save, lambda current: store.take_use(current.id), lambda current: store.return_use(current.id)):
+        current = await store.get(charge.id)
+        assert current is not None
+        waiting = asyncio.ensure_future(store.wait(current, timeout=60))
+        await asyncio.sleep(0)
+        await store.get(charge.id)  # the only reader answered the look before this one
+        await verb(current)
+        async with asyncio.timeout(10):
+            changed = await waiting
+        assert changed is not None
+        assert changed.version == current.version + 1
+    await store.close()
+
+
 async def test_wait_sees_what_another_process_wrote(path: Path, store: SqliteStore) -> None:
     other = SqliteStore(path)
     await other.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ from starlette.requests import Request
 
 from rail402.clock import Clock, RandomBytes, system_clock, system_random
 from rail402.dialects import DEFAULT_DIALECTS
-from rail402.errors import ConfigurationError, GateNotInstalled
+from rail402.errors import ConfigurationError, GateNotInstalled, RailUnavailable
 from rail402.protocol.binding import OfferKeys
 from rail402.protocol.charge import Charge
 from rail402.protocol.dialect import Dialect
@@ -29,6 +30,8 @@ from rail402.stores import open_store
 from rail402.stores.base import Store
 
 __all__ = ["Gate"]
+
+logger = logging.getLogger("rail402.server")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -253,8 +256,8 @@ class Gate:
                 opened.push_async_callback(self._store.close)
                 services = await self._assemble()
                 for rail in self._rails.values():
-                    await rail.start()
                     opened.push_async_callback(rail.close)
+                    await _start(rail)
                 if self._app is not None:
                     self._wrap_routes()
                 self._opened = opened.pop_all()
@@ -304,6 +307,14 @@ class Gate:
 
     async def _sandbox_receipt_keys(self) -> ReceiptKeys:
         return ReceiptKeys(await self._store.remember(_SANDBOX_RECEIPT_KEY, ReceiptKeys.generate()[1]), self._retired)
+
+
+async def _start(rail: PaymentRail) -> None:
+    """Start a rail; one that cannot be reached now makes no offers until it can, and stops nobody else."""
+    try:
+        await rail.start()
+    except RailUnavailable as error:
+        logger.warning("rail %s cannot be reached yet: %s", rail.spec.name, error)
 
 
 def _offer_keys(secret: str | bytes | Mapping[str, str | bytes]) -> OfferKeys:

@@ -111,6 +111,7 @@ async def test_an_invoice_that_is_not_made_is_an_outage(answer: Step) -> None:
         (httpx.Response(200, json={"paid": False, "details": row("pending")}), InvoiceStatus(state="open")),
         (found(row("failed", labels=["expired"])), InvoiceStatus(state="expired")),
         (found(row("failed")), InvoiceStatus(state="canceled")),
+        (found(row("failed", labels=7)), InvoiceStatus(state="canceled")),
         (found(row("success")), InvoiceStatus(state="settled", received_msat=21_000, settled_at=NOW + 5)),
         (
             found(row("success", updated_at="2027-01-15T08:00:05")),

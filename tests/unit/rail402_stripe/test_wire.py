@@ -1,0 +1,276 @@
+"""The rail's pure half: what an offer and a proof look like in MPP, and what is wrong with one."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from rail402.errors import ConfigurationError, MalformedInput, OfferRefused, PaymentRejected
+from rail402.protocol.offer import Flow, Offer
+from rail402_stripe.currencies import currency
+from rail402_stripe.wire import SANDBOX_PROFILE, StripeSpec, check_profile, payload_of, spt_of, token_key
+from tests.unit.rail402_stripe.account import ORDER, present
+
+NOW = 1_800_000_000
+SPEC = StripeSpec("stripe:test")
+MPP = SPEC.bindings["mpp"]
+SPT = "spt_1RgaZcFPC5QUO6ZCDVZuVA8q"
+
+
+def make(**changes: Any) -> Offer:
+    terms: dict[str, Any] = {
+        "payee": "profile_test_1",
+        "amount": 50,
+        "flow": Flow.ESCROW,
+        "expires_at": NOW + 600,
+        "payment_method_types": ["card", "link"],
+    }
+    return SPEC.offer(currency("usd"), **(terms | changes))
+
+
+def wire(**changes: Any) -> dict[str, Any]:
+    """A challenge as a server of another make sends it; `None` takes a member away."""
+    details = {"networkId": "profile_1", "paymentMethodTypes": ["card"]}
+    details |= changes.pop("details", {})
+    request = {"amount": "5000", "currency": "usd", "methodDetails": details, "description": "One article"} | changes
+    cleaned = {name: value for name, value in request.items() if value is not None}
+    if isinstance(cleaned.get("methodDetails"), dict):
+        cleaned["methodDetails"] = {name: value for name, value in details.items() if value is not None}
+    return {"method": "stripe", "intent": "charge", "request": cleaned}
+
+
+def test_the_mechanisms_say_how_each_currency_is_counted() -> None:
+    usd, jpy, isk = StripeSpec("stripe:live", ["USD", "jpy", "isk"]).mechanisms
+    assert (usd.name, usd.network, usd.asset, usd.currency) == ("spt", "stripe:live", "usd", "USD")
+    assert [(each.exponent, each.step) for each in (usd, jpy, isk)] == [(2, 1), (0, 1), (2, 100)]
+    assert usd.flows == (Flow.ESCROW, Flow.UPFRONT)
+
+
+@pytest.mark.parametrize("arguments", [("stripe:test", []), ("stripe:test", ["usd", "USD"]), ("stripe:test", ["xxx"])])
+def test_a_spec_without_usable_currencies_is_refused(arguments: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        StripeSpec(*arguments)
+
+
+def test_a_network_that_is_not_one_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="stripe:sandbox"):
+        StripeSpec("stripe")  # type: ignore[arg-type]
+
+
+# --- MPP
+
+
+@pytest.mark.parametrize("flow", [Flow.ESCROW, Flow.UPFRONT])
+@pytest.mark.parametrize("external_id", [None, "order-7"])
+def test_an_offer_comes_back_as_it_was_sent(flow: Flow, external_id: str | None) -> None:
+    offer = make(flow=flow, external_id=external_id)
+    read = MPP.decode_offer(MPP.encode_offer(offer), expires_at=offer.expires_at)
+    assert read == offer
+    assert read.canonical == offer.canonical
+
+
+def test_an_offer_has_the_form_of_the_draft() -> None:
+    assert MPP.encode_offer(make(flow=Flow.UPFRONT, external_id="order-7")) == {
+        "method": "stripe",
+        "intent": "charge",
+        "request": {
+            "amount": "50",
+            "currency": "usd",
+            "externalId": "order-7",
+            "methodDetails": {"networkId": "profile_test_1", "paymentMethodTypes": ["card", "link"]},
+        },
+    }
+
+
+def test_a_reserved_amount_is_announced() -> None:
+    assert MPP.encode_offer(make())["request"]["methodDetails"]["captureMethod"] == "manual"
+
+
+def test_an_offer_of_another_server_is_read() -> None:
+    challenge = wire(currency="EUR", recipient="acct_1", details={"metadata": {"cart": "9"}})
+    offer = MPP.decode_offer(challenge, expires_at=NOW)
+    assert offer is not None
+    assert (offer.rail, offer.mechanism, offer.network) == ("stripe", "spt", "stripe:test")
+    assert (offer.amount, offer.asset, offer.currency, offer.exponent) == (5000, "eur", "EUR", 2)
+    assert (offer.payee, offer.flow, offer.expires_at) == ("profile_1", Flow.UPFRONT, NOW)
+    assert str(offer.price) == "50 EUR"
+
+
+@pytest.mark.parametrize("other", [{"method": "tempo"}, {"intent": "session"}, {"method": None}])
+def test_what_other_methods_say_is_not_ours(other: dict[str, Any]) -> None:
+    assert MPP.decode_offer(wire() | other, expires_at=NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"amount": None}, "amount"),
+        ({"amount": 5000}, "amount"),
+        ({"amount": "0"}, "amount"),
+        ({"amount": "-5"}, "amount"),
+        ({"amount": "5.0"}, "amount"),
+        ({"amount": "05"}, "amount"),
+        ({"amount": "٥"}, "amount"),
+        ({"amount": "9" * 16}, "amount"),
+        ({"currency": None}, "currency"),
+        ({"currency": "zzz"}, "currency"),
+        ({"currency": ["usd"]}, "currency"),
+        ({"currency": "ＵＳＤ"}, "currency"),
+        ({"methodDetails": None}, "methodDetails"),
+        ({"methodDetails": "internal"}, "methodDetails"),
+        ({"details": {"networkId": None}}, "networkId"),
+        ({"details": {"networkId": 7}}, "networkId"),
+        ({"details": {"networkId": "a/b"}}, "networkId"),
+        ({"details": {"networkId": ""}}, "networkId"),
+        ({"details": {"paymentMethodTypes": None}}, "paymentMethodTypes"),
+        ({"details": {"paymentMethodTypes": []}}, "paymentMethodTypes"),
+        ({"details": {"paymentMethodTypes": "card"}}, "paymentMethodTypes"),
+        ({"details": {"paymentMethodTypes": [{}]}}, "paymentMethodTypes"),
+        ({"details": {"paymentMethodTypes": ["card"] * 33}}, "paymentMethodTypes"),
+        ({"externalId": 7}, "externalId"),
+        ({"externalId": "x" * 513}, "externalId"),
+    ],
+)
+def test_a_malformed_offer_names_the_member(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(MalformedInput) as caught:
+        MPP.decode_offer(wire(**changes), expires_at=NOW)
+    assert caught.value.field.startswith("request")
+    assert caught.value.field.endswith(field)
+
+
+@pytest.mark.parametrize("request_", [None, [], "x"])
+def test_a_request_that_is_no_object_is_malformed(request_: object) -> None:
+    with pytest.raises(MalformedInput):
+        MPP.decode_offer(wire() | {"request": request_}, expires_at=NOW)
+
+
+@pytest.mark.parametrize("external_id", [None, "order-7"])
+def test_a_proof_travels_as_it_is(external_id: str | None) -> None:
+    payload = payload_of(SPT, external_id)
+    sent = MPP.encode_proof(payload)
+    assert sent == ({"spt": SPT} if external_id is None else {"spt": SPT, "externalId": external_id})
+    assert MPP.decode_proof({**sent, "unknown": 1}) == payload
+
+
+def test_a_proof_of_another_method_is_not_ours() -> None:
+    assert MPP.decode_proof({"preimage": "00"}) is None
+
+
+@pytest.mark.parametrize(
+    "spt", [None, 7, "", "spt_", "tok_1", "spt_a b", "spt_a/../b", "spt_é", "spt_" + "a" * 251, ["x"]]
+)
+def test_a_malformed_token_is_refused_without_being_repeated(spt: Any) -> None:
+    with pytest.raises(MalformedInput) as caught:
+        MPP.decode_proof({"spt": spt})
+    assert caught.value.field == "payload.spt"
+    assert "a b" not in str(caught.value)
+    with pytest.raises(MalformedInput):
+        SPEC.identify(present({"spt": spt}))
+
+
+def test_a_malformed_external_id_is_refused() -> None:
+    with pytest.raises(MalformedInput):
+        MPP.decode_proof({"spt": SPT, "externalId": 7})
+
+
+# --- keys and checks
+
+
+def test_a_payment_is_known_by_the_hash_of_its_token() -> None:
+    key = f"stripe:spt:{hashlib.sha256(SPT.encode()).hexdigest()}"
+    payment = present({"spt": SPT})
+    assert token_key(SPT) == key
+    assert SPEC.identify(payment) == {key}
+    verified = SPEC.authenticate(make(), payment)
+    assert verified.keys == {key}
+    assert SPT not in repr(verified)
+    assert SPT not in repr(payment)
+    assert SPEC.mistaken_keys(payment) == frozenset()
+    assert spt_of(payment.payload) == SPT
+
+
+def test_the_external_id_of_the_offer_must_come_back() -> None:
+    offer = make(external_id="order-7")
+    SPEC.authenticate(offer, present({"spt": SPT, "externalId": "order-7"}))
+    for payload in ({"spt": SPT}, {"spt": SPT, "externalId": "order-8"}, {"spt": SPT, "externalId": "order-7 "}):
+        with pytest.raises(PaymentRejected) as caught:
+            SPEC.authenticate(offer, present(payload))
+        assert caught.value.reason.mpp == "invalid-challenge"
+
+
+def test_a_client_may_add_an_external_id_of_its_own() -> None:
+    SPEC.authenticate(make(), present({"spt": SPT, "externalId": "mine"}))
+
+
+# --- what a client checks
+
+
+def test_a_good_offer_passes() -> None:
+    SPEC.check_offer(make(), ORDER, now=NOW)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network": "stripe:live"},
+        {"network": "eip155:8453"},
+        {"mechanism": "eip3009"},
+        {"asset": "zzz"},
+        {"currency": "EUR"},
+        {"exponent": 0},
+        {"amount": 100_000_000},
+        {"flow": Flow.AUTHORIZATION},
+        {"expires_at": NOW},
+        {"payee": SANDBOX_PROFILE},
+        {"payee": "a b"},
+    ],
+)
+def test_an_offer_that_is_not_what_it_claims_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(OfferRefused):
+        SPEC.check_offer(make().model_copy(update=changes), ORDER, now=NOW)
+
+
+def test_a_fraction_that_the_currency_does_not_have_is_refused() -> None:
+    offer = SPEC.offer(
+        currency("isk"),
+        payee="profile_test_1",
+        amount=550,
+        flow=Flow.UPFRONT,
+        expires_at=NOW + 600,
+        payment_method_types=["card"],
+    )
+    with pytest.raises(OfferRefused, match="whole unit"):
+        SPEC.check_offer(offer, ORDER, now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("profile", "network"),
+    [
+        (SANDBOX_PROFILE, "stripe:test"),
+        (SANDBOX_PROFILE, "stripe:live"),
+        ("internal", "stripe:live"),
+        ("profile_test_61U92", "stripe:live"),
+        ("profile_1", "stripe:sandbox"),
+        ("internal", "stripe:sandbox"),
+        ("", "stripe:test"),
+        ("profile 1", "stripe:test"),
+    ],
+)
+def test_a_profile_of_another_mode_is_refused(profile: str, network: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        check_profile(profile, network)
+
+
+@pytest.mark.parametrize(
+    ("profile", "network"),
+    [
+        (SANDBOX_PROFILE, "stripe:sandbox"),
+        ("internal", "stripe:test"),
+        ("profile_test_61U92", "stripe:test"),
+        ("profile_61U92", "stripe:live"),
+    ],
+)
+def test_a_profile_of_the_mode_is_taken(profile: str, network: Any) -> None:
+    check_profile(profile, network)

@@ -1,0 +1,486 @@
+"""Who may have what a payment bought: the same payer, for the same request, while it lasts."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from rail402.errors import StaleCharge
+from rail402.protocol.charge import PaymentState
+from rail402.protocol.offer import Offer
+from rail402.server.settings import Receipts
+from rail402.testing.fakes import Ending, FakeRail, FakeSpec
+from tests.unit.server.shop import Shop
+
+FLOWS = ["authorization", "escrow", "upfront"]
+
+
+def sell(shop: Shop, path: str = "/goods", price: Any = "0.003 USD", **terms: Any) -> list[str]:
+    """Sell `path`; return the list of what its handler has served."""
+    served: list[str] = []
+
+    async def goods(request: Request) -> Response:
+        served.append(request.url.path)
+        return PlainTextResponse(f"the goods of {request.url.path}, number {len(served)}")
+
+    shop.app.add_route(path, shop.gate.paid(price, **terms)(goods), methods=["GET", "POST", "PUT"])
+    return served
+
+
+async def present(shop: Shop, offer: Offer, payload: dict[str, Any]) -> dict[str, str]:
+    """Return the request fields that show `payload` for `offer`."""
+    speaker = next(each for each in shop.gate.services().dialects if each.name == offer.dialect)
+    return dict(speaker.credential(offer, payload, shop.context()))
+
+
+async def pay(shop: Shop, path: str, dialect: str = "x402-v2", **kwargs: Any) -> tuple[Offer, dict[str, Any]]:
+    (offer, *_) = shop.offers(await shop.client.get(path, **kwargs), dialect)
+    paid = await shop.wallet.pay(offer, record_id=f"p{len(shop.ledger.calls)}", now=shop.clock())
+    return offer, dict(paid.payload)
+
+
+# --- bound to the order
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/other", b""),
+        ("GET", "/goods?page=2", b""),
+        ("GET", "/goods?", b"x"),
+        ("POST", "/goods", b""),
+        ("PUT", "/goods", b""),
+        ("GET", "/goods", b"x"),
+        ("GET", "/%67oods", b""),
+    ],
+)
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_a_payment_opens_nothing_else(flow: str, known: bool, method: str, path: str, body: bytes) -> None:
+    shop = Shop()
+    sell(shop, flow=flow)
+    others = sell(shop, "/other", flow=flow)
+    async with shop.open():
+        proof = await shop.quote("/goods")
+        if known:
+            assert (await shop.client.get("/goods", headers=proof)).status_code == 200
+        calls = len(shop.ledger.calls)
+        wire = await shop.request(path, method, headers=proof, chunks=[body]).run()
+        assert (wire.status, wire.json()["code"]) == (402, "resource_mismatch")
+        assert b"the goods" not in wire.body
+        assert wire.all("payment-required")  # with a challenge of its own
+        assert {name for name, _ in shop.ledger.calls[calls:]} == {"offer"}
+        assert others == []
+        assert len(await shop.charges()) == known
+
+
+async def test_a_cheap_route_opens_no_dear_one() -> None:
+    shop = Shop()
+    sell(shop, "/cheap", "0.001 USD")
+    dear = sell(shop, "/dear", "100 USD")
+    async with shop.open():
+        proof = await shop.quote("/cheap")
+        for path in ("/dear", "/cheap", "/dear"):
+            answer = await shop.client.get(path, headers=proof)
+            assert answer.status_code == (200 if path == "/cheap" else 402)
+        assert dear == []
+
+
+async def test_an_altered_offer_is_not_ours() -> None:
+    shop = Shop()
+    served = sell(shop)
+    async with shop.open():
+        offer, payload = await pay(shop, "/goods")
+        assert offer.envelope is not None
+        for change in ({"amount": "1"}, {"payTo": "mallory"}, {"maxTimeoutSeconds": 10**6}):
+            accepted = {**offer.envelope["accepted"], **change}
+            altered = offer.model_copy(update={"envelope": {"accepted": accepted}})
+            answer = await shop.client.get("/goods", headers=await present(shop, altered, payload))
+            assert (answer.status_code, answer.json()["code"]) == (402, "resource_mismatch")
+        assert served == []
+        assert shop.ledger.count("verify") == 0
+
+
+@pytest.mark.parametrize("change", [{"amount": "2999"}, {"amount": "3001"}, {"payee": "bob"}, {"network": "fake:x"}])
+async def test_a_payment_of_something_else_is_refused_before_the_rail_is_asked(change: dict[str, str]) -> None:
+    shop = Shop()
+    served = sell(shop)
+    async with shop.open():
+        (offer, *_) = shop.offers(await shop.client.get("/goods"))
+        fields = {"payee": offer.payee, "amount": str(offer.amount), "network": offer.network, **change}
+        signed = offer.model_copy(update=fields)
+        payload = FakeSpec().proof(signed, payer="alice", nonce="n", valid_before=shop.clock() + 180)
+        answer = await shop.client.get("/goods", headers=await present(shop, offer, payload))
+        (member,) = change
+        assert (answer.status_code, answer.json()["code"]) == (402, f"{member}_mismatch")
+        assert (served, shop.ledger.count("verify")) == ([], 0)
+
+
+# --- shown again
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_a_public_proof_without_the_token_it_came_with_replays_nothing(flow: str) -> None:
+    shop = Shop()
+    served = sell(shop, flow=flow)
+    async with shop.open():
+        offer, payload = await pay(shop, "/goods")
+        proof = await present(shop, offer, payload)
+        assert (await shop.client.get("/goods", headers=proof)).status_code == 200
+        for dialect in ("x402-v2", "mpp"):  # somebody with an offer of his own has seen the payment on the chain
+            (mine, *_) = shop.offers(await shop.client.get("/goods"), dialect)
+            answer = await shop.client.get("/goods", headers=await present(shop, mine, payload))
+            assert (answer.status_code, answer.json()["code"]) == (409, "replay_not_proven")
+            assert "the goods" not in answer.text
+            assert "payment-required" not in answer.headers
+        assert len(served) == 1
+
+
+async def test_a_proof_without_any_token_replays_nothing() -> None:
+    shop = Shop(style="invoice")
+    served = sell(shop)
+    async with shop.open():
+        unpaid = await shop.client.get("/goods")
+        (offer, *_) = shop.offers(unpaid)
+        paid = await shop.wallet.pay(offer, record_id="r", now=shop.clock())
+        assert (await shop.client.get("/goods", headers=await present(shop, offer, dict(paid.payload)))).is_success
+        (bare, *_) = shop.offers(unpaid, "x-receipt")
+        answer = await shop.client.get("/goods", headers=await present(shop, bare, dict(paid.payload)))
+        assert (answer.status_code, answer.json()["code"]) == (409, "replay_not_proven")
+        assert len(served) == 1
+
+
+async def test_a_preimage_that_was_claimed_bare_replays_to_whoever_shows_it() -> None:
+    shop = Shop(style="invoice")
+    served = sell(shop)
+    async with shop.open():
+        offer, payload = await pay(shop, "/goods", "x-receipt")
+        proof = await present(shop, offer, payload)
+        first = await shop.client.get("/goods", headers=proof)
+        again = await shop.client.get("/goods", headers=proof)
+        assert (first.status_code, again.status_code, again.content) == (200, 200, first.content)
+        assert len(served) == 1
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_the_hash_instead_of_the_preimage_gets_400_and_no_invitation_to_pay_again(known: bool) -> None:
+    shop = Shop(style="invoice")
+    sell(shop)
+    async with shop.open():
+        offer, payload = await pay(shop, "/goods", "x-receipt")
+        if known:
+            assert (await shop.client.get("/goods", headers=await present(shop, offer, payload))).is_success
+        mistaken = await present(shop, offer, {"preimage": offer.extra["hash"]})
+        answer = await shop.client.get("/goods", headers=mistaken)
+        assert (answer.status_code, answer.json()["code"]) == (400, "malformed_payment")
+        assert "preimage" in answer.json()["detail"]
+        assert "payment-required" not in answer.headers
+        unknown = await shop.client.get("/goods", headers=await present(shop, offer, {"preimage": "0" * 64}))
+        assert (unknown.status_code, unknown.json()["code"]) == (402, "offer_unknown")
+
+
+async def test_an_invoice_of_another_request_opens_nothing() -> None:
+    shop = Shop(style="invoice")
+    sell(shop)
+    others = sell(shop, "/other")
+    async with shop.open():
+        offer, payload = await pay(shop, "/goods", "x-receipt")
+        answer = await shop.client.get("/other", headers=await present(shop, offer, payload))
+        assert (answer.status_code, answer.json()["code"]) == (402, "resource_mismatch")
+        assert others == []
+
+
+async def test_an_unpaid_invoice_may_be_shown_again_once_it_is_paid() -> None:
+    shop = Shop(style="invoice")
+    sell(shop)
+    async with shop.open():
+        (offer, *_) = shop.offers(await shop.client.get("/goods"))
+        key = f"fake:fake:{offer.extra['hash']}"
+        proof = await present(shop, offer, dict(shop.ledger.proofs[key]))
+        early = await shop.client.get("/goods", headers=proof)
+        assert (early.status_code, early.json()["code"]) == (402, "not_settled")
+        assert "retry-after" in early.headers
+        assert "payment-required" not in early.headers  # what helps is the same payment, not another one
+        shop.ledger.charge(shop.ledger.invoices[key])
+        assert (await shop.client.get("/goods", headers=proof)).status_code == 200
+
+
+LOGINS = [
+    {"cookie": "session=alice"},
+    {"authorization": "Bearer alice"},
+    {"authorization": "Basic YWxpY2U6c2VjcmV0"},
+    {"authorization": "alice:secret"},
+    {"authorization": "Bearer alice:secret/with=odd+chars!"},
+    {"authorization": "YWxpY2U6c2VjcmV0=="},
+    {"authorization": 'Digest username="alice", response="1", uri="/goods"'},
+    {"authorization": "token=alice"},
+    {"authorization": "Custom two words"},
+]
+
+
+@pytest.mark.parametrize("login", LOGINS)
+async def test_a_replay_needs_the_login_of_the_first_request(login: dict[str, str]) -> None:
+    shop = Shop()
+    served = sell(shop)
+    async with shop.open():
+        proof = await shop.quote("/goods", headers=login)
+        first = await shop.client.get("/goods", headers=proof | login)
+        assert first.status_code == 200
+        (field, value) = next(iter(login.items()))
+        for other in ({}, {field: value.replace("alice", "mallory").replace("YWxp", "bWFs").replace("two", "2")}):
+            answer = await shop.client.get("/goods", headers=proof | other)
+            assert (answer.status_code, answer.json()["code"]) == (409, "replay_not_proven"), other
+            assert "the goods" not in answer.text
+        again = await shop.client.get("/goods", headers=proof | login)
+        assert (again.status_code, again.content) == (200, first.content)
+        assert len(served) == 1
+
+
+async def test_more_than_the_first_login_does_not_matter() -> None:
+    shop = Shop()
+    sell(shop)
+    async with shop.open():
+        proof = await shop.quote("/goods")
+        login = {"cookie": "a=1; b=2", "authorization": "Bearer x"}
+        first = await shop.client.get("/goods", headers=proof | login)
+        more = {"cookie": "new=3; b=2; a=1", "x-request-id": "2", "authorization": "Bearer x", "user-agent": "other"}
+        again = await shop.client.get("/goods", headers=proof | more)
+        assert (again.status_code, again.content) == (200, first.content)
+
+
+async def test_a_login_beside_a_payment_in_one_line_counts_alone() -> None:
+    shop = Shop()
+    sell(shop)
+    async with shop.open():
+        offer, payload = await pay(shop, "/goods", "mpp")
+        (name, credential), *_ = (await present(shop, offer, payload)).items()
+        assert name.lower() == "authorization"
+        for line in (f"Bearer a:b, {credential}", f"{credential}, Bearer a:b"):
+            assert (await shop.client.get("/goods", headers={"authorization": line})).status_code == 200
+        lines = [(b"authorization", b"Bearer a:b"), (b"payment-authorization", credential.encode())]
+        assert (await shop.request("/goods", headers=lines).run()).status == 200
+        for other in (credential, f"{credential}, Bearer a:c"):
+            assert (await shop.client.get("/goods", headers={"authorization": other})).status_code == 409
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_the_replay_window_ends(flow: str) -> None:
+    shop = Shop()
+    served = sell(shop, flow=flow, receipt=Receipts(valid="100s"))
+    async with shop.open():
+        proof = await shop.quote("/goods")
+        assert (await shop.client.get("/goods", headers=proof)).status_code == 200
+        shop.clock.advance(100)
+        assert (await shop.client.get("/goods", headers=proof)).status_code == 200
+        shop.clock.advance(1)
+        late = await shop.client.get("/goods", headers=proof)
+        assert (late.status_code, late.json()["code"]) == (402, "receipt_expired")
+        assert "payment-required" in late.headers
+        assert len(served) == 1
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_another_payment_for_the_same_offer_is_refused_without_being_taken(flow: str) -> None:
+    shop = Shop()
+    sell(shop, flow=flow)
+    async with shop.open():
+        (offer, *_) = shop.offers(await shop.client.get("/goods"))
+        payloads = [dict((await shop.wallet.pay(offer, record_id=f"r{n}", now=shop.clock())).payload) for n in range(2)]
+        assert (await shop.client.get("/goods", headers=await present(shop, offer, payloads[0]))).is_success
+        second = await shop.client.get("/goods", headers=await present(shop, offer, payloads[1]))
+        assert (second.status_code, second.json()["code"]) == (409, "payment_in_progress")
+        assert "the goods" not in second.text
+        assert shop.ledger.charged_total == 3000
+
+
+async def test_another_payment_for_an_offer_whose_first_was_refused_gets_a_fresh_challenge() -> None:
+    shop = Shop()
+    sell(shop)
+    async with shop.open():
+        (offer, *_) = shop.offers(await shop.client.get("/goods"))
+        payloads = [dict((await shop.wallet.pay(offer, record_id=f"r{n}", now=shop.clock())).payload) for n in range(2)]
+        shop.ledger.script("settle", Ending.FAILED)
+        await shop.client.get("/goods", headers=await present(shop, offer, payloads[0]))
+        second = await shop.client.get("/goods", headers=await present(shop, offer, payloads[1]))
+        assert (second.status_code, second.json()["code"]) == (402, "proof_already_used")
+        assert "payment-required" in second.headers
+        assert shop.ledger.charged_total == 0
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("first", [200, 500])
+async def test_a_forged_payment_with_a_known_key_never_gets_the_body(flow: str, first: int) -> None:
+    shop = Shop()
+    answers = iter([first, 200])
+
+    async def goods(request: Request) -> Response:
+        return PlainTextResponse("the goods", next(answers))
+
+    shop.app.add_route("/goods", shop.gate.paid("0.003 USD", flow=flow)(goods))
+    async with shop.open():
+        offer, payload = await pay(shop, "/goods")
+        assert (await shop.client.get("/goods", headers=await present(shop, offer, payload))).status_code == first
+        for change in ({"signature": "0" * 64}, {"amount": "1"}, {"payer": "mallory"}):
+            forged = await shop.client.get("/goods", headers=await present(shop, offer, payload | change))
+            assert (forged.status_code, forged.json()["code"]) == (402, "signature_invalid")
+            assert "the goods" not in forged.text
+        assert next(answers) == 200  # the handler ran once
+
+
+# --- several payments in one request
+
+
+async def test_two_different_payments_in_one_request_claim_nothing() -> None:
+    shop = Shop()
+    sell(shop)
+    async with shop.open():
+        x402 = await shop.quote("/goods")
+        other = await shop.quote("/goods")
+        mpp = await present(shop, *(await pay(shop, "/goods", "mpp")))
+        pairs: list[Any] = [
+            [*lines(x402), *lines(other)],
+            [*lines(x402), *lines(mpp)],
+            [*lines(mpp), *lines(await present(shop, *(await pay(shop, "/goods", "mpp"))))],
+        ]
+        for pair in pairs:
+            wire = await shop.request("/goods", headers=pair).run()
+            assert (wire.status, wire.json()["code"]) == (400, "several_payments")
+            assert wire.all("payment-required") == []
+        assert await shop.charges() == []
+        assert shop.ledger.charged_total == 0
+
+
+async def test_the_same_payment_twice_in_one_request_is_one() -> None:
+    shop = Shop()
+    sell(shop)
+    async with shop.open():
+        x402 = await shop.quote("/goods")
+        assert (await shop.request("/goods", headers=[*lines(x402), *lines(x402)]).run()).status == 200
+        (_, credential), *_ = (await present(shop, *(await pay(shop, "/goods", "mpp")))).items()
+        both = [(b"authorization", credential.encode()), (b"payment-authorization", credential.encode())]
+        assert (await shop.request("/goods", headers=both).run()).status == 200
+        assert shop.ledger.charged_total == 6000
+
+
+def lines(fields: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in fields.items()]
+
+
+# --- what the route takes
+
+
+async def test_a_rail_or_dialect_that_the_route_does_not_take_is_refused() -> None:
+    shop = Shop()
+    gold = FakeRail(shop.ledger, FakeSpec("gold"))
+    shop.gate._rails["gold"], shop.gate._registry._specs["gold"] = gold, gold.spec
+    sell(shop, "/goods")
+    sell(shop, "/gold", rails=["gold"], dialects=["mpp"])
+    async with shop.open():
+        quoted = await shop.client.get("/gold")
+        assert "payment-required" not in quoted.headers
+        assert [offer["rail"] for offer in quoted.json()["offers"]] == ["gold"]
+        mpp = await present(shop, *(await pay(shop, "/goods", "mpp")))
+        wrong_rail = await shop.client.get("/gold", headers=mpp)
+        assert (wrong_rail.status_code, wrong_rail.json()["code"]) == (402, "method_not_offered")
+        not_spoken = await shop.client.get("/gold", headers=await shop.quote("/goods"))
+        assert (not_spoken.status_code, not_spoken.json()["code"]) == (402, "payment_required")
+        assert shop.ledger.count("verify") == 0
+
+
+# --- what becomes of a known payment
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [(Ending.NOT_PAID, "not_settled"), (Ending.UNAVAILABLE, "rail_unavailable"), (Ending.FAILED, "payment_declined")],
+)
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_what_did_not_go_through_says_whether_to_send_it_again(flow: str, ending: Ending, code: str) -> None:
+    shop = Shop()
+    sell(shop, flow=flow)
+    async with shop.open():
+        proof = await shop.quote("/goods")
+        shop.ledger.script("hold" if flow == "escrow" else "settle", ending)
+        answer = await shop.client.get("/goods", headers=proof)
+        assert answer.json()["code"] == code
+        again = ending is not Ending.FAILED
+        assert ("retry-after" in answer.headers) == again
+        assert ("payment-required" in answer.headers) == (not again)
+        charge = await shop.only_charge()
+        assert f"{charge.id}; payment={charge.payment}" == answer.headers["rail402-charge"]
+        repeated = await shop.client.get("/goods", headers=proof)
+        assert repeated.status_code == (200 if again else 402)
+
+
+async def test_a_reclaimed_payment_is_verified_anew() -> None:
+    shop, answers = Shop(), iter([500, 200])
+
+    async def goods(request: Request) -> Response:
+        return PlainTextResponse("", next(answers))
+
+    shop.app.add_route("/goods", shop.gate.paid("0.003 USD")(goods))
+    async with shop.open():
+        proof = await shop.quote("/goods")
+        await shop.client.get("/goods", headers=proof)
+        shop.ledger.balances["alice"] = 0
+        empty = await shop.client.get("/goods", headers=proof)
+        assert (empty.status_code, empty.json()["code"]) == (402, "insufficient_funds")
+        assert (await shop.only_charge()).payment is PaymentState.RELEASED
+
+
+async def test_who_waits_gets_what_the_other_request_got() -> None:
+    shop, running, go_on = Shop(wait_seconds=5), asyncio.Event(), asyncio.Event()
+    answers = iter([500, 200])
+
+    async def goods(request: Request) -> Response:
+        running.set()
+        await go_on.wait()
+        return PlainTextResponse("", next(answers))
+
+    shop.app.add_route("/goods", shop.gate.paid("0.003 USD")(goods))
+    async with shop.open():
+        proof = await shop.quote("/goods")
+        requests = [asyncio.create_task(shop.client.get("/goods", headers=proof)) for _ in range(3)]
+        await running.wait()
+        go_on.set()
+        statuses = sorted([(await request).status_code for request in requests])
+        assert statuses == [200, 200, 500]  # one of the two that waited tried again, the other got its response
+        assert shop.ledger.charged_total == 3000
+
+
+async def test_a_charge_that_is_pruned_while_somebody_waits_does_not_spin() -> None:
+    shop = Shop(wait_seconds=60)
+    sell(shop, receipt=Receipts(valid="1d"))
+    async with shop.open():
+        services = shop.gate.services()
+        proof = await shop.quote("/goods")
+        shop.ledger.script("settle", Ending.UNKNOWN_DONE)
+        await shop.request("/goods", headers=proof).run()
+        store = services.store
+
+        async def save(charge: Any, **_: Any) -> Any:
+            store._charges.clear()  # type: ignore[attr-defined]
+            raise StaleCharge(charge.id)
+
+        await shop.gate.reconcile()
+        charge = await shop.only_charge()
+        store._charges[charge.id] = charge.model_copy(update={"delivery": "failed"})  # type: ignore[attr-defined]
+        store.save = save  # type: ignore[method-assign]
+        answer = await shop.request("/goods", headers=proof).run()
+        assert (answer.status, answer.json()["code"]) == (402, "proof_already_used")
+
+
+async def test_a_stored_response_that_is_gone_is_not_made_up() -> None:
+    shop = Shop()
+    served = sell(shop)
+    async with shop.open():
+        proof = await shop.quote("/goods")
+        await shop.client.get("/goods", headers=proof)
+        shop.gate.services().store._responses.clear()  # type: ignore[attr-defined]
+        answer = await shop.client.get("/goods", headers=proof)
+        assert (answer.status_code, answer.json()["code"]) == (402, "proof_already_used")
+        assert len(served) == 1

@@ -1,0 +1,371 @@
+"""A payment that buys several requests: each takes one use, no more than were paid for, and none is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from rail402.errors import StoreError
+from rail402.protocol.charge import Delivery
+from rail402.server.settings import Receipts
+from rail402.testing.fakes import Ending
+from tests.unit.server.shop import Shop
+
+FLOWS = ["authorization", "escrow", "upfront"]
+THREE = Receipts(valid="1h", uses=3)
+
+
+class Library:
+    """A shop whose handler can be told what to do next."""
+
+    def __init__(self, flow: str = "authorization", receipt: Receipts = THREE, **options: Any) -> None:
+        self.shop = Shop(**options)
+        self.flow, self.receipt = flow, receipt
+        self.runs = 0
+        self.next: list[Any] = []
+        self.sell("/books/{name}")
+
+    def sell(self, path: str, price: Any = "0.003 USD") -> None:
+        paid = self.shop.gate.paid(price, flow=self.flow, receipt=self.receipt)
+        self.shop.app.add_route(path, paid(self.book), methods=["GET", "POST"])
+
+    async def book(self, request: Request) -> Response:
+        self.runs += 1
+        what = self.next.pop(0) if self.next else 200
+        if isinstance(what, Exception):
+            raise what
+        if isinstance(what, Response):
+            return what
+        return PlainTextResponse(f"{request.url.path} {self.runs}", what)
+
+    async def get(self, name: str, proof: dict[str, str], key: str = "", method: str = "GET") -> Any:
+        headers = proof | ({"idempotency-key": key} if key else {})
+        return await self.shop.client.request(method, f"/books/{name}", headers=headers)
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_three_uses_on_three_addresses_and_no_fourth(flow: str) -> None:
+    library = Library(flow)
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        for number, name in enumerate(["a", "b", "c?page=2"], 1):
+            answer = await library.get(name, proof)
+            assert (answer.status_code, answer.text[-1]) == (200, str(number))
+            assert answer.headers["cache-control"] == "private"
+            assert answer.headers["receipt-record"]
+        fourth = await library.get("d", proof)
+        assert (fourth.status_code, fourth.json()["code"]) == (402, "uses_exhausted")
+        assert "payment-required" in fourth.headers
+        assert library.runs == 3
+        assert library.shop.ledger.charged_total == 3000
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_the_same_address_again_is_a_further_use(flow: str) -> None:
+    library = Library(flow)
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        texts = [(await library.get("a", proof)).text for _ in range(3)]
+        assert len(set(texts)) == 3
+        assert (await library.get("a", proof)).status_code == 402
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_together_they_take_no_more_than_were_paid_for(flow: str) -> None:
+    library, go_on = Library(flow, Receipts(valid="1h", uses=7)), asyncio.Event()
+    at_once = most = 0
+
+    async def slow(request: Request) -> Response:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await go_on.wait()
+        return PlainTextResponse("")
+
+    library.book = slow  # type: ignore[method-assign]
+    library.sell("/slow/{name}")
+    library.shop.gate._marked.pop(0)
+    library.shop.app.router.routes.pop(0)
+    async with library.shop.open():
+        proof = await library.shop.quote("/slow/0")
+        requests = [
+            asyncio.create_task(library.shop.client.get(f"/slow/{number}", headers=proof)) for number in range(30)
+        ]
+        await asyncio.sleep(0)
+        go_on.set()
+        statuses = [(await request).status_code for request in requests]
+        assert (statuses.count(200), statuses.count(402)) == (7, 23)
+        assert most <= 7
+        assert library.shop.ledger.charged_total == 3000
+
+
+@pytest.mark.parametrize("failure", [404, 500, RuntimeError("a bug")])
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_a_failed_further_use_is_given_back(flow: str, failure: Any) -> None:
+    library = Library(flow)
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        await library.get("a", proof)
+        library.next = [failure] * 4
+        for _ in range(4):
+            failed = await library.get("b", proof)
+            assert failed.status_code == (failure if isinstance(failure, int) else 500)
+            assert (await library.shop.only_charge()).id in failed.headers["rail402-charge"]
+            assert "receipt-record" not in failed.headers
+        assert [(await library.get("b", proof)).status_code for _ in range(3)] == [200, 200, 402]
+        assert library.shop.ledger.charged_total == 3000
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3])
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_a_failed_first_use_is_not_lost(flow: str, failures: int) -> None:
+    library = Library(flow)
+    library.next = [500] * failures
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        statuses = [(await library.get("a", proof)).status_code for _ in range(failures + 4)]
+        assert statuses == [500] * failures + [200, 200, 200, 402]
+        assert library.shop.ledger.charged_total == 3000
+        assert library.shop.ledger.count("refund") == 0
+
+
+@pytest.mark.parametrize("length", [True, False])
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_a_first_use_withheld_while_the_outcome_is_unknown_is_not_lost(flow: str, length: bool) -> None:
+    library = Library(flow)
+    body = Response(b"x") if length else StreamingResponse(iter([b"x"]))
+    library.next = [body]
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        library.shop.ledger.script("settle", Ending.UNKNOWN_DONE)
+        assert (await library.get("a", proof)).status_code == 503
+        await library.shop.gate.reconcile()
+        statuses = [(await library.get("a", proof)).status_code for _ in range(4)]
+        assert statuses == [200, 200, 200, 402]
+
+
+async def test_a_use_that_breaks_off_is_spent() -> None:
+    async def breaking() -> Any:
+        yield b"half"
+        raise RuntimeError("the source broke")
+
+    library = Library()
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        await library.get("a", proof)
+        library.next = [StreamingResponse(breaking())]
+        wire = library.shop.request("/books/b", headers=proof)
+        with pytest.raises(RuntimeError, match="the source broke"):
+            await wire.run()
+        assert (wire.status, wire.body) == (200, b"half")
+        assert [(await library.get("c", proof)).status_code for _ in range(2)] == [200, 402]
+
+
+# --- Idempotency-Key
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_a_repeated_idempotency_key_replays_without_taking_a_use(flow: str, streamed: bool) -> None:
+    library = Library(flow)
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        for key in ("one", "two", "three"):
+            library.next = [StreamingResponse(iter([key.encode()])) if streamed else PlainTextResponse(key)]
+            first = await library.get("a", proof, key)
+            for _ in range(3):
+                again = await library.get("a", proof, key)
+                assert (again.status_code, again.text) == (200, first.text) == (200, key)
+                assert again.headers["idempotent-replayed"] == "true"
+                assert again.headers["receipt-record"]
+        assert library.runs == 3
+        assert (await library.get("a", proof, "four")).status_code == 402
+        assert (await library.get("a", proof, "one")).status_code == 200  # even when all are used
+
+
+async def test_a_key_is_good_for_its_own_request_only() -> None:
+    library = Library()
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        texts = [(await library.get(name, proof, "k")).text for name in ("a", "b")]
+        assert [text.split()[0] for text in texts] == ["/books/a", "/books/b"]
+        assert (await library.get("a", proof, "k", "POST")).headers.get("idempotent-replayed") is None
+        assert library.runs == 3
+
+
+async def test_a_failed_use_is_not_replayed() -> None:
+    library = Library()
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        library.next = [500, 200, 404, 200]
+        statuses = [(await library.get("a", proof, key)).status_code for key in ("1", "1", "2", "2")]
+        assert statuses == [500, 200, 404, 200]
+
+
+async def test_a_use_past_the_limit_is_sent_and_not_kept() -> None:
+    library = Library(max_stored=10)
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        for _ in range(3):
+            library.next = [StreamingResponse(iter([b"x" * 8, b"y" * 8, b"z" * 8]))]
+            assert len((await library.get("a", proof, "k")).content) == 24
+        assert (await library.get("a", proof, "k")).status_code == 402
+
+
+async def test_two_different_keys_in_one_request_are_refused_before_anything_is_claimed() -> None:
+    library = Library()
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        lines = [(name.encode(), value.encode()) for name, value in proof.items()]
+        twice = [*lines, (b"idempotency-key", b"1"), (b"idempotency-key", b"2")]
+        wire = await library.shop.request("/books/a", headers=twice).run()
+        assert (wire.status, wire.json()["code"]) == (400, "malformed_request")
+        assert await library.shop.charges() == []
+        same = [*lines, (b"idempotency-key", b"1"), (b"idempotency-key", b"1")]
+        assert (await library.shop.request("/books/a", headers=same).run()).status == 200
+
+
+# --- what a pass is good for
+
+
+async def test_a_pass_is_good_for_its_route_at_its_price_only() -> None:
+    library = Library()
+    library.sell("/films/{name}")
+
+    async def by_size(request: Request) -> str:
+        return "9 USD" if request.query_params.get("size") == "big" else "0.003 USD"
+
+    library.sell("/maps/{name}", by_size)
+    async with library.shop.open():
+        books, maps = await library.shop.quote("/books/a"), await library.shop.quote("/maps/a")
+        assert (await library.get("a", books)).status_code == 200
+        assert (await library.shop.client.get("/maps/a", headers=maps)).status_code == 200
+        for path, proof in [("/films/a", books), ("/maps/a", books), ("/books/b", maps), ("/maps/b?size=big", maps)]:
+            answer = await library.shop.client.get(path, headers=proof)
+            assert (answer.status_code, answer.json()["code"]) == (402, "resource_mismatch"), path
+        assert (await library.get("b", books)).status_code == 200
+
+
+async def test_a_pass_ends_with_its_window() -> None:
+    library = Library(receipt=Receipts(valid="1h", uses=1000))
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        assert (await library.get("a", proof, "k")).status_code == 200
+        library.shop.clock.advance(3600)
+        assert (await library.get("b", proof)).status_code == 200
+        library.shop.clock.advance(1)
+        for key in ("", "k"):
+            late = await library.get("a", proof, key)
+            assert (late.status_code, late.json()["code"]) == (402, "receipt_expired")
+
+
+async def test_a_pass_needs_the_login_and_the_token_it_was_bought_with() -> None:
+    library = Library()
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        assert (await library.get("a", proof | {"cookie": "session=alice"})).status_code == 200
+        for other in ({}, {"cookie": "session=bob"}):
+            stolen = await library.get("b", proof | other)
+            assert (stolen.status_code, stolen.json()["code"]) == (409, "replay_not_proven")
+
+
+async def test_a_use_that_arrives_with_the_first_waits_until_that_is_settled() -> None:
+    library = Library(wait_seconds=5)
+    running, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow_first(request: Request) -> Response:
+        library.runs += 1
+        if library.runs == 1:
+            running.set()
+            await go_on.wait()
+        return PlainTextResponse("")
+
+    library.shop.app.router.routes.clear()
+    library.shop.gate._marked.clear()
+    library.book = slow_first  # type: ignore[method-assign]
+    library.sell("/books/{name}")
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        first = asyncio.create_task(library.get("a", proof))
+        await running.wait()
+        second = asyncio.create_task(library.get("b", proof))
+        await asyncio.sleep(0)
+        assert library.runs == 1
+        go_on.set()
+        assert ((await first).status_code, (await second).status_code) == (200, 200)
+
+
+async def test_uses_beside_a_first_one_that_is_still_running_do_not_take_its_delivery_away() -> None:
+    library = Library("upfront")
+    running, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow_first(request: Request) -> Response:
+        library.runs += 1
+        if request.url.path == "/books/a":
+            running.set()
+            await go_on.wait()
+        return PlainTextResponse(request.url.path)
+
+    library.shop.app.router.routes.clear()
+    library.shop.gate._marked.clear()
+    library.book = slow_first  # type: ignore[method-assign]
+    library.sell("/books/{name}")
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        first = asyncio.create_task(library.get("a", proof, "k"))
+        await running.wait()
+        assert (await library.get("b", proof)).status_code == 200
+        go_on.set()
+        assert (await first).status_code == 200
+        charge = await library.shop.only_charge()
+        assert (charge.delivery, charge.uses_taken) == (Delivery.STREAMED, 2)
+        assert (await library.get("a", proof, "k")).headers["idempotent-replayed"] == "true"
+        assert [(await library.get("c", proof)).status_code for _ in range(2)] == [200, 402]
+
+
+# --- the store is down
+
+
+async def test_a_use_is_served_even_if_it_cannot_be_kept_or_given_back() -> None:
+    library = Library()
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        await library.get("a", proof)
+        store = library.shop.gate.services().store
+
+        async def down(*_: Any) -> Any:
+            raise StoreError("down")
+
+        store.keep_use = store.return_use = down  # type: ignore[method-assign,assignment]
+        library.next = [404, 200]
+        assert (await library.get("b", proof, "k")).status_code == 404
+        served = await library.get("b", proof, "k")
+        assert (served.status_code, served.text) == (200, "/books/b 3")
+
+
+async def test_a_use_is_not_served_while_the_store_cannot_count_it() -> None:
+    library = Library()
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        await library.get("a", proof)
+        store = library.shop.gate.services().store
+
+        async def down(*_: Any) -> Any:
+            raise StoreError("down")
+
+        store.take_use = down  # type: ignore[method-assign]
+        answer = await library.get("b", proof)
+        assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+        assert library.runs == 1
+
+
+async def test_the_first_use_of_a_pass_counts_as_streamed() -> None:
+    library = Library()
+    async with library.shop.open():
+        await library.get("a", await library.shop.quote("/books/a"))
+        charge = await library.shop.only_charge()
+        assert (charge.delivery, charge.uses, charge.uses_taken) == (Delivery.STREAMED, 3, 1)
