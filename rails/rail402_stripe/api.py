@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -44,6 +44,8 @@ SptParameter = Literal["payment_method_data", "top_level"]
 _SANDBOX_KEY: Final = "sk_test_sandbox"
 _PAGE: Final = 100
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+Check = Callable[[str], object]
 
 _is_code = re.compile(r"[a-z0-9_]{1,80}", re.ASCII).fullmatch
 _is_param = re.compile(r"[a-z0-9_\[\]]{1,120}", re.ASCII).fullmatch
@@ -293,14 +295,12 @@ class StripeApi:
 
 def _translated(error: stripe.StripeError, *, asks_only: bool) -> Rail402Error:
     """Return our error for one of the library's; `asks_only`: the request changes nothing, whatever became of it."""
-    code = error.code if isinstance(error.code, str) and _is_code(error.code) else None
+    code = _detail(error, "code", _is_code)
     match error:
         case stripe.CardError():
-            declined = getattr(error.error, "decline_code", None)
-            return Declined(code, declined if isinstance(declined, str) and _is_code(declined) else None)
+            return Declined(code, _detail(error, "decline_code", _is_code))
         case stripe.InvalidRequestError():
-            param = error.param if isinstance(error.param, str) and _is_param(error.param) else None
-            return Refused(code, param)
+            return Refused(code, _detail(error, "param", _is_param))
         case stripe.RateLimitError():
             return RailUnavailable("Stripe asks for fewer requests", retry_after=2)
         case stripe.AuthenticationError() | stripe.PermissionError():
@@ -312,6 +312,12 @@ def _translated(error: stripe.StripeError, *, asks_only: bool) -> Rail402Error:
             return RailUnavailable("Stripe cannot be reached")
         case _:
             return _no_answer(f"is not there (HTTP {error.http_status}, {code})", asks_only=asks_only)
+
+
+def _detail(error: stripe.StripeError, name: str, has_its_form: Check) -> str | None:
+    """Return a member of Stripe's error where it has the form that it should have, so that it can be repeated."""
+    value = getattr(error.error, name, None)
+    return value if isinstance(value, str) and has_its_form(value) else None
 
 
 def _no_answer(what: str, *, asks_only: bool) -> Rail402Error:

@@ -1,4 +1,4 @@
-"""The seam to the library: which answers are definitive, which leave nothing behind, and which are not to be believed."""
+"""The seam to the library: which answers are definitive, and which are not to be believed."""
 
 from __future__ import annotations
 

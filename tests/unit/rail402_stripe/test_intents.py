@@ -1,4 +1,4 @@
-"""What a PaymentIntent says about a charge: every status for every operation, and PaymentIntents that are not believed."""
+"""What a PaymentIntent says about a charge: each status for each operation, and those that are not believed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def make_charge(flow: Flow = Flow.ESCROW, **changes: Any) -> Charge:
     offer = StripeSpec("stripe:test").offer(
         currency("usd"), payee="profile_1", amount=50, flow=flow, expires_at=600, payment_method_types=["card"]
     )
-    facts = {"dialect": "mpp", "keys": ("k",), "created_at": 0, "lease_until": 120, "window": 600}
-    return Charge(id="ch_x", order=ORDER, offer=offer, price=offer.price, tries=1, **(facts | changes))
+    facts = {"dialect": "mpp", "keys": ("k",), "created_at": 0, "lease_until": 120, "window": 600, "tries": 1}
+    return Charge(id="ch_x", order=ORDER, offer=offer, price=offer.price, **(facts | changes))
 
 
 def make_intent(status: str = "succeeded", **changes: Any) -> dict[str, Any]:

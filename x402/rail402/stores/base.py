@@ -79,6 +79,7 @@ class Store(ABC):
         """Write `charge` if its `version` is still the stored one; return it with the next version.
 
         Keys that it gained are claimed and `response`, where given, is stored under `slot`, in the same transaction.
+        `uses_taken` is left as it is stored: it belongs to `take_use` and `return_use`.
 
         Raises:
             StaleCharge: somebody else wrote it since; nothing was changed.
@@ -114,7 +115,10 @@ class Store(ABC):
 
     @abstractmethod
     async def take_use(self, charge_id: str) -> Charge | None:
-        """Take one use of a settled pass; None where none is left. Atomic: uses taken never exceed `uses`."""
+        """Take one use of a settled pass; None where none is left. Atomic: uses taken never exceed `uses`.
+
+        The version stays, so that uses side by side do not disturb each other's deliveries.
+        """
 
     @abstractmethod
     async def return_use(self, charge_id: str) -> None:

@@ -60,7 +60,7 @@ class MemoryStore(Store):
             raise KeyTaken(f"a key that {charge.id} gained belongs to another charge")
         if response is not None:
             self._responses.setdefault(charge.id, {})[slot] = response
-        return self._put(charge.model_copy(update={"version": charge.version + 1}))
+        return self._put(charge.model_copy(update={"version": charge.version + 1, "uses_taken": stored.uses_taken}))
 
     async def find(self, keys: Iterable[ConsumptionKey]) -> Charge | None:
         """Return the charge that holds any of `keys`."""
@@ -163,8 +163,8 @@ class MemoryStore(Store):
         return charge
 
     def _count_use(self, charge: Charge, change: int) -> Charge:
-        taken = {"version": charge.version + 1, "uses_taken": charge.uses_taken + change}
-        return self._put(charge.model_copy(update=taken))
+        counted = self._charges[charge.id] = charge.model_copy(update={"uses_taken": charge.uses_taken + change})
+        return counted
 
 
 def _age(charge: Charge) -> tuple[int, str]:

@@ -114,11 +114,13 @@ class SqliteStore(Store):
             connection.execute(_SQL["insert_keys"], keys)
             if stored is not None:
                 connection.execute(_SQL["put_response"], stored)
-            return saved
+            if not saved.is_pass:
+                return saved
+            return _charge(connection, "get_charge", {"id": charge.id}) or saved
 
-        await self._write(save)
+        written = await self._write(save)
         self._wakeups.wake(charge.id)
-        return saved
+        return written
 
     async def find(self, keys: Iterable[ConsumptionKey]) -> Charge | None:
         """Return the charge that holds any of `keys`."""
@@ -159,15 +161,11 @@ class SqliteStore(Store):
                 return None
             return _charge(connection, "get_charge", {"id": charge_id})
 
-        taken = await self._write(take)
-        if taken is not None:
-            self._wakeups.wake(charge_id)
-        return taken
+        return await self._write(take)
 
     async def return_use(self, charge_id: str) -> None:
         """Give a use back (its handler failed)."""
         await self._write(lambda connection: _count(connection, "return_use", {"id": charge_id}))
-        self._wakeups.wake(charge_id)
 
     async def keep_use(self, charge_id: str, slot: str, response: StoredResponse) -> bool:
         """Store the response of one use under `slot`, if nothing is there; say whether it was stored."""

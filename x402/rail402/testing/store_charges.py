@@ -265,15 +265,6 @@ class WaitCases(StoreCases):
         async with asyncio.timeout(10):
             assert await asyncio.gather(*waiting) == [saved] * 20
 
-    async def test_wait_wakes_on_a_use(self, store: Store) -> None:
-        charge = settled("tx:1", uses=2)
-        await store.claim(charge)
-        waiting = asyncio.ensure_future(store.wait(charge, timeout=60))
-        await asyncio.sleep(0)
-        taken = await store.take_use(charge.id)
-        async with asyncio.timeout(10):
-            assert await waiting == taken
-
     async def test_wait_ends_with_its_time(self, store: Store) -> None:
         charge = make_charge("tx:1")
         await store.claim(charge)

@@ -17,7 +17,7 @@ INSERT INTO charges (id, version, payment, delivery, lease_until, created_at, va
 VALUES (:id, :version, :payment, :delivery, :lease_until, :created_at, :valid_until, :uses, :uses_taken, :charge);
 
 -- name: update_charge
--- `version` is the next one; a row that has moved on is not touched.
+-- `version` is the next one; a row that has moved on is not touched. The uses taken are not the caller's to write.
 UPDATE charges
    SET version = :version,
        payment = :payment,
@@ -25,8 +25,7 @@ UPDATE charges
        lease_until = :lease_until,
        valid_until = :valid_until,
        uses = :uses,
-       uses_taken = :uses_taken,
-       charge = :charge
+       charge = json_set(:charge, '$.uses_taken', uses_taken)
  WHERE id = :id AND version = :version - 1;
 
 -- name: taken_key
@@ -69,18 +68,16 @@ SELECT charge
  LIMIT :limit;
 
 -- name: take_use
--- The version moves as well, which fences out a save that was read before.
+-- The version stays: who delivers one use is not disturbed by the others.
 UPDATE charges
-   SET version = version + 1,
-       uses_taken = uses_taken + 1,
-       charge = json_set(charge, '$.version', version + 1, '$.uses_taken', uses_taken + 1)
+   SET uses_taken = uses_taken + 1,
+       charge = json_set(charge, '$.uses_taken', uses_taken + 1)
  WHERE id = :id AND payment = 'settled' AND uses_taken < uses;
 
 -- name: return_use
 UPDATE charges
-   SET version = version + 1,
-       uses_taken = uses_taken - 1,
-       charge = json_set(charge, '$.version', version + 1, '$.uses_taken', uses_taken - 1)
+   SET uses_taken = uses_taken - 1,
+       charge = json_set(charge, '$.uses_taken', uses_taken - 1)
  WHERE id = :id AND uses_taken > 0;
 
 -- name: get_issued
