@@ -43,6 +43,7 @@ SptParameter = Literal["payment_method_data", "top_level"]
 
 _SANDBOX_KEY: Final = "sk_test_sandbox"
 _PAGE: Final = 100
+_MAX_PAGES: Final = 1000
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 Check = Callable[[str], object]
@@ -218,7 +219,7 @@ class StripeApi:
         """Yield the PaymentIntents created in a span of Unix seconds, newest first. The list is strongly consistent,
         which Stripe's search is not. Raises: Refused, RailUnavailable."""
         params: dict[str, Any] = {"created": {"gte": since, "lte": until}, "limit": _PAGE}
-        while True:
+        for _ in range(_MAX_PAGES):
             page = await self._get("/v1/payment_intents", **params, expand=["data.latest_charge"])
             intents = page.get("data")
             if not isinstance(intents, list) or not all(isinstance(intent, dict) for intent in intents):
@@ -228,6 +229,7 @@ class StripeApi:
             if not intents or page.get("has_more") is not True:
                 return
             params["starting_after"] = intents[-1].get("id")
+        raise RailUnavailable(f"more than {_MAX_PAGES * _PAGE} PaymentIntents were created in {until - since} s")
 
     # --- refunds
 

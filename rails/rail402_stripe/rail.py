@@ -51,7 +51,7 @@ A = TypeVar("A")
 _LANDING_SECONDS: Final = 120
 # How far Stripe's clock and ours may be apart; and how long after our check a request may reach Stripe at the most.
 _SKEW_SECONDS: Final = 300
-_LATEST_SECONDS: Final = 3600
+_LATEST_SECONDS: Final = 600
 
 # Codes that say that the request itself is not one, whatever the token: the API's version or its spelling is wrong.
 _OUR_FAULT: Final = ("parameter_unknown", "parameter_missing", "url_invalid")
@@ -246,14 +246,14 @@ class StripeRail(PaymentRail, Holds, Refunds):
         pi, key = charge.rail_state[_INTENT], idempotency_key(charge, Operation.RELEASE)
         try:
             return outcome(await self._api.cancel(pi, key), charge, Operation.RELEASE)
-        except Refused:  # it is not reserved (any more)
+        except (Declined, Refused):  # it is not reserved (any more)
             return await self._look(charge, pi, Operation.RELEASE)
 
     async def _refund(self, charge: Charge) -> Outcome:
         pi, key = charge.rail_state[_INTENT], idempotency_key(charge, Operation.REFUND)
         try:
             refund = await self._api.refund(pi, key, metadata_of(charge))
-        except Refused as error:
+        except (Declined, Refused) as error:
             answer = await self._look(charge, pi, Operation.REFUND)
             return Failed(code=error.code, detail=error.detail) if isinstance(answer, Settled) else answer
         match refund.get("status"):

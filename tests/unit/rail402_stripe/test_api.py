@@ -282,3 +282,12 @@ def test_settings_that_are_none_are_refused(options: dict[str, Any]) -> None:
 async def test_a_closed_account_opens_again(account: Account) -> None:
     await account.api.close()
     assert await account.balance() == 0
+
+
+async def test_a_list_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "_MAX_PAGES", 3)
+    page = {"data": [{"id": "pi_1"}], "has_more": True}
+    found = talking_to(lambda _: httpx.Response(200, json=page))
+    with pytest.raises(RailUnavailable):
+        _ = [intent async for intent in found.intents_between(0, 1)]
+    await found.close()

@@ -28,6 +28,7 @@ class Request:
         origin: scheme and authority; url: the whole, the path and query exactly as they are sent.
         fields: its header fields.
         body: its bytes; None where it is a stream, which cannot be sent twice.
+        objection: why nothing may be bought for it, whatever it costs.
     """
 
     method: str
@@ -35,6 +36,7 @@ class Request:
     url: str
     fields: Fields
     body: bytes | None = field(repr=False)
+    objection: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,9 @@ Steps = Generator[Command, Any, T]
 """A piece of a purchase that yields commands and returns a T."""
 
 
-def send(*fields: tuple[str, str], url: str | None = None) -> Steps[Reply]:
+def send(command: Send) -> Steps[Reply]:
     """Yield a `Send` and return its answer."""
-    return cast(Reply, (yield Send(fields, url)))
+    return cast(Reply, (yield command))
 
 
 def read(reply: Reply, limit: int) -> Steps[bytes | None]:

@@ -8,13 +8,15 @@ origin.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
+from weakref import WeakSet
 
 import httpx
 
 from rail402.client.background import BackgroundLoop
-from rail402.client.commands import Call, Command, Read, Reply, Request, Send
+from rail402.client.bodies import read_async, read_sync
+from rail402.client.commands import Call, Command, Reply, Request, Send
 from rail402.client.flow import PurchaseFlow
 from rail402.client.records import Purchase
 from rail402.client.services import Services
@@ -31,8 +33,9 @@ _THROWN_IN: Final = (Rail402Error, httpx.TransportError, TimeoutError)
 
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
-# Small pieces bound what a compressed body can grow to before it is counted.
-_PIECE: Final = 1024
+# For what is fetched beside the caller's request, while the paid response waits and holds its connection.
+_FETCH_SECONDS: Final = 5
+_FETCH_TIMEOUTS: Final = dict.fromkeys(("connect", "read", "write", "pool"), _FETCH_SECONDS)
 
 
 class AsyncPayingTransport(httpx.AsyncBaseTransport):
@@ -55,25 +58,22 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
                 else:
                     command = steps.send(answer)
         except StopIteration as end:
-            return self._finished(flow, *end.value)
+            response = _finished(request, *end.value)
+            if flow.is_delivering:
+                response.stream = _WatchedAsync(response.stream, flow)
+            return response
         finally:
             steps.close()
-            if flow.has_begun:
+            if flow.has_begun and not flow.is_delivering:
                 await asyncio.shield(flow.let_go())
 
     async def _perform(self, command: Command, request: httpx.Request) -> Any:
         if isinstance(command, Call):
             return await command.function()
         if isinstance(command, Send):
-            return _reply(await self._inner.handle_async_request(_outgoing(command, request)))
-        return await _read_async(command)
-
-    def _finished(self, flow: PurchaseFlow, reply: Reply, purchase: Purchase | None) -> httpx.Response:
-        response = reply.response
-        if purchase is not None:
-            response.extensions = {**response.extensions, EXTENSION: purchase}
-            response.stream = _WatchedAsync(response.stream, flow.broke_off)
-        return response
+            async with asyncio.timeout(_FETCH_SECONDS if command.url is not None else None):
+                return _reply(await self._inner.handle_async_request(_outgoing(command, request)))
+        return await read_async(command.reply.response, command.limit)
 
     async def aclose(self) -> None:
         """Close the inner transport; the payer stays open."""
@@ -100,10 +100,13 @@ class PayingTransport(httpx.BaseTransport):
                 else:
                     command = steps.send(answer)
         except StopIteration as end:
-            return self._finished(flow, *end.value)
+            response = _finished(request, *end.value)
+            if flow.is_delivering:
+                response.stream = _WatchedSync(response.stream, flow, self._loop)
+            return response
         finally:
             steps.close()
-            if flow.has_begun:
+            if flow.has_begun and not flow.is_delivering:
                 self._loop.run(flow.let_go)
 
     def _perform(self, command: Command, request: httpx.Request) -> Any:
@@ -111,18 +114,41 @@ class PayingTransport(httpx.BaseTransport):
             return self._loop.run(command.function)
         if isinstance(command, Send):
             return _reply(self._inner.handle_request(_outgoing(command, request)))
-        return _read_sync(command)
-
-    def _finished(self, flow: PurchaseFlow, reply: Reply, purchase: Purchase | None) -> httpx.Response:
-        response = reply.response
-        if purchase is not None:
-            response.extensions = {**response.extensions, EXTENSION: purchase}
-            response.stream = _WatchedSync(response.stream, lambda: self._loop.run(flow.broke_off))
-        return response
+        return read_sync(command.reply.response, command.limit)
 
     def close(self) -> None:
         """Close the inner transport; the payer stays open."""
         self._inner.close()
+
+
+# --- one call of a client
+
+
+class _Call:
+    """What a call has done so far. httpx hands a request's extensions on to the requests that follow a redirect."""
+
+    def __init__(self, origin: str) -> None:
+        self.origin, self.has_paid = origin, False
+        self._seen: WeakSet[httpx.Request] = WeakSet()
+
+    @classmethod
+    def of(cls, request: httpx.Request, origin: str) -> _Call:
+        """Return the call that a request belongs to: a new one, unless it follows a redirect."""
+        call = request.extensions.get(EXTENSION)
+        if not isinstance(call, _Call) or request in call._seen:  # sending the same request again is another call
+            call = cls(origin)
+            request.extensions = {**request.extensions, EXTENSION: call}
+        call._seen.add(request)
+        return call
+
+    def objection(self, origin: str) -> str | None:
+        """Say why nothing may be bought at `origin`, if so."""
+        if origin != self.origin:
+            return (
+                f"the call was made to {self.origin} and redirected to {origin}, and a payment goes only to the origin "
+                f"that was asked; make the request to {origin} itself to pay there"
+            )
+        return "this call was redirected after it had paid, and one call pays once" if self.has_paid else None
 
 
 # --- between httpx's messages and ours
@@ -135,21 +161,25 @@ def _seen(request: httpx.Request) -> Request:
         body = None
     scheme, authority = request.url.scheme, request.url.netloc.decode("ascii")
     origin = f"{scheme}://{authority.removesuffix(_DEFAULT_PORTS.get(scheme, ''))}"
+    # httpx lets a caller send another target than the URL's.
+    target: bytes = request.extensions.get("target", request.url.raw_path)
     return Request(
         method=request.method.upper(),
         origin=origin,
-        url=origin + request.url.raw_path.decode("ascii"),
+        url=origin + target.decode("latin-1"),
         fields=Fields.from_raw(request.headers.raw),
         body=body,
+        objection=_Call.of(request, origin).objection(origin),
     )
 
 
 def _outgoing(command: Send, request: httpx.Request) -> httpx.Request:
     """Return the caller's own request, or a copy of it with a payment, or one for another URL of the origin."""
     if command.url is not None:
-        return httpx.Request(
-            "GET", command.url, headers={"Accept": "application/json"}, extensions=dict(request.extensions)
-        )
+        extensions: dict[str, Any] = {"timeout": _FETCH_TIMEOUTS}
+        if "sni_hostname" in request.extensions:
+            extensions["sni_hostname"] = request.extensions["sni_hostname"]
+        return httpx.Request("GET", command.url, headers={"Accept": "application/json"}, extensions=extensions)
     if not command.fields:
         return request
     replaced = {name.lower().encode("ascii") for name, _ in command.fields}
@@ -168,84 +198,60 @@ def _reply(response: httpx.Response) -> Reply:
     return Reply(response.status_code, Fields.from_raw(response.headers.raw), response)
 
 
-async def _read_async(command: Read) -> bytes | None:
-    response, raw = command.reply.response, bytearray()
-    try:
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        async for chunk in response.stream:
-            raw += chunk
-            if len(raw) > command.limit:
-                return None
-    finally:
-        await response.aclose()
-    return _decoded(response, bytes(raw), command.limit)
+def _finished(request: httpx.Request, reply: Reply, purchase: Purchase | None) -> httpx.Response:
+    if purchase is not None:
+        request.extensions[EXTENSION].has_paid = True
+        reply.response.extensions = {**reply.response.extensions, EXTENSION: purchase}
+    return reply.response
 
 
-def _read_sync(command: Read) -> bytes | None:
-    response, raw = command.reply.response, bytearray()
-    try:
-        assert isinstance(response.stream, httpx.SyncByteStream)
-        for chunk in response.stream:
-            raw += chunk
-            if len(raw) > command.limit:
-                return None
-    finally:
-        response.close()
-    return _decoded(response, bytes(raw), command.limit)
-
-
-def _decoded(response: httpx.Response, raw: bytes, limit: int) -> bytes | None:
-    """Undo the content encoding; None where that makes it too large, nothing where it cannot be undone."""
-    encoding = response.headers.get("content-encoding")
-    if encoding is None:
-        return raw
-    pieces = (raw[start : start + _PIECE] for start in range(0, len(raw), _PIECE))
-    body = bytearray()
-    try:
-        for chunk in httpx.Response(200, headers={"Content-Encoding": encoding}, content=pieces).iter_bytes():
-            body += chunk
-            if len(body) > limit:
-                return None
-    except httpx.DecodingError:
-        return b""
-    return bytes(body)
-
-
-# --- a paid body that breaks off
+# --- the body of what was paid for
 
 
 class _WatchedAsync(httpx.AsyncByteStream):
-    """The body of a paid response; tells the purchase if it breaks off."""
+    """The body of a paid response; tells the purchase how it ended."""
 
-    def __init__(self, inner: object, broke_off: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, inner: object, flow: PurchaseFlow) -> None:
         assert isinstance(inner, httpx.AsyncByteStream)
-        self._inner, self._broke_off = inner, broke_off
+        self._inner, self._flow = inner, flow
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             async for chunk in self._inner:
                 yield chunk
-        except httpx.TransportError:
-            await self._broke_off()
+        except (httpx.TransportError, TimeoutError, asyncio.CancelledError):
+            await asyncio.shield(self._flow.broke_off())
             raise
+        await self._flow.delivered()
 
     async def aclose(self) -> None:
-        await self._inner.aclose()
+        try:
+            await self._inner.aclose()
+        finally:
+            # Closed before its end: the caller wants no more of it, unless the caller is being cancelled.
+            task = asyncio.current_task()
+            ended = self._flow.broke_off if task is not None and task.cancelling() else self._flow.delivered
+            await asyncio.shield(ended())
 
 
 class _WatchedSync(httpx.SyncByteStream):
     """The same for a synchronous response."""
 
-    def __init__(self, inner: object, broke_off: Callable[[], None]) -> None:
+    def __init__(self, inner: object, flow: PurchaseFlow, loop: BackgroundLoop) -> None:
         assert isinstance(inner, httpx.SyncByteStream)
-        self._inner, self._broke_off = inner, broke_off
+        self._inner, self._flow, self._loop = inner, flow, loop
 
     def __iter__(self) -> Iterator[bytes]:
         try:
             yield from self._inner
-        except httpx.TransportError:
-            self._broke_off()
+        except (httpx.TransportError, TimeoutError, KeyboardInterrupt):
+            self._loop.run(self._flow.broke_off)
             raise
+        self._loop.run(self._flow.delivered)
 
     def close(self) -> None:
-        self._inner.close()
+        try:
+            self._inner.close()
+        finally:
+            if self._flow.is_delivering:
+                self._loop.run(self._flow.delivered)
