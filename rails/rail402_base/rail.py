@@ -49,7 +49,7 @@ class BaseRail(PaymentRail):
         self.pay_to = _address(pay_to)
         self.chain = chain
         # On an instance this is the flag of `PaymentRail`; on the class it is the constructor below.
-        self.sandbox = chain.network.kind == "sandbox"  # type: ignore[method-assign, assignment]
+        self.is_sandbox = chain.network.kind == "sandbox"
 
     @classmethod
     def sandbox(  # type: ignore[override]

@@ -60,7 +60,7 @@ class LightningRail(PaymentRail):
         self.receiver = receiver
         self._node_id = node_id.lower() if node_id else None
         # On an instance this is the flag of `PaymentRail`; on the class it is the constructor below.
-        self.sandbox = receiver.sandbox  # type: ignore[method-assign, assignment]
+        self.is_sandbox = receiver.sandbox
 
     @classmethod
     def sandbox(  # type: ignore[override]

@@ -94,7 +94,7 @@ class StripeRail(PaymentRail, Holds, Refunds):
         )
         self.profile_id, self._method_types, self._clock = profile_id, tuple(payment_method_types), clock
         # On an instance this is the flag of `PaymentRail`; on the class it is the constructor below.
-        self.sandbox = self._api.network == "stripe:sandbox"  # type: ignore[method-assign, assignment]
+        self.is_sandbox = self._api.network == "stripe:sandbox"
 
     def __repr__(self) -> str:
         return f"StripeRail({self._api!r}, profile_id={self.profile_id!r})"

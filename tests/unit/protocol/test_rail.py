@@ -137,7 +137,7 @@ class TestCapabilities:
         await rail.health()
         await rail.close()
         assert rail.issued_key(offer) is None
-        assert rail.sandbox is False
+        assert rail.is_sandbox is False
 
     async def test_what_a_wallet_need_not_do(self) -> None:
         wallet = Purse()

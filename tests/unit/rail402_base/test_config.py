@@ -34,8 +34,8 @@ def test_a_sandbox_rail_from_a_file(tmp_path: Path) -> None:
     rail = PLUGIN.rail(file.table(PLUGIN.rail_config, "rail"))
     assert isinstance(rail, BaseRail)
     assert rail.pay_to == PAYEE
-    assert rail.sandbox is True
-    assert PLUGIN.rail(RailConfig(backend="sandbox", directory=str(tmp_path))).sandbox is True
+    assert rail.is_sandbox is True
+    assert PLUGIN.rail(RailConfig(backend="sandbox", directory=str(tmp_path))).is_sandbox is True
 
 
 def test_a_whole_gate_from_a_file(tmp_path: Path) -> None:

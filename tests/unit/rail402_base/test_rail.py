@@ -341,7 +341,7 @@ async def test_a_charge_of_another_network_is_not_judged_by_this_one(till: Till)
 
 async def test_a_rail_of_its_own_sandbox(tmp_path: Path) -> None:
     rail = BaseRail.sandbox(tmp_path)
-    assert rail.sandbox is True
+    assert rail.is_sandbox is True
     assert rail.token == SANDBOX_USDC
     await rail.start()
     await rail.health()

@@ -55,7 +55,7 @@ def test_the_package_says_what_it_has() -> None:
 def test_a_sandbox_needs_nothing(tmp_path: Path) -> None:
     text = f'backend = "sandbox"\ndirectory = "{tmp_path}"'
 
-    assert rail(tmp_path, text).sandbox is True
+    assert rail(tmp_path, text).is_sandbox is True
     assert wallet(tmp_path, text).name == "lightning"
 
 

@@ -149,7 +149,7 @@ class TestSandbox:
         await twin.close()
 
     async def test_it_is_marked_as_a_sandbox_and_healthy(self, rail: LightningRail) -> None:
-        assert rail.sandbox is True
+        assert rail.is_sandbox is True
         await rail.health()
 
     @pytest.mark.parametrize("network", ["mainnet", "testnet", "lnbtc:000000000019d6689c085ae165831e93"])
@@ -162,8 +162,8 @@ class TestSandbox:
 
 
 def test_a_rail_on_a_node_is_no_sandbox() -> None:
-    assert told().sandbox is False
-    assert LightningRail.lnbits("https://lnbits.example.com", "key").sandbox is False
+    assert told().is_sandbox is False
+    assert LightningRail.lnbits("https://lnbits.example.com", "key").is_sandbox is False
 
 
 async def test_only_a_sandbox_counts_what_it_received() -> None:

@@ -42,7 +42,7 @@ def test_every_public_name_loads() -> None:
 async def test_a_sandbox_rail(tmp_path: Path) -> None:
     rail = make_rail(read(tmp_path, RailConfig, f'backend = "sandbox"\ndirectory = "{tmp_path}"\ncurrency = "eur"'))
     assert isinstance(rail, StripeRail)
-    assert rail.sandbox is True
+    assert rail.is_sandbox is True
     assert [mechanism.asset for mechanism in rail.spec.mechanisms] == ["eur"]
     await rail.close()
 
@@ -60,7 +60,7 @@ async def test_an_account(tmp_path: Path) -> None:
     config = read(tmp_path, RailConfig, text)
     assert "hidden" not in repr(config)
     rail = make_rail(config)
-    assert rail.sandbox is False
+    assert rail.is_sandbox is False
     assert [mechanism.network for mechanism in rail.spec.mechanisms] == ["stripe:live"] * 2
     assert "2026-03-04.preview" in repr(rail)
     await rail.close()

@@ -70,7 +70,7 @@ async def test_a_sandbox_rail_needs_nothing(tmp_path: Path, monkeypatch: pytest.
     await rail.start()
     await rail.health()
     assert await rail.received() == Money.parse("0 USD")
-    assert rail.sandbox is True
+    assert rail.is_sandbox is True
     assert rail.profile_id == SANDBOX_PROFILE
     assert [mechanism.network for mechanism in rail.spec.mechanisms] == ["stripe:sandbox"]
     assert isinstance(rail, Holds)
@@ -82,7 +82,7 @@ async def test_a_sandbox_rail_needs_nothing(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(("key", "network"), [("sk_test_1", "stripe:test"), ("rk_live_1", "stripe:live")])
 async def test_a_real_rail_is_no_sandbox_and_hides_its_key(key: str, network: str) -> None:
     rail = make_rail(key, profile_id="profile_1", currency=["usd", "eur"])
-    assert rail.sandbox is False
+    assert rail.is_sandbox is False
     assert [(mechanism.network, mechanism.asset) for mechanism in rail.spec.mechanisms] == [
         (network, "usd"),
         (network, "eur"),

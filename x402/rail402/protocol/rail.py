@@ -239,10 +239,15 @@ class Terms:
 
 
 class PaymentRail(ABC):
-    """The server side of a rail. Its methods raise `RailUnavailable` while nothing can have happened."""
+    """The server side of a rail. Its methods raise `RailUnavailable` while nothing can have happened.
+
+    Attributes:
+        spec: the part that its wallets share.
+        is_sandbox: only play money moves on it; receipts say so.
+    """
 
     spec: RailSpec
-    sandbox: bool = False
+    is_sandbox: bool = False
 
     async def start(self) -> None:
         """Open connections and check the configuration against the backend."""

@@ -110,7 +110,7 @@ class Admission:
             context=self._request.context,
             uses=self._rule.receipts.uses,
             window=self._rule.receipts.seconds,
-            sandbox=self._rail.sandbox,
+            sandbox=self._rail.is_sandbox,
         )
 
     def _begin(self, charge: Charge) -> Charge:

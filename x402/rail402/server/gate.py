@@ -84,9 +84,9 @@ class Gate:
         self._registry = Registry([rail.spec for rail in rails])
         self._rails = {rail.spec.name: rail for rail in rails}
         self._store = open_store(store) if isinstance(store, str) else store
-        if len({rail.sandbox for rail in rails}) > 1:
+        if len({rail.is_sandbox for rail in rails}) > 1:
             raise ConfigurationError("sandbox rails beside real ones would sell for play money; make two gates")
-        if (secret is None or receipt_key is None) and not rails[0].sandbox:
+        if (secret is None or receipt_key is None) and not rails[0].is_sandbox:
             raise ConfigurationError(
                 "secret and receipt_key are required outside the sandbox; make them: rail402 keygen"
             )

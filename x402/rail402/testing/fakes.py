@@ -63,7 +63,7 @@ class FakeRail(PaymentRail, Holds, Refunds):
         minimum: atomic units below which it makes no offer.
     """
 
-    sandbox = True
+    is_sandbox = True
 
     def __init__(
         self,

@@ -7,6 +7,8 @@ import json
 import tempfile
 from pathlib import Path
 
+import stripe
+
 from rail402.cli.demo.agent import Facts, visit
 from rail402.cli.demo.publisher import Publisher
 from rail402.cli.demo.show import show
@@ -16,6 +18,7 @@ __all__ = ["run_demo"]
 
 def run_demo(*, as_json: bool) -> bool:
     """Run the demo and print it; say whether all went as it should."""
+    stripe.enable_telemetry = False  # the demo leaves nothing behind in the home directory
     with tempfile.TemporaryDirectory(prefix="rail402-demo-") as directory:
         facts = asyncio.run(_run(Path(directory)))
     if as_json:
