@@ -52,7 +52,7 @@ class BaseRail(PaymentRail):
         self.is_sandbox = chain.network.kind == "sandbox"
 
     @classmethod
-    def sandbox(  # type: ignore[override]
+    def sandbox(
         cls, directory: str | Path | None = None, *, pay_to: str | None = None, clock: Clock = system_clock
     ) -> BaseRail:
         """Make a rail on play money, in the ledger that every sandbox of this directory shares.

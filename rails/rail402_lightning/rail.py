@@ -63,7 +63,7 @@ class LightningRail(PaymentRail):
         self.is_sandbox = receiver.sandbox
 
     @classmethod
-    def sandbox(  # type: ignore[override]
+    def sandbox(
         cls, directory: str | Path | None = None, *, network: str = "regtest", clock: Clock = system_clock
     ) -> LightningRail:
         """Make a rail on play money, in the ledger that every sandbox of this directory shares.

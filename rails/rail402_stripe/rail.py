@@ -100,7 +100,7 @@ class StripeRail(PaymentRail, Holds, Refunds):
         return f"StripeRail({self._api!r}, profile_id={self.profile_id!r})"
 
     @classmethod
-    def sandbox(  # type: ignore[override]
+    def sandbox(
         cls,
         directory: str | Path | None = None,
         *,

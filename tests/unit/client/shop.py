@@ -60,6 +60,28 @@ class BrokenStream(httpx.AsyncByteStream, httpx.SyncByteStream):
         raise httpx.ReadError("broke off")
 
 
+class Pieces(httpx.AsyncByteStream, httpx.SyncByteStream):
+    """A body in pieces; counts what was asked for."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces, self.given, self.closed = pieces, 0, False
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self.pieces:
+            self.given += 1
+            yield piece
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self:
+            yield piece
+
+    def close(self) -> None:
+        self.closed = True
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
 class Shop:
     """Sells every path but `/free`; each payment is settled once and then replays its response."""
 

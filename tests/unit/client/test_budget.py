@@ -57,15 +57,21 @@ def test_without_limit_and_rate_nothing_is_paid_and_the_missing_rate_is_named() 
         Budget(per_request=["1 USD", "1 EUR"]).entries(money("1 sat"), {})
 
 
-def test_a_window_takes_its_missing_limit_from_the_limits_per_request() -> None:
+def test_a_window_counts_by_the_limits_per_request_where_no_rate_is_known() -> None:
     budget = Budget(per_request=["1 USD", "1000 sat"], per_hour="5 USD", per_day="20 USD")
-    assert counted(budget, "700 sat") == {"hour": ("700 sat", "5000 sat"), "day": ("700 sat", "20000 sat")}
+    assert counted(budget, "700 sat") == {"hour": ("0.7 USD", "5 USD"), "day": ("0.7 USD", "20 USD")}
     assert counted(budget, "700 sat", USD="0.42 USD")["hour"] == ("0.42 USD", "5 USD"), "a rate comes first"
 
 
-def test_a_derived_limit_is_rounded_down() -> None:
-    budget = Budget(per_request=["3 USD", "1 sat"], per_hour="1 USD", per_day=None)
-    assert counted(budget, "1 msat")["hour"] == ("1 msat", "333 msat")
+def test_what_counts_that_way_is_rounded_up() -> None:
+    budget = Budget(per_request=["1 USD", "3 sat"], per_hour="1 USD", per_day=None)
+    assert counted(budget, "1 msat")["hour"] == ("0.00033333334 USD", "1 USD")
+
+
+def test_limits_of_nothing_imply_no_rate() -> None:
+    for limits in (["0 USD", "1000 sat"], ["1 USD"]):
+        with pytest.raises(BudgetExceeded, match="no BTC/USD rate is known"):
+            Budget(per_request=[*limits, "1 EUR"], per_hour="5 USD").entries(money("1 sat"), {"EUR": money("0.1 EUR")})
 
 
 def test_a_window_that_cannot_be_checked_refuses() -> None:

@@ -1,63 +1,16 @@
-"""What is particular to the two transports: copies of requests, bodies that are read, streams that are watched."""
+"""What is particular to the two transports: copies of requests, redirects, streams that are watched."""
 
 from __future__ import annotations
 
 import asyncio
-import gzip
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from rail402.client.commands import Read, Send
-from rail402.client.httpx import _outgoing, _read_async, _read_sync, _reply, _seen
-from tests.unit.client.shop import URL, Market
-
-
-class Pieces(httpx.AsyncByteStream, httpx.SyncByteStream):
-    """A body in pieces; counts what was asked for."""
-
-    def __init__(self, *pieces: bytes) -> None:
-        self.pieces, self.given, self.closed = pieces, 0, False
-
-    def __iter__(self) -> Iterator[bytes]:
-        for piece in self.pieces:
-            self.given += 1
-            yield piece
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for piece in self:
-            yield piece
-
-    def close(self) -> None:
-        self.closed = True
-
-    async def aclose(self) -> None:
-        self.closed = True
-
-
-async def read(kind: str, response: httpx.Response, limit: int) -> bytes | None:
-    command = Read(_reply(response), limit)
-    return await _read_async(command) if kind == "async" else _read_sync(command)
-
-
-async def test_a_body_is_read_up_to_its_limit_and_closed(kind: str) -> None:
-    stream = Pieces(b"four", b"four", b"four")
-    assert await read(kind, httpx.Response(402, stream=stream), 12) == b"four" * 3
-    assert stream.closed
-    stream = Pieces(*[b"four"] * 1000)
-    assert await read(kind, httpx.Response(402, stream=stream), 11) is None
-    assert (stream.given, stream.closed) == (3, True)
-
-
-async def test_a_compressed_body_counts_as_what_it_grows_to(kind: str) -> None:
-    def answer(body: bytes) -> httpx.Response:
-        return httpx.Response(402, headers={"Content-Encoding": "gzip"}, stream=Pieces(body))
-
-    assert await read(kind, answer(gzip.compress(b"{}")), 100) == b"{}"
-    assert await read(kind, answer(gzip.compress(b"0" * 50_000_000)), 1_048_576) is None
-    assert await read(kind, answer(b"\x1f\x8bnot gzip"), 100) == b""
+from rail402.client.commands import Send
+from rail402.client.httpx import _outgoing, _seen
+from tests.unit.client.shop import URL, Market, Pieces
 
 
 @pytest.mark.parametrize(

@@ -185,14 +185,24 @@ async def test_what_is_open_but_certainly_spent_counts_by_its_time(journal: Jour
     assert await hour(journal, now=NOW + 7200) == ("0", "0")
 
 
-async def test_a_broken_response_opens_its_purchase_again_and_counts_nothing_twice(journal: Journal) -> None:
-    paid = await reserve(journal, record())
-    served = await journal.save(paid.changed(state=PurchaseState.COMMITTED, cost=paid.reserved), now=NOW)
-    await journal.reopen(served)
-    (again,) = await journal.open_for(ORDER.digest)
-    assert (again.state, again.version) == (PurchaseState.UNKNOWN, served.version + 1)
-    await journal.save(again.changed(state=PurchaseState.COMMITTED, cost=paid.reserved), now=NOW)
-    assert await hour(journal) == ("1 USD", "0 USD")
+async def test_the_first_write_notes_when_the_wallet_was_asked_at_the_latest(journal: Journal) -> None:
+    first = await reserve(journal, record())
+    assert (first.asked_by, first.valid_until()) == (None, NOW + 300)
+    late = await journal.save(first.changed(state=PurchaseState.PRESENTED), now=NOW + 1000)
+    assert (late.asked_by, late.valid_until()) == (NOW + 1000, NOW + 1060)
+    later = await journal.save(late.changed(state=PurchaseState.UNKNOWN), now=NOW + 2000)
+    assert (later.asked_by, await journal.get(later.id)) == (NOW + 1000, later)
+
+
+async def test_a_file_that_was_replaced_takes_no_new_purchase(journal: Journal) -> None:
+    first = await reserve(journal, record())
+    journal.path.rename(journal.path.with_name("moved.db"))
+    for _ in range(2):
+        with pytest.raises(StoreError, match="another file"):
+            await reserve(journal, record(1))
+        journal.path.touch()
+    # What is under way can still be brought to its end.
+    await journal.save(first.changed(state=PurchaseState.RELEASED), now=NOW)
 
 
 async def test_currencies_have_windows_of_their_own(journal: Journal) -> None:

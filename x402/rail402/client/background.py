@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
+
+from rail402.errors import ConfigurationError
 
 __all__ = ["BackgroundLoop"]
 
@@ -19,6 +22,7 @@ class BackgroundLoop:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._pid = os.getpid()
 
     @property
     def is_running(self) -> bool:
@@ -26,8 +30,15 @@ class BackgroundLoop:
         return self._loop is not None
 
     def run(self, function: Callable[[], Awaitable[T]]) -> T:
-        """Await what `function` returns on the loop, and return its result. An interrupted caller cancels it."""
-        future = asyncio.run_coroutine_threadsafe(_awaited(function), self._started())
+        """Await what `function` returns on the loop, and return its result. An interrupted caller cancels it.
+
+        Raises:
+            ConfigurationError: the caller runs on the loop itself, and would wait for itself.
+        """
+        if threading.current_thread() is self._thread:
+            raise ConfigurationError("a wallet of a payer must not call through the payer's synchronous transport")
+        with self._lock:  # nothing may be handed to the loop behind its end
+            future = asyncio.run_coroutine_threadsafe(_awaited(function), self._started())
         try:
             return future.result()
         finally:
@@ -42,12 +53,11 @@ class BackgroundLoop:
             thread.join()
 
     def _started(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=_serve, args=(self._loop,), name="rail402-payer", daemon=True)
-                self._thread.start()
-            return self._loop
+        if self._loop is None or self._pid != os.getpid():  # a thread does not live on in a forked process
+            self._pid, self._loop = os.getpid(), asyncio.new_event_loop()
+            self._thread = threading.Thread(target=_serve, args=(self._loop,), name="rail402-payer", daemon=True)
+            self._thread.start()
+        return self._loop
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

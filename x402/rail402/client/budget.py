@@ -5,8 +5,8 @@ purchase is measured against **one** limit, found in this order:
 
 1. the limit in the purchase's own currency (a stablecoin counts as its currency: USDC is a dollar);
 2. else the first limit that a rate leads to: the purchase counts there at today's rate;
-3. else, for an hour or a day, a limit derived from your own limits per request: where a request may cost `"1 USD"` or
-   `"1000 sat"`, an hour of `"5 USD"` holds five full requests, so in sats it holds 5000;
+3. else, for an hour or a day, at the rate that your own limits per request imply: where a request may cost `"1 USD"`
+   or `"1000 sat"`, a purchase of 1000 sat takes 1 USD of an hour's `"5 USD"`;
 4. else nothing is paid, and the error says which rate is missing.
 
 So a Lightning agent with the default limits needs no rate source, every configured level always holds, and a limit in
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import ROUND_FLOOR, Decimal
+from decimal import Decimal
 from typing import Final, Literal
 
 from rail402.errors import BudgetExceeded, ConfigurationError
@@ -43,7 +43,6 @@ WINDOWS: Final[Mapping[Level, int]] = {"hour": 3600, "day": 86_400}
 SPENDING_EXPONENT: Final = 11
 """Spending is added up in 10⁻¹¹ of a currency, rounded up: one millisatoshi, the finest amount that any rail moves."""
 
-_SMALLEST: Final = Decimal(1).scaleb(-SPENDING_EXPONENT)
 _LARGEST: Final = Decimal(10_000_000)
 
 
@@ -143,21 +142,23 @@ class Budget:
         for currency, limit in limits.items():
             if currency in converted:
                 return Entry(level, _counted(converted[currency], currency), limit)
-        derived = self._derived(level, own.currency)
-        if derived is None:
+        implied = self._implied(level, own)
+        if implied is None:
             missing = " or ".join(f"{own.currency}/{currency}" for currency in limits)
             raise BudgetExceeded(
                 f"the limit per {level} is {_or(limits.values())} and no {missing} rate is known to measure {cost} by: "
                 f"add a limit in {own.currency}, or a rate source"
             )
-        return Entry(level, own, derived)
+        return implied
 
-    def _derived(self, level: Level, currency: str) -> Money | None:
+    def _implied(self, level: Level, cost: Money) -> Entry | None:
+        """Count a purchase against a limit in another currency, by the ratio of the two limits per request."""
         request = self._levels["request"]
         for other, limit in self._levels[level].items():
-            if currency in request and other in request and request[other].amount:
-                amount = request[currency].amount * limit.amount / request[other].amount
-                return Money(amount.quantize(_SMALLEST, rounding=ROUND_FLOOR), currency)
+            ratio = [request[each].to_atomic(SPENDING_EXPONENT) for each in (cost.currency, other) if each in request]
+            if len(ratio) == 2 and all(ratio):
+                units = -(-cost.to_atomic(SPENDING_EXPONENT) * ratio[1] // ratio[0])
+                return Entry(level, Money.from_atomic(units, SPENDING_EXPONENT, other), limit)
         return None
 
 

@@ -39,6 +39,10 @@ __all__ = ["Candidate", "Terms", "best_offer", "read_terms"]
 
 _BODY_TERMS: Final = (b'"accepts"', b'"payment"', b'"x402Version"')
 _MAX_DETAIL: Final = 1500
+# A wallet may have to ask its node about each offer, and a server must not make it do so for hours.
+_MAX_OFFERS: Final = 16
+# What is larger fits in no header field, so it could not be sent back with a payment.
+_MAX_OFFER_BYTES: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ class Terms:
 
 
 def read_terms(services: Services, request: Request, fields: Fields, body: bytes | None) -> Terms:
-    """Read the offers of a 402 in every dialect. A dialect that cannot be read does not hide the others.
+    """Read the first offers of a 402 in every dialect. A dialect that cannot be read does not hide the others.
 
     Args:
         body: None where it was too large to be read.
@@ -87,7 +91,7 @@ def read_terms(services: Services, request: Request, fields: Fields, body: bytes
     terms = Terms(offers)
     for dialect in services.dialects:
         try:
-            offers += dialect.offers(fields, body or b"", context)
+            offers += dialect.offers(fields, body or b"", context)[:_MAX_OFFERS]
         except MalformedInput as error:
             terms.refusals.append((dialect.name, error))
     if not offers and not terms.refusals and not _has_terms(services, fields, body or b""):
@@ -119,6 +123,8 @@ async def _candidate(
     occupied = dialect.credential_field(offer)
     if request.fields.all(occupied):
         raise OfferRefused(f"the request has a field {occupied} of its own, which the payment would replace")
+    if len(offer.model_dump_json()) > _MAX_OFFER_BYTES:
+        raise OfferRefused("it is too large to be sent back with a payment")
     wallet.spec.check_offer(offer, order, now=services.now())
     cost = await wallet.can_pay(offer)
     if cost is None:

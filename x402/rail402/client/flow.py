@@ -10,6 +10,9 @@ The rules, in the order in which they bind:
    `Retry-After` and the back-off say, until the deadline. Then the wallet is asked what became of it. Only "not paid"
    frees the amount and lets another wallet try; everything else is `PaymentOutcomeUnknown`.
 4. A payment is added to the caller's own request and to nothing else: whatever follows a redirect is another request.
+   Nothing is bought where a redirect has led to another origin, and nothing more after a redirect that was paid for.
+5. A purchase is closed when what it bought is in hand, its body included. If that breaks off (the connection, the
+   caller, the process), the next call for the same order asks for it again with the same payment.
 """
 
 from __future__ import annotations
@@ -19,13 +22,16 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
+import httpx
+
 from rail402.client.choice import Candidate, Terms, best_offer, read_terms
-from rail402.client.commands import Reply, Request, Steps, call, read, send
+from rail402.client.commands import Reply, Request, Send, Steps, call, read, send
 from rail402.client.presenting import MAX_BODY, Attempt, Served
-from rail402.client.records import Purchase, PurchaseRecord, PurchaseState, new_record_id
+from rail402.client.records import Purchase, PurchaseRecord, new_record_id
 from rail402.client.services import PAY_SECONDS, RESERVE_LEASE, Services
 from rail402.errors import (
     BudgetExceeded,
+    OfferRefused,
     OutcomeUnknown,
     PaymentFailed,
     PaymentOutcomeUnknown,
@@ -44,7 +50,11 @@ _POLL: Final = 1
 
 
 class PurchaseFlow:
-    """One call of the client. A driver runs the steps of `run` and, however they end, awaits `let_go`."""
+    """One call of the client.
+
+    A driver runs the steps of `run` and, however they end, awaits `let_go`. Where what was bought is on its way
+    (`is_delivering`), it awaits `delivered` or `broke_off` instead, when the body has ended.
+    """
 
     def __init__(self, services: Services, request: Request) -> None:
         self._services, self._request = services, request
@@ -61,7 +71,7 @@ class PurchaseFlow:
                 (`PaymentOutcomeUnknown`).
             StoreError: the journal cannot be used; nothing was paid.
         """
-        reply = yield from send()
+        reply = yield from send(Send())
         if reply.status != 402:
             return reply, None
         body = yield from read(reply, MAX_BODY)
@@ -79,12 +89,21 @@ class PurchaseFlow:
         )
         yield from call(self._services.start)
         served = yield from self._resume_open(order)
+        if served is None and self._request.objection is not None:
+            raise OfferRefused(self._request.objection)
         return served or (yield from self._buy(order, terms))
+
+    # --- how it ends
 
     @property
     def has_begun(self) -> bool:
         """Whether there is a purchase to let go of."""
         return self._attempt is not None
+
+    @property
+    def is_delivering(self) -> bool:
+        """Whether what was bought is served and its body not yet in hand."""
+        return self._attempt is not None and self._attempt.is_delivering
 
     async def let_go(self) -> None:
         """End the work on a purchase, wherever it was interrupted, so that the next call can go on with it at once."""
@@ -96,11 +115,17 @@ class PurchaseFlow:
             with suppress(StoreError):  # the lease lapses by itself
                 await self._services.journal.save(record.changed(lease_until=0), now=self._services.now())
 
+    async def delivered(self) -> None:
+        """Close the purchase: the body is in hand, or the caller wants no more of it."""
+        if self._attempt is not None and self._attempt.is_delivering:
+            await self._attempt.close()
+            await self.let_go()
+
     async def broke_off(self) -> None:
-        """Note that the body of the paid response broke off: the next call for the same order asks for it again."""
-        if self._attempt is not None and self._attempt.record.state is PurchaseState.COMMITTED:
-            with suppress(StoreError):
-                await self._services.journal.reopen(self._attempt.record)
+        """Leave the purchase open: the body broke off, and the next call for the same order asks for it again."""
+        if self._attempt is not None and self._attempt.is_delivering:
+            await self._attempt.keep_open()
+            await self.let_go()
 
     def _begin(self, wallet: Wallet, record: PurchaseRecord) -> Attempt:
         if self._attempt is not None:
@@ -114,7 +139,7 @@ class PurchaseFlow:
     def _resume_open(self, order: Order) -> Steps[Served | None]:
         """Go on with purchases of this order until one is served; None where none is left."""
         services = self._services
-        until = services.now() + services.deadline
+        until, polls = services.now() + services.deadline, 0
         while True:
             records = yield from call(partial(services.journal.open_for, order.digest))
             records = [record for record in records if record.id not in services.live]
@@ -129,13 +154,14 @@ class PurchaseFlow:
             if adopted is not None:
                 if (served := (yield from self._resume(adopted))) is not None:
                     return served
-            elif services.now() >= until:
+            elif services.now() >= until or polls * _POLL >= services.deadline:  # no clock holds us here
                 raise PaymentOutcomeUnknown(
                     "another process is buying the same, or ended in the middle of it; try again when its lease ends",
                     retry_after=max(records[0].lease_until - services.now(), 1),
                     record_id=records[0].id,
                 )
             else:
+                polls += 1
                 yield from call(partial(services.sleep, _POLL))
 
     def _resume(self, record: PurchaseRecord) -> Steps[Served | None]:
@@ -164,6 +190,8 @@ class PurchaseFlow:
             return (yield from attempt.present(found))
         except PaymentFailed:
             return None
+        except StoreError as error:
+            raise _not_written(attempt, error) from error
 
     # --- a new purchase
 
@@ -198,8 +226,11 @@ class PurchaseFlow:
             services.live.discard(record.id)
             self._attempt = None  # it was not written
             raise
-        paid = yield from self._pay(candidate, attempt)
-        return (yield from attempt.present(paid))
+        try:
+            paid = yield from self._pay(candidate, attempt)
+            return (yield from attempt.present(paid))
+        except StoreError as error:
+            raise _not_written(attempt, error) from error
 
     def _pay(self, candidate: Candidate, attempt: Attempt) -> Steps[Paid]:
         record_id = attempt.record.id
@@ -213,10 +244,19 @@ class PurchaseFlow:
         except (PaymentFailed, PaymentRefused, RailUnavailable) as error:
             yield from attempt.release(error.detail)
             raise PaymentFailed(error.detail, record_id=record_id) from error
-        except (PaymentOutcomeUnknown, OutcomeUnknown, TimeoutError) as error:
+        except (PaymentOutcomeUnknown, OutcomeUnknown, TimeoutError, httpx.TransportError) as error:
             detail = "the wallet gave no answer that can be believed"
             yield from attempt.suspend(detail)
             raise PaymentOutcomeUnknown(
                 f"{detail}; {attempt.record.reserved} stay reserved. Make the same request again to find out",
                 record_id=record_id,
             ) from error
+
+
+def _not_written(attempt: Attempt, error: StoreError) -> PaymentOutcomeUnknown:
+    """Return the error for a journal that failed once the wallet had been asked: that is no news about the money."""
+    return PaymentOutcomeUnknown(
+        f"the journal cannot be written ({error.detail}), and the wallet was asked to pay; {attempt.record.reserved} "
+        "stay reserved. Make the same request again to find out",
+        record_id=attempt.record.id,
+    )

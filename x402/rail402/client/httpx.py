@@ -162,11 +162,11 @@ def _seen(request: httpx.Request) -> Request:
     scheme, authority = request.url.scheme, request.url.netloc.decode("ascii")
     origin = f"{scheme}://{authority.removesuffix(_DEFAULT_PORTS.get(scheme, ''))}"
     # httpx lets a caller send another target than the URL's.
-    target: bytes = request.extensions.get("target", request.url.raw_path)
+    target = request.extensions.get("target", request.url.raw_path)
     return Request(
         method=request.method.upper(),
         origin=origin,
-        url=origin + target.decode("latin-1"),
+        url=origin + (target if isinstance(target, str) else target.decode("latin-1")),
         fields=Fields.from_raw(request.headers.raw),
         body=body,
         objection=_Call.of(request, origin).objection(origin),
@@ -228,10 +228,11 @@ class _WatchedAsync(httpx.AsyncByteStream):
         try:
             await self._inner.aclose()
         finally:
-            # Closed before its end: the caller wants no more of it, unless the caller is being cancelled.
-            task = asyncio.current_task()
-            ended = self._flow.broke_off if task is not None and task.cancelling() else self._flow.delivered
-            await asyncio.shield(ended())
+            if self._flow.is_delivering:
+                # Closed before its end: the caller wants no more of it, unless the caller is being cancelled.
+                task = asyncio.current_task()
+                is_cancelled = task is not None and task.cancelling() > 0
+                await asyncio.shield(self._flow.broke_off() if is_cancelled else self._flow.delivered())
 
 
 class _WatchedSync(httpx.SyncByteStream):

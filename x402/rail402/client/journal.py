@@ -58,6 +58,7 @@ class Journal:
         self.path = Path(path).absolute()
         self._busy_timeout = busy_timeout
         self._threads: ConnectionThreads | None = None
+        self._file: tuple[int, int] | None = None
 
     def __repr__(self) -> str:
         return f"Journal({str(self.path)!r})"
@@ -96,6 +97,7 @@ class Journal:
         """
 
         def work(connection: sqlite3.Connection) -> None:
+            self._check_file()
             connection.execute(_SQL["insert_purchase"], _columns(record))
             for entry in entries:
                 entry.check(_window(connection, entry.window, entry.amount.currency, now))
@@ -107,9 +109,13 @@ class Journal:
     async def save(self, record: PurchaseRecord, *, now: int) -> PurchaseRecord:
         """Write the next version of an open purchase; what it counts in the budget follows its state.
 
+        The first such write also notes the time, because by then the wallet may have been asked to pay.
+
         Raises:
             JournalConflict: another process wrote it since it was read, or resolved it; nothing was changed.
         """
+        if record.asked_by is None:
+            record = record.model_copy(update={"asked_by": now})
 
         def work(connection: sqlite3.Connection) -> None:
             if connection.execute(_SQL["update_purchase"], _columns(record)).rowcount != 1:
@@ -129,11 +135,6 @@ class Journal:
         with suppress(JournalConflict):
             return await self.save(record.changed(lease_until=lease_until), now=now)
         return None
-
-    async def reopen(self, record: PurchaseRecord) -> None:
-        """Open a committed purchase again: the response broke off, so the next call asks for it once more."""
-        again = record.changed(state=PurchaseState.UNKNOWN, moved=True, detail="the response broke off")
-        await self._run(lambda connection: connection.execute(_SQL["reopen_purchase"], _columns(again)).rowcount)
 
     async def open_for(self, order_digest: str) -> Sequence[PurchaseRecord]:
         """Return the purchases of that order that are not resolved, the oldest first."""
@@ -201,10 +202,18 @@ class Journal:
         )
         try:
             self._make_private()
-        except ConfigurationError:
+            self._file = _identity(self.path)
+        except (ConfigurationError, OSError):
             connection.close()
             raise
         return connection
+
+    def _check_file(self) -> None:
+        """Check that the open file still is the one at its path: another process would spend from that one's budget."""
+        with suppress(FileNotFoundError):
+            if _identity(self.path) == self._file:
+                return
+        raise StoreError(f"{self.path} is another file than the one that was opened; restart to use it")
 
     def _make_private(self) -> None:
         """Take the file from everybody else's eyes: an older copy or an umask may have opened it."""
@@ -231,6 +240,11 @@ class Journal:
             return await self._threads.run(operation)
         except (sqlite3.Error, OverflowError) as error:
             raise StoreError(f"the journal {self.path} cannot be used: {error}") from error
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def _columns(record: PurchaseRecord) -> dict[str, Any]:

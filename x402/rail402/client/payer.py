@@ -33,6 +33,7 @@ T = TypeVar("T")
 logger = logging.getLogger("rail402.client")
 
 _DEADLINE: Final = 30
+_NOT_PAID: Final = "the wallet found that it was not paid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +144,19 @@ class Payer:
             return
         async with self._starting:
             await self.journal.start()
-            started, failure = {}, None
-            for name, wallet in self._wallets.items():
-                try:
-                    if name not in services.wallets:
-                        await wallet.start()
-                    started[name] = wallet
-                except RailUnavailable as error:
-                    logger.warning("the wallet %s cannot be used now: %s", name, error)
-                    failure = error
-            services.wallets = started
+            started: dict[str, Wallet] = {}
+            failure = None
+            try:
+                for name, wallet in self._wallets.items():
+                    try:
+                        if name not in services.wallets:
+                            await wallet.start()
+                        started[name] = wallet
+                    except RailUnavailable as error:
+                        logger.warning("the wallet %s cannot be used now: %s", name, error)
+                        failure = error
+            finally:
+                services.wallets = started  # those that have started are closed with the payer
         if failure is not None and not started:
             raise failure
 
@@ -211,10 +215,10 @@ class Payer:
         attempt = Attempt(self._services, wallet, adopted)
         found = await attempt.ask_wallet()
         if isinstance(found, NotPaid):
-            changes = {"state": PurchaseState.RELEASED, "detail": "the wallet found that it was not paid"}
+            ended = adopted.changed(state=PurchaseState.RELEASED, detail=_NOT_PAID, lease_until=0)
         else:
-            changes = {"state": PurchaseState.UNKNOWN, **attempt.learnt(found)}
-        written = await self.journal.save(adopted.changed(lease_until=0, **changes), now=self._services.now())
+            ended = attempt.informed(found, state=PurchaseState.UNKNOWN, lease_until=0)
+        written = await self.journal.save(ended, now=self._services.now())
         outcomes: dict[type, Outcome] = {NotPaid: "not_paid", Paid: "paid" if written.moved else "unknown"}
         return Recovered(written, outcomes.get(type(found), "unknown"))
 

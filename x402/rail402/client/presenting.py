@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NoReturn
 
 import httpx
 
-from rail402.client.commands import Reply, Steps, call, read, send
+from rail402.client.commands import Reply, Send, Steps, call, read, send
 from rail402.client.receipts import CheckedReceipt, check_receipt
 from rail402.client.records import Purchase, PurchaseRecord, PurchaseState
-from rail402.client.services import Services
+from rail402.client.services import PAY_SECONDS, Services
 from rail402.errors import (
     REASONS,
     MalformedInput,
-    OutcomeUnknown,
     PaymentFailed,
     PaymentOutcomeUnknown,
-    RailUnavailable,
+    Rail402Error,
     StoreError,
 )
 from rail402.money import Money
@@ -33,8 +32,8 @@ logger = logging.getLogger("rail402.client")
 
 Served = tuple[Reply, Purchase]
 
-MAX_BODY: Final = 1_048_576
-"""Bytes of a 402's body above which it is not looked at."""
+MAX_BODY: Final = 131_072
+"""Bytes of a 402's body above which it is not looked at: as much JSON as can be read without holding up others."""
 
 _RESENT: Final = frozenset({402, 409, 503})
 _BACKOFF: Final = (1, 2, 4, 8)
@@ -53,42 +52,71 @@ class Attempt:
 
     def __init__(self, services: Services, wallet: Wallet, record: PurchaseRecord) -> None:
         self._services, self._wallet, self.record = services, wallet, record
+        self._result: dict[str, Any] | None = None
 
     # --- its record
 
-    def save(self, **changes: Any) -> Steps[None]:
-        """Write a change to the journal."""
-        changed = self.record.changed(**changes)
+    # Secrets pass through here in nothing but records: tools that report errors quote the local variables of every
+    # frame, and a record does not show its proof.
+
+    def save(self, changed: PurchaseRecord) -> Steps[None]:
+        """Write the record's next version to the journal."""
         self.record = yield from call(partial(self._services.journal.save, changed, now=self._services.now()))
 
     def release(self, detail: str) -> Steps[None]:
         """Write that nothing was paid and never will be."""
-        yield from self.save(state=PurchaseState.RELEASED, detail=detail, lease_until=0)
+        yield from self.save(self.record.changed(state=PurchaseState.RELEASED, detail=detail, lease_until=0))
 
-    def suspend(self, detail: str, **changes: Any) -> Steps[None]:
-        """Write that nobody works on it now; the amount stays reserved."""
-        yield from self.save(state=PurchaseState.UNKNOWN, detail=detail, lease_until=0, **changes)
+    def suspend(self, detail: str, found: Paid | NotPaid | Unknown | None = None) -> Steps[None]:
+        """Write that nobody works on it now, and what the wallet found; the amount stays reserved."""
+        yield from self.save(self.informed(found, state=PurchaseState.UNKNOWN, detail=detail, lease_until=0))
+
+    @property
+    def is_delivering(self) -> bool:
+        """Whether it is served, and its body not yet in hand."""
+        return self._result is not None
+
+    async def close(self) -> None:
+        """Write that what was bought is in hand."""
+        await self._end(state=PurchaseState.COMMITTED)
+
+    async def keep_open(self) -> None:
+        """Write that it is paid and that its body broke off."""
+        await self._end(state=PurchaseState.UNKNOWN, moved=True, detail="the response broke off")
+
+    async def _end(self, **changes: Any) -> None:
+        result, self._result = self._result or {}, None
+        ended = self.record.changed(lease_until=0, **result, **changes)
+        try:
+            self.record = await self._services.journal.save(ended, now=self._services.now())
+        except StoreError as error:
+            # What was paid for is not lost by that: the open record makes the next call ask for it again, at no cost.
+            logger.warning("purchase %s was served but could not be closed: %s", self.record.id, error)
 
     # --- its wallet
 
     async def ask_wallet(self) -> Paid | NotPaid | Unknown:
-        """Return what the wallet finds out about the payment."""
+        """Return what the wallet finds out about the payment. A wallet that fails has found out nothing."""
         try:
-            return await self._wallet.resume(
-                self.record.offer, self.record.proof, record_id=self.record.id, now=self._services.now()
-            )
-        except (RailUnavailable, OutcomeUnknown, PaymentOutcomeUnknown) as error:
+            async with asyncio.timeout(PAY_SECONDS):
+                return await self._wallet.resume(
+                    self.record.offer, self.record.proof, record_id=self.record.id, now=self._services.now()
+                )
+        except Rail402Error as error:
+            logger.warning("the wallet %s cannot say what became of %s: %s", self.record.wallet, self.record.id, error)
             return Unknown(detail=error.detail)
+        except (TimeoutError, httpx.TransportError) as error:
+            return Unknown(detail=f"the wallet did not answer ({type(error).__name__})")
 
-    def learnt(self, found: Paid | NotPaid | Unknown) -> dict[str, Any]:
-        """Return what the wallet's answer changes in the record."""
-        if not isinstance(found, Paid):
-            return {}
-        facts: dict[str, Any] = {"proof": dict(found.payload)}
-        if self._services.now() > self.record.valid_until():
-            # Nobody can take it for the first time any more, and the wallet calls it paid: it is gone.
-            facts |= {"moved": True, "cost": _true_cost(self.record, found.fee)}
-        return facts
+    def informed(self, found: Paid | NotPaid | Unknown | None, **changes: Any) -> PurchaseRecord:
+        """Return the record's next version, with `changes` and what the wallet's answer changes."""
+        record = self.record.changed(**changes)
+        if isinstance(found, Paid):
+            record = record.model_copy(update={"proof": dict(found.payload)})
+            if self._services.now() > self.record.valid_until():
+                # Nobody can take it for the first time any more, and the wallet calls it paid: it is gone.
+                record = record.model_copy(update={"moved": True, "cost": _true_cost(self.record, found.fee)})
+        return record
 
     # --- showing the proof
 
@@ -100,7 +128,7 @@ class Attempt:
             PaymentOutcomeUnknown: it was not served until the deadline.
         """
         services = self._services
-        until = services.now() + services.deadline
+        until, waited = services.now() + services.deadline, 0
         dialect = services.dialect(self.record.offer.dialect)
         if dialect is None:
             yield from self.suspend("its dialect is not spoken here")
@@ -108,43 +136,41 @@ class Attempt:
                 f"the purchase was begun in {self.record.offer.dialect}, which is not spoken here; enable it to go on",
                 record_id=self.record.id,
             )
-        yield from self.save(
-            state=PurchaseState.PRESENTED, proof=dict(paid.payload), lease_until=until + _PRESENT_MARGIN
-        )
-        fields = dialect.credential(self.record.offer, dict(paid.payload), services.context())
+        changes = {"state": PurchaseState.PRESENTED, "lease_until": until + _PRESENT_MARGIN}
+        yield from self.save(self.record.changed(proof=dict(paid.payload), **changes))
+        payment = Send(tuple(dialect.credential(self.record.offer, dict(paid.payload), services.context())))
         backoff = iter(_BACKOFF)
         while True:
-            reply, refusal, asked = yield from self._exchange(fields)
+            reply, refusal, asked = yield from self._exchange(payment)
             if reply is not None and reply.status not in _RESENT:
                 return (yield from self._served(reply, paid))
             pause = next(backoff, _BACKOFF[-1]) if asked is None else max(asked, 1)
-            if refusal is not None or services.now() + pause > until:
+            # The pauses are counted too, because a clock may be set back.
+            if refusal is not None or services.now() + pause > until or waited + pause > services.deadline:
                 yield from self._not_served(reply, refusal, asked)
+            waited += pause
             yield from call(partial(services.sleep, pause))
 
-    def _exchange(self, fields: Sequence[tuple[str, str]]) -> Steps[tuple[Reply | None, str | None, int | None]]:
+    def _exchange(self, payment: Send) -> Steps[tuple[Reply | None, str | None, int | None]]:
         """Send the payment once. Return the reply, the reason code where it is a final no, and `Retry-After`."""
         try:
-            reply = yield from send(*fields)
+            reply = yield from send(payment)
             if reply.status not in _RESENT:
                 return reply, None, None
             body = yield from read(reply, MAX_BODY)
-        except httpx.TransportError:
+        except (httpx.TransportError, TimeoutError):
             return None, None, None
         return reply, _final_refusal(body), _retry_after(reply)
 
     def _served(self, reply: Reply, paid: Paid) -> Steps[Served]:
         checked = yield from check_receipt(self._services, reply, self.record)
         is_paid = reply.status < 400 or checked.receipt is not None
-        try:
-            if is_paid:
-                cost = _true_cost(self.record, paid.fee)
-                yield from self.save(state=PurchaseState.COMMITTED, cost=cost, receipt=checked.token, lease_until=0)
-            else:
-                yield from self.suspend(f"answered with status {reply.status}")
-        except StoreError as error:
-            # What was paid for is in hand; the open record makes the next call ask for it again, at no cost.
-            logger.warning("purchase %s was served but could not be closed: %s", self.record.id, error)
+        if is_paid:
+            self._result = {"cost": _true_cost(self.record, paid.fee), "receipt": checked.token}
+            if reply.response.is_closed:  # its body is in memory; else whoever reads it says how it ended
+                yield from call(self.close)
+        else:
+            yield from call(partial(self._end, state=PurchaseState.UNKNOWN, detail=f"answered {reply.status}"))
         return reply, self._purchase(paid, checked, is_paid)
 
     def _purchase(self, paid: Paid, checked: CheckedReceipt, is_paid: bool) -> Purchase:
@@ -167,20 +193,19 @@ class Attempt:
         if isinstance(found, NotPaid):
             yield from self.release(said)
             raise PaymentFailed(f"{said}, and nothing was paid", record_id=self.record.id)
-        facts = self.learnt(found)
-        moved, refused = "moved" in facts, reply is not None and reply.status == 402
-        if moved and refused and self._services.now() > self.record.valid_until() + _GIVE_UP_AFTER:
-            yield from self.save(state=PurchaseState.COMMITTED, detail=said, lease_until=0, **facts)
+        yield from self.suspend(said, found)
+        refused, too_late = reply is not None and reply.status == 402, self.record.valid_until() + _GIVE_UP_AFTER
+        if self.record.moved and refused and self._services.now() > too_late:
+            yield from self.save(self.record.changed(state=PurchaseState.COMMITTED))
             raise PaymentOutcomeUnknown(
                 f"{said}: it was paid and is not served any more; the purchase is closed, the same request buys anew",
                 outcome="paid",
                 record_id=self.record.id,
             )
-        yield from self.suspend(said, **facts)
         raise PaymentOutcomeUnknown(
             f"{said}; {self.record.reserved} stay reserved. Make the same request again to go on with this payment",
             retry_after=asked,
-            outcome="paid" if moved else "unknown",
+            outcome="paid" if self.record.moved else "unknown",
             record_id=self.record.id,
         )
 

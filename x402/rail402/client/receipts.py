@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import httpx
 
-from rail402.client.commands import Reply, Steps, call, read, send
+from rail402.client.commands import Reply, Send, Steps, call, read, send
 from rail402.client.records import PurchaseRecord
 from rail402.client.services import Services
 from rail402.errors import MalformedInput, Rail402Error
@@ -26,6 +26,10 @@ __all__ = ["JWKS_PATH", "RECEIPT_FIELD", "CheckedReceipt", "check_receipt"]
 RECEIPT_FIELD: Final = "receipt-record"
 JWKS_PATH: Final = "/.well-known/rail402/jwks.json"
 _MAX_JWKS: Final = 65_536
+_MAX_KEYS: Final = 32
+_MAX_ERROR: Final = 400
+_SKEW: Final = 300
+"""Seconds by which the issuer's clock may differ from ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +50,9 @@ def check_receipt(services: Services, reply: Reply, record: PurchaseRecord) -> S
             return CheckedReceipt()
         receipt = yield from _verify(services, token, record.order.origin)
         _check_subject(receipt, record)
-    except (Rail402Error, httpx.TransportError) as error:
-        return CheckedReceipt(token, None, str(error) or type(error).__name__)
+        _check_time(receipt, record, services.now())
+    except (Rail402Error, httpx.TransportError, TimeoutError) as error:
+        return CheckedReceipt(token, None, (str(error) or type(error).__name__)[:_MAX_ERROR])
     return CheckedReceipt(token, receipt)
 
 
@@ -72,14 +77,15 @@ def _verify(services: Services, token: str, origin: str) -> Steps[Receipt]:
 
 
 def _fetch_keys(origin: str) -> Steps[Sequence[Mapping[str, str]]]:
-    reply = yield from send(url=origin + JWKS_PATH)
+    reply = yield from send(Send(url=origin + JWKS_PATH))
     body = yield from read(reply, _MAX_JWKS)
     if reply.status != 200 or body is None:
         raise MalformedInput("jwks", f"{origin} does not publish its receipt keys (status {reply.status})")
     keys = parse_json(body, field="jwks", max_bytes=_MAX_JWKS).get("keys")
     if not isinstance(keys, list):
         raise MalformedInput("jwks.keys", "must be an array")
-    return [{"kty": "OKP", "crv": "Ed25519", "x": key["x"], "kid": key["kid"]} for key in keys if _is_ours(key)]
+    ours = [{"kty": "OKP", "crv": "Ed25519", "x": key["x"], "kid": key["kid"]} for key in keys if _is_ours(key)]
+    return ours[:_MAX_KEYS]
 
 
 def _is_ours(key: Any) -> bool:
@@ -110,3 +116,10 @@ def _check_subject(receipt: Receipt, record: PurchaseRecord) -> None:
         if not same:
             detail = f"is {json.dumps(said[:200])}, not {value}"
             raise MalformedInput(f"{RECEIPT_FIELD}.{member}", detail, code="receipt_invalid")
+
+
+def _check_time(receipt: Receipt, record: PurchaseRecord, now: int) -> None:
+    """Check that the receipt is not an earlier purchase's: what else it says is the same each time."""
+    if not record.created_at - _SKEW <= receipt.issued_at <= now + _SKEW:
+        detail = f"is {receipt.issued_at}, which is not when this was bought; is a clock wrong?"
+        raise MalformedInput(f"{RECEIPT_FIELD}.iat", detail, code="receipt_invalid")

@@ -61,6 +61,7 @@ class PurchaseRecord(Record):
         receipt: the server's signed receipt (compact JWS).
         detail: why it was released or is unknown; no secret.
         created_at: Unix seconds; lease_until: until when whoever wrote it last is trusted to be alive.
+        asked_by: the wallet was asked to pay before this time, Unix seconds: that of the first write after `reserved`.
         moved: the money is known to have moved, so it counts by its time and no longer as open.
     """
 
@@ -77,6 +78,7 @@ class PurchaseRecord(Record):
     detail: str = ""
     created_at: int
     lease_until: int
+    asked_by: int | None = None
     moved: bool = False
 
     @property
@@ -87,10 +89,11 @@ class PurchaseRecord(Record):
     def valid_until(self) -> int:
         """Return from when its proof counts as too old to be taken for the first time, Unix seconds.
 
-        That is what the offer says, a day at most: a server must not hold an amount reserved for ever.
+        That is what the offer says, counted from when the proof was made at the latest; a day at most, because a server
+        must not hold an amount reserved for ever.
         """
-        offered = max(self.offer.expires_at, self.created_at + self.offer.timeout_seconds)
-        return min(offered, self.created_at + _LONGEST)
+        made_by = self.created_at if self.asked_by is None else self.asked_by
+        return min(max(self.offer.expires_at, made_by + self.offer.timeout_seconds), made_by + _LONGEST)
 
     def changed(self, **changes: Any) -> PurchaseRecord:
         """Return the next version, with `changes`."""
