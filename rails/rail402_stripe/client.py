@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 import httpx
 import stripe
 
-from rail402.errors import ConfigurationError
+from rail402.errors import ConfigurationError, MalformedInput
+from rail402.protocol.base import nests_too_deep
 
 __all__ = ["STRIPE_API_BASE", "RailStripeClient", "stripe_client"]
 
@@ -84,8 +85,10 @@ def _harmless(response: httpx.Response) -> bytes:
     failed = response.status_code >= 400
     try:
         text = response.content.decode()
+        if nests_too_deep(text):
+            raise MalformedInput("body", "is nested too deep")
         json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, MalformedInput) as error:
         if failed:
             return _UNREADABLE
         message = "Stripe gave an answer that cannot be read"

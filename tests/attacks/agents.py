@@ -1,9 +1,11 @@
-"""Agents to attack: a payer with a journal of its own, a clock that moves only when told, and both of its transports."""
+"""Agents to attack: a payer, its journal, a clock that moves only when told, and both of its transports."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
+import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +20,9 @@ from rail402.testing.fakes import FakeClock, FakeLedger, FakeSpec, FakeWallet
 __all__ = ["Agent", "Kind", "OpenAgent"]
 
 Kind = Literal["async", "sync"]
+
+# Making one takes longer than all the rest of a test.
+_TLS = ssl.create_default_context()
 
 
 class Agent:
@@ -50,11 +55,13 @@ class Agent:
         """Make a request through the transport of its kind, as a new client, and read the answer."""
         settings: dict[str, Any] = {"follow_redirects": True, "timeout": 5, **(client or {})}
         if self.kind == "async":
-            async with httpx.AsyncClient(transport=self.payer.transport(inner), **settings) as http:
+            transport = self.payer.transport(inner or httpx.AsyncHTTPTransport(verify=_TLS))
+            async with httpx.AsyncClient(transport=transport, **settings) as http:
                 return await http.request(method, url, **options)
 
         def work() -> httpx.Response:
-            with httpx.Client(transport=self.payer.sync_transport(inner), **settings) as http:
+            transport = self.payer.sync_transport(inner or httpx.HTTPTransport(verify=_TLS))
+            with httpx.Client(transport=transport, **settings) as http:
                 return http.request(method, url, **options)
 
         return await asyncio.to_thread(work)
@@ -89,8 +96,12 @@ _numbers = itertools.count(1)
 
 
 def _counting(size: int) -> bytes:
-    """Records are listed in the order in which they were made, even those of one second."""
-    return next(_numbers).to_bytes(size)
+    """Records are listed in the order in which they were made, even those of one second: only letters in their ids."""
+    number, letters = next(_numbers), ""
+    for _ in range(25):
+        number, digit = divmod(number, 26)
+        letters = chr(ord("A") + digit) + letters
+    return base64.b32decode(letters + "A======")[:size]
 
 
 OpenAgent = Callable[..., Agent]

@@ -113,8 +113,8 @@ class RawServer:
         task.add_done_callback(self._tasks.discard)
         try:
             await self._serve(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client has gone, or the test is over
         finally:
             writer.close()
 
@@ -152,7 +152,9 @@ def answer(
     return "\r\n".join(head).encode("latin-1") + b"\r\n\r\n" + body
 
 
-def challenge(*terms: Mapping[str, Any], body: bytes = b"", extra: Sequence[tuple[str, str]] = (), **said: Any) -> bytes:
+def challenge(
+    *terms: Mapping[str, Any], body: bytes = b"", extra: Sequence[tuple[str, str]] = (), **said: Any
+) -> bytes:
     """A 402 that asks for those `accepts` in x402 version 2; `said` are further members of its message."""
     message = {"x402Version": 2, "resource": {"url": "https://shop.test/"}, "accepts": list(terms), **said}
     value = base64.b64encode(json.dumps(message).encode()).decode()

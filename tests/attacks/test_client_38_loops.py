@@ -112,8 +112,9 @@ async def test_a_chain_of_redirects_to_prices(agent: Agent) -> None:
         assert await agent.states() == ["committed"]
 
 
+@pytest.mark.parametrize("kind", ["async"])
 async def test_the_same_request_sent_again_is_another_call(open_agent: OpenAgent) -> None:
-    agent = open_agent(kind="async")
+    agent = open_agent()
 
     async def handle(request: RawRequest, connection: Connection) -> bytes | None:
         if request.target == "/begin":

@@ -17,6 +17,7 @@ import httpx
 from rail402.clock import Clock, system_clock
 from rail402.errors import ConfigurationError, RailUnavailable
 from rail402.money import Money
+from rail402.protocol.base import nests_too_deep
 
 __all__ = ["CallableRates", "FixedRates", "HttpRates", "Rate", "RateSource", "convert"]
 
@@ -145,7 +146,10 @@ class HttpRates:
     async def _fetch(self, pair: str) -> Decimal:
         try:
             response = (await self._client.get(self._urls[pair])).raise_for_status()
-            return _positive(pair, self._pick(json.loads(response.content, parse_float=Decimal)))
+            text = response.content.decode()
+            if nests_too_deep(text):
+                raise RailUnavailable(f"the rate feed for {pair} nests too deep")
+            return _positive(pair, self._pick(json.loads(text, parse_float=Decimal)))
         except (httpx.HTTPError, ConfigurationError, *_NONSENSE) as error:
             raise RailUnavailable(f"the rate feed for {pair} gave no usable answer") from error
 

@@ -22,6 +22,8 @@ from rail402.testing.fakes import FakeClock, FakeLedger, FakeRail, FakeSpec, Fak
 
 URL = "https://shop.example"
 
+_ids = itertools.count()
+
 Lines = Mapping[str, str] | Iterable[tuple[bytes, bytes]]
 
 
@@ -155,7 +157,6 @@ class Shop:
         self.gate = Gate(rails=[self.rail], public_url=URL, **(defaults | options))
         if install:
             self.gate.install(self.app)
-        self._ids = itertools.count()
         self.client: httpx.AsyncClient
 
     @asynccontextmanager
@@ -177,7 +178,7 @@ class Shop:
         """Pay what a 402 asks, and return the request fields that show it."""
         speaker = next(each for each in DEFAULT_DIALECTS if each.name == dialect)
         (offer, *_) = self.offers(response, dialect)
-        paid = await self.wallet.pay(offer, record_id=f"r{next(self._ids)}", now=self.clock())
+        paid = await self.wallet.pay(offer, record_id=f"r{next(_ids)}", now=self.clock())
         return dict(speaker.credential(offer, dict(paid.payload), self.context()))
 
     async def quote(self, path: str, method: str = "GET", **kwargs: Any) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from rail402.errors import StaleCharge
 from rail402.protocol.charge import PaymentState
@@ -454,22 +454,24 @@ async def test_who_waits_gets_what_the_other_request_got() -> None:
 
 async def test_a_charge_that_is_pruned_while_somebody_waits_does_not_spin() -> None:
     shop = Shop(wait_seconds=60)
-    sell(shop, receipt=Receipts(valid="1d"))
+
+    async def streamed(request: Request) -> Response:
+        return StreamingResponse(iter([b"the goods"]))
+
+    shop.app.add_route("/goods", shop.gate.paid("0.003 USD")(streamed))
     async with shop.open():
-        services = shop.gate.services()
         proof = await shop.quote("/goods")
         shop.ledger.script("settle", Ending.UNKNOWN_DONE)
         await shop.request("/goods", headers=proof).run()
-        store = services.store
+        await shop.gate.reconcile()
+        store = shop.gate.services().store
 
-        async def save(charge: Any, **_: Any) -> Any:
-            store._charges.clear()  # type: ignore[attr-defined]
+        async def pruned(charge: Any, **_: Any) -> Any:
             raise StaleCharge(charge.id)
 
-        await shop.gate.reconcile()
-        charge = await shop.only_charge()
-        store._charges[charge.id] = charge.model_copy(update={"delivery": "failed"})  # type: ignore[attr-defined]
-        store.save = save  # type: ignore[method-assign]
+        async def gone(charge: Any, *, timeout: float) -> None: ...
+
+        store.save, store.wait = pruned, gone  # type: ignore[method-assign,assignment]
         answer = await shop.request("/goods", headers=proof).run()
         assert (answer.status, answer.json()["code"]) == (402, "proof_already_used")
 
@@ -480,7 +482,10 @@ async def test_a_stored_response_that_is_gone_is_not_made_up() -> None:
     async with shop.open():
         proof = await shop.quote("/goods")
         await shop.client.get("/goods", headers=proof)
-        shop.gate.services().store._responses.clear()  # type: ignore[attr-defined]
+
+        async def gone(charge_id: str, slot: str = "") -> None: ...
+
+        shop.gate.services().store.response = gone  # type: ignore[method-assign,assignment]
         answer = await shop.client.get("/goods", headers=proof)
         assert (answer.status_code, answer.json()["code"]) == (402, "proof_already_used")
         assert len(served) == 1

@@ -79,8 +79,8 @@ async def test_nothing_is_written_for_an_unpaid_402_but_an_invoice() -> None:
         shop = shop_with([spec])
         async with shop.open():
             await shop.client.get("/goods")
-            store = shop.gate.services().store
-            assert len(store._issued) == rows  # type: ignore[attr-defined]
+            issued = [await shop.gate.services().store.issued(key) for key in shop.ledger.invoices]
+            assert [row is not None for row in issued] == [True] * rows
             assert await shop.charges() == []
 
 

@@ -155,10 +155,8 @@ class _Call:
 
 
 def _seen(request: httpx.Request) -> Request:
-    try:
-        body = request.content
-    except httpx.RequestNotRead:
-        body = None
+    # After a redirect httpx hands the body on as it is in memory, without having read it.
+    body = request.read() if isinstance(request.stream, httpx.ByteStream) else None
     scheme, authority = request.url.scheme, request.url.netloc.decode("ascii")
     origin = f"{scheme}://{authority.removesuffix(_DEFAULT_PORTS.get(scheme, ''))}"
     # httpx lets a caller send another target than the URL's.

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rail402.errors import MalformedInput
 
-__all__ = ["MAX_JSON_DEPTH", "Json", "Record", "canonical_json", "parse_json", "sha256_hex"]
+__all__ = ["MAX_JSON_DEPTH", "Json", "Record", "canonical_json", "nests_too_deep", "parse_json", "sha256_hex"]
 
 Json = Mapping[str, Any]
 """A decoded JSON object."""
@@ -66,7 +66,7 @@ def parse_json(data: bytes | str, *, field: str, max_bytes: int) -> dict[str, An
         raise MalformedInput(field, f"is larger than {max_bytes} bytes")
     try:
         text = data if isinstance(data, str) else data.decode()
-        if text.count("{") + text.count("[") > MAX_JSON_DEPTH and _depth(text) > MAX_JSON_DEPTH:
+        if nests_too_deep(text):
             raise MalformedInput(field, f"is nested deeper than {MAX_JSON_DEPTH}")
         value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constants, parse_float=_finite)
         if not text.isascii() or "\\u" in text:
@@ -76,6 +76,14 @@ def parse_json(data: bytes | str, *, field: str, max_bytes: int) -> dict[str, An
     if not isinstance(value, dict):
         raise MalformedInput(field, "must be a JSON object")
     return value
+
+
+def nests_too_deep(text: str) -> bool:
+    """Say whether brackets nest deeper than 32: what a recursing parser must not be given.
+
+    `json.loads` may end the whole process on such a text, where the recursion limit is higher than the stack allows.
+    """
+    return text.count("{") + text.count("[") > MAX_JSON_DEPTH and _depth(text) > MAX_JSON_DEPTH
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

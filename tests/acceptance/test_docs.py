@@ -1,0 +1,517 @@
+"""The documentation is true: its programs run, its files load, its links lead somewhere, and what it names is there.
+
+A fenced block may have a mark on the line before it:
+
+- `<!-- file: NAME -->`: it is added to that file, which the page's later blocks can use;
+- `<!-- run -->`: it is a program. It runs in a folder of its own page, with warnings as errors; where it makes a gate
+  and an app, the gate starts as a server would start it;
+- `<!-- prints -->`: this, exactly, is what the program before it prints; `…` stands for any run of characters.
+
+Python without a mark is compiled, and what it imports from rail402 must be there.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import pytest
+
+import rail402
+from rail402 import errors, plugins
+from rail402.client.budget import Budget
+from rail402.client.payer import Payer
+from rail402.dialects import DEFAULT_DIALECTS
+from rail402.server import toml as server_toml
+from rail402.server.gate import Gate
+from rail402.server.settings import GateSettings, Receipts
+from rail402.server.toml import gate_from_toml
+from rail402_base import BASE_USDC, BaseSpec
+from rail402_lightning import LightningSpec
+from rail402_stripe import StripeSpec
+from tests.acceptance.test_demo import LAST, RAIL402
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+PAGES = [README, *sorted(DOCS.glob("*.md"))]
+SPECS = [BaseSpec(BASE_USDC), LightningSpec(), StripeSpec("stripe:test")]
+
+by_name = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A fenced block: its mark ("" without one), its language and its text."""
+
+    mark: str
+    language: str
+    text: str
+
+    @property
+    def file(self) -> str | None:
+        """The file that it is added to."""
+        return self.mark.removeprefix("file: ") if self.mark.startswith("file: ") else None
+
+
+_BLOCK = re.compile(r"(?:^<!-- (run|prints|file: [\w.]+) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_MARK = re.compile(r"^<!-- (?!generated: |end of )(.*) -->$", re.MULTILINE)
+
+
+@cache
+def blocks(page: Path) -> Sequence[Block]:
+    return [Block(mark, language, text) for mark, language, text in _BLOCK.findall(page.read_text())]
+
+
+def prose(page: Path) -> str:
+    """Return the page without its blocks."""
+    return _BLOCK.sub("", page.read_text())
+
+
+# --- programs
+
+HARNESS = """
+import asyncio, runpy, sys
+names = runpy.run_path(sys.argv[1], run_name="__main__")
+async def start():
+    async with names["gate"]:
+        pass
+if {"gate", "app"} <= names.keys():
+    asyncio.run(start())
+"""
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name != "RAIL402_SANDBOX"}
+    return kept | {"PYTHONPATH": ".", "PYTHONDONTWRITEBYTECODE": "1"} | more
+
+
+def run(home: Path, *arguments: str) -> str:
+    """Run Python in `home`; return what it prints."""
+    command = [sys.executable, "-W", "error", *arguments]
+    done = subprocess.run(command, cwd=home, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def says(printed: str, wanted: str) -> bool:
+    """Whether a program printed what the page shows."""
+    pattern = ".*".join(re.escape(part) for part in wanted.split("…"))
+    return re.fullmatch(pattern, printed, re.DOTALL) is not None
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(block.mark == "run" for block in blocks(page))], ids=lambda page: page.name
+)
+def test_the_programs_of_a_page_run(page: Path, tmp_path: Path) -> None:
+    home, printed = tmp_path, ""
+    for number, block in enumerate(blocks(page)):
+        if block.file:
+            with (home / block.file).open("a") as file:
+                file.write(block.text)
+        elif block.mark == "run":
+            assert block.language == "python"
+            (home / f"block{number}.py").write_text(block.text)
+            printed = run(home, "-c", HARNESS, f"block{number}.py")
+        elif block.mark == "prints":
+            assert says(printed, block.text), printed
+
+
+@by_name
+def test_every_mark_is_one_that_is_known_and_has_its_block(page: Path) -> None:
+    marks = [block.mark for block in blocks(page) if block.mark]
+    assert _MARK.findall(page.read_text()) == marks
+
+
+@by_name
+def test_python_compiles_and_what_it_imports_is_there(page: Path) -> None:
+    own = {str(block.file).removesuffix(".py") for block in blocks(page) if block.file}
+    for block in blocks(page):
+        if block.language != "python":
+            continue
+        tree = ast.parse(block.text)
+        compile(tree, page.name, "exec")
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        for module, node in [(str(node.module), node) for node in imports]:
+            if module.startswith("rail402") and module not in own:
+                there = importlib.import_module(module)
+                assert [each.name for each in node.names if not hasattr(there, each.name)] == [], module
+
+
+@contextmanager
+def serving(home: Path, port: int) -> Iterator[str]:
+    """Serve `server.py` of `home` on that port."""
+    command = [sys.executable, "-m", "uvicorn", "server:app", "--port", str(port), "--log-level", "warning"]
+    process = subprocess.Popen(command, cwd=home, env=environment(), stderr=subprocess.PIPE, text=True)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                httpx.get(url, timeout=1)
+                break
+            except httpx.TransportError:
+                time.sleep(0.05)
+        else:
+            pytest.fail(f"the server did not start: {process.stderr and process.stderr.read()}")
+        yield url
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+def test_the_newcomer_is_paid(tmp_path: Path) -> None:
+    """The two programs of the README, as they stand there but for the port."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    for name in ("server.py", "agent.py"):
+        (text,) = [block.text for block in blocks(README) if block.file == name]
+        (tmp_path / name).write_text(text.replace("127.0.0.1:8000", f"127.0.0.1:{port}"))
+    (wanted,) = [block.text for block in blocks(README) if block.mark == "prints"]
+    with serving(tmp_path, port) as url:
+        unpaid = httpx.get(f"{url}/article/402")
+        assert unpaid.status_code == 402
+        assert {offer["rail"] for offer in unpaid.json()["offers"]} == {"base", "lightning"}
+        assert says(run(tmp_path, "agent.py"), wanted)
+        assert says(run(tmp_path, "agent.py"), wanted)  # and once more, with the same wallet
+
+
+@pytest.mark.parametrize(("name", "most"), [("server.py", 20), ("agent.py", 16)])
+def test_the_first_programs_are_short(name: str, most: int) -> None:
+    (text,) = [block.text for block in blocks(README) if block.file == name]
+    assert len([line for line in text.splitlines() if line.strip()]) <= most
+
+
+# --- configuration files
+
+REFERENCES = {"LNBITS_INVOICE_KEY": "0123456789abcdef" * 2, "STRIPE_SECRET_KEY": "sk_test_documentation"}
+
+
+def toml_blocks(page: Path) -> list[Block]:
+    return [block for block in blocks(page) if block.language == "toml"]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if toml_blocks(page)], ids=lambda page: page.name)
+def test_configuration_files_load(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAIL402_SANDBOX", raising=False)
+    subprocess.run([RAIL402, "keygen", "keys"], cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    for name, value in REFERENCES.items():
+        monkeypatch.setenv(name, value)
+    for number, block in enumerate(toml_blocks(page)):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(block.text)
+        if "server" in tomllib.loads(block.text):
+            assert isinstance(gate_from_toml(path), Gate)
+        else:
+            (group,) = tomllib.loads(block.text)["project"]["entry-points"]
+            assert group == plugins.GROUP
+
+
+def rows(page: Path, after: str) -> list[list[str]]:
+    """Return the cells of the first table after that text, without its head."""
+    _, found, rest = page.read_text().partition(after)
+    assert found, f"{page.name}: no {after!r}"
+    lines = [line for line in rest.partition("\n|")[2].split("\n\n")[0].splitlines() if line.strip()]
+    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines[2:]]
+
+
+def names(cell: str) -> list[str]:
+    """Return what stands in backticks in a cell."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def keys(table: Sequence[Sequence[str]]) -> list[str]:
+    return [name for row in table for name in names(row[0])]
+
+
+def defaults(of: type) -> dict[str, Any]:
+    return {field.name: field.default for field in dataclasses.fields(of) if not field.name.startswith("_")}
+
+
+def test_every_setting_is_described_with_its_default() -> None:
+    table = rows(DOCS / "server.md", "And the settings, as keywords too:")
+    said = {names(row[0])[0]: int(row[1]) for row in table}
+    wanted = defaults(GateSettings)
+    assert wanted.pop("public_url") is dataclasses.MISSING
+    assert said == wanted
+
+
+def test_every_keyword_of_a_gate_is_described() -> None:
+    said = set(keys(rows(DOCS / "server.md", "### What a gate takes")))
+    source = inspect.getsource(Gate.__init__)
+    wanted = {name for name in inspect.signature(Gate).parameters if name != "options"}
+    wanted |= set(re.findall(r'options\.pop\("(\w+)"', source))
+    assert said == wanted
+
+
+@pytest.mark.parametrize("method", [Gate.paid, Gate.protect])
+def test_every_keyword_of_a_route_is_described(method: Any) -> None:
+    said = set(keys(rows(DOCS / "server.md", "Both take the same keywords:")))
+    assert said == set(inspect.signature(method).parameters) - {"self", "pattern"}
+
+
+def test_the_route_s_default_receipt_is_said() -> None:
+    assert f'Receipts(valid="{Receipts().valid}", uses={Receipts().uses})' in (DOCS / "server.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("after", "model"), [("`[server]`:", server_toml._Server), ("`[[routes]]`:", server_toml._Route)]
+)
+def test_every_key_of_the_server_s_file_is_described(after: str, model: Any) -> None:
+    said = keys(rows(DOCS / "server.md", f"\n{after}\n"))
+    assert sorted(said) == sorted(model.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("section", "rail"), [("## Base", "base"), ("## Lightning", "lightning"), ("## Stripe", "stripe")]
+)
+def test_every_key_of_a_rail_is_described_with_its_default(section: str, rail: str) -> None:
+    table = rows(DOCS / "rails.md", f"\n{section}\n")
+    fields = plugins.load_plugin(rail).rail_config.model_fields
+    assert sorted(keys(table)) == sorted(fields)
+    for key, default, *_ in table:
+        field = fields[names(key)[0]]
+        if names(default) and names(key) != ["network"]:  # whose default depends on the backend
+            assert names(default)[0].strip('"') == str(field.default).replace("'", '"')
+        elif names(key) != ["network"]:
+            assert field.is_required() or field.default is None
+
+
+def test_every_argument_of_a_payer_is_described() -> None:
+    table = rows(DOCS / "client.md", "### What a payer takes")
+    parameters = inspect.signature(Payer).parameters
+    assert sorted(keys(table)) == sorted(parameters)
+    said = {names(row[0])[0]: row[1] for row in table}
+    assert str(parameters["deadline"].default) == said["deadline"]
+    assert f'`"{parameters["journal"].default}"`' == said["journal"]
+
+
+def test_the_budget_s_defaults_are_said() -> None:
+    said = {
+        names(row[0])[0]: tuple(name.strip('"') for name in names(row[1]))
+        for row in rows(DOCS / "client.md", "## Budget")
+    }
+    assert said == defaults(Budget)
+
+
+# --- what is on which rail
+
+
+def test_the_readme_says_what_each_rail_speaks() -> None:
+    table = {names(row[0])[0]: row[1:] for row in rows(README, "Rails and wire formats, as the code has them:")}
+    columns = [dialect.name for dialect in DEFAULT_DIALECTS]
+    assert columns == ["x402-v2", "mpp", "x-receipt"]
+    assert table.keys() == {spec.name for spec in SPECS}
+    for spec in SPECS:
+        spoken = [name for name, cell in zip(columns, table[spec.name], strict=False) if cell != "–"]
+        assert spoken == list(spec.bindings)
+
+
+def test_the_rails_page_says_how_each_moves_money() -> None:
+    head, *table = [
+        line.strip("|").split(" | ") for line in (DOCS / "rails.md").read_text().split("\n\n")[1].splitlines()
+    ]
+    assert [names(cell)[0] for cell in head[1:]] == [spec.name for spec in SPECS]
+    said = {row[0].strip(): row[1:] for row in table}
+    for number, spec in enumerate(SPECS):
+        (mechanism,) = spec.mechanisms
+        assert names(said["mechanism"][number]) == [mechanism.name]
+        assert said["flows"][number].strip() == ", ".join(mechanism.flows)
+        assert names(said["package, extra"][number])[1] == spec.name
+
+
+def test_the_dialects_page_says_which_headers_each_has() -> None:
+    text = (DOCS / "dialects.md").read_text()
+    for dialect in DEFAULT_DIALECTS:
+        for field in (*dialect.request_fields, *dialect.response_fields):
+            assert f"`{field}".lower() in text.lower()
+
+
+# --- what the pages name
+
+
+@cache
+def sources() -> str:
+    """Return everything in which a name can be defined."""
+    paths = [*ROOT.glob("x402/**/*.py"), *ROOT.glob("rails/**/*.py"), *ROOT.glob("examples/*.py")]
+    return "\n".join(path.read_text() for path in [*paths, ROOT / "pyproject.toml", ROOT / "Makefile"])
+
+
+# Names of others: of Python, of tools, of the formats that we speak, and of the pages' own programs.
+FOREIGN = {"enable_telemetry", "base64url", "vouchers", "AGENT_KEY", "LNBITS_ADMIN_KEY", *REFERENCES}
+
+
+@by_name
+def test_every_name_on_a_page_is_one_of_the_code(page: Path) -> None:
+    spans = re.findall(r"`([^`\n]+)`", prose(page))
+    words = {word for span in spans for word in re.findall(r"[A-Za-z][A-Za-z0-9_]*", span)}
+    particular = {word for word in words if "_" in word.strip("_") or re.search(r"[a-z][A-Z]", word)}
+    missing = {word for word in particular - FOREIGN if not re.search(rf"\b{word}\b", sources())}
+    assert missing == set()
+
+
+@by_name
+def test_every_path_on_a_page_is_there(page: Path) -> None:
+    spans = re.findall(r"`([^`\n]+)`", prose(page))
+    roots = {path.name for path in ROOT.iterdir()}
+    for span in spans:
+        if "/" in span and span.partition("/")[0] in roots:
+            assert (ROOT / span).exists(), span
+
+
+def test_every_folder_of_the_layout_is_there() -> None:
+    for row in rows(README, "## Layout"):
+        (folder, *_) = names(row[0])
+        assert (ROOT / folder).is_dir()
+        for inner in names(row[1]):
+            if inner.endswith("/"):
+                assert (ROOT / folder / inner).is_dir(), inner
+
+
+def test_every_error_is_on_its_page() -> None:
+    text = (DOCS / "errors.md").read_text()
+    classes = [name for name in errors.__all__ if isinstance(getattr(errors, name), type)]
+    wanted = [name for name in classes if issubclass(getattr(errors, name), errors.Rail402Error)]
+    assert [name for name in wanted if f"`{name}`" not in text and f".{name}`" not in text] == []
+
+
+def test_every_public_name_is_somewhere() -> None:
+    text = "\n".join(page.read_text() for page in PAGES)
+    assert [name for name in rail402.__all__ if not re.search(rf"\b{name}\b", text)] == []
+
+
+@by_name
+def test_reason_codes_beside_a_status_are_of_that_status(page: Path) -> None:
+    for status, code in re.findall(r"\b(4\d\d|5\d\d) `([a-z_]+)`", prose(page)):
+        assert errors.REASONS[code].status == int(status)
+
+
+# --- commands
+
+
+def commands() -> set[str]:
+    from rail402.cli.app import app
+
+    return {str(command.name or getattr(command.callback, "__name__", "")) for command in app.registered_commands}
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def lines(page: Path) -> list[str]:
+    """Return the commands of a page: the lines with a prompt, and those in the text."""
+    shown = [block.text for block in blocks(page) if block.language in ("console", "sh")]
+    prompts = [line.removeprefix("$ ") for text in shown for line in text.splitlines() if line.startswith("$ ")]
+    inline = re.findall(r"`((?:rail402|make|uvicorn|pip) [a-z][^`\n]*)`", prose(page))
+    return prompts + inline
+
+
+@by_name
+def test_every_command_on_a_page_is_there(page: Path) -> None:
+    files = {block.file for block in blocks(page)}
+    for line in lines(page):
+        program, first, *_ = [word for word in line.split() if not word.startswith("-")]
+        match program:
+            case "rail402":
+                assert first in commands(), line
+            case "make":
+                assert first in targets(), line
+            case "uvicorn":
+                assert ":" not in first or f"{first.partition(':')[0]}.py" in files, line
+            case "python":
+                assert first in files or (ROOT / first).exists(), line
+            case other:
+                assert other in ("curl", "pip"), line
+
+
+def test_the_demo_s_last_line_is_as_the_readme_says() -> None:
+    assert f"```text\n{LAST}\n```" in README.read_text()
+
+
+# --- links
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"], ids=lambda page: page.name)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found), target
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    linked = set(re.findall(r"\]\((docs/[^)#\s]+)", README.read_text()))
+    assert {f"docs/{page.name}" for page in DOCS.glob("*.md")} <= linked
+
+
+# --- what is drawn from the code
+
+
+@pytest.fixture
+def generate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_is_drawn_from_the_code_is_current(generate: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate.main(["--check"]) == 0, f"{capsys.readouterr().out}; run: python docs/generate.py"
+
+
+def test_the_check_finds_what_is_not_current(
+    generate: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts: Mapping[str, tuple[str, Any]] = generate.PARTS
+    for file in {file for file, _ in parts.values()}:
+        marks = [
+            f"<!-- generated: {name} -->\n<!-- end of {name} -->\n" for name, part in parts.items() if part[0] == file
+        ]
+        (tmp_path / file).write_text("".join(marks))
+    monkeypatch.setattr(generate, "DOCS", tmp_path)
+    assert generate.main(["--check"]) == 1
+    assert generate.main([]) == 0
+    assert generate.main(["--check"]) == 0
+    assert "settling --> unknown: lost" in (tmp_path / "payments.md").read_text()
+
+
+def test_every_state_is_in_its_diagram(generate: ModuleType) -> None:
+    for table, drawn in (
+        (generate.PAYMENT, generate.payment_diagram()),
+        (generate.DELIVERY, generate.delivery_diagram()),
+    ):
+        arrows = {(one, other): text for one, other, text in re.findall(r"(\w+) --> (\w+): (.*)", drawn)}
+        for (state, event), following in table.items():
+            assert event.value in arrows[state.value, following.value].split(", ")
