@@ -1,4 +1,4 @@
-"""The rail's tables in `rail402.toml` and `wallets.toml`."""
+"""The rail's table in `rail402.toml`, and what a wallet's table holds."""
 
 from __future__ import annotations
 

@@ -252,6 +252,7 @@ def test_every_setting_is_described_with_its_default() -> None:
     said = {names(row[0])[0]: int(row[1]) for row in table}
     wanted = defaults(GateSettings)
     assert wanted.pop("public_url") is dataclasses.MISSING
+    assert len(said) == len(table)
     assert said == wanted
 
 

@@ -46,6 +46,7 @@ BUILTIN_RAISES = {
     ("x402/rail402/protocol/base.py", "_no_constants", "ValueError"): "what a hook of json.loads raises; translated",
     ("x402/rail402/protocol/base.py", "_finite", "ValueError"): "what a hook of json.loads raises; translated",
     ("x402/rail402/protocol/base.py", "Record.model_copy", "TypeError"): "a misspelt field: a bug in the caller",
+    ("x402/rail402/server/toml.py", "_Route._check", "ValueError"): "what pydantic turns into the field's error",
     ("x402/rail402/stores/sql/__init__.py", "parse_queries", "ValueError"): "a bug in a .sql file of ours",
     ("x402/rail402/testing/store_support.py", "StoreCases.open_store", "NotImplementedError"): "a kit without a store",
     ("rails/rail402_lightning/bolt11.py", "_field", "ValueError"): "an invoice of our own that cannot be encoded",

@@ -119,4 +119,4 @@ for name in rail402.__all__:
     except ModuleNotFoundError:
         print(name)
 """
-    assert set(bare(code).split()) <= {"Gate", "Receipts"}
+    assert set(bare(code).split()) <= {"Gate", "Receipts", "gate_from_toml"}

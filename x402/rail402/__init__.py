@@ -14,13 +14,19 @@ if TYPE_CHECKING:
     from rail402.client.journal import Journal
     from rail402.client.payer import Payer
     from rail402.errors import (
+        AdministrativePaymentRequired,
         BudgetExceeded,
         ConfigurationError,
+        GateNotInstalled,
+        MalformedInput,
+        NoUsableOffer,
+        OfferRefused,
         PaymentFailed,
         PaymentOutcomeUnknown,
         PaymentRefused,
         PaymentRejected,
         Rail402Error,
+        RailUnavailable,
     )
     from rail402.money import Money
     from rail402.protocol.charge import Charge
@@ -32,19 +38,26 @@ if TYPE_CHECKING:
     from rail402.rates import CallableRates, FixedRates, HttpRates
     from rail402.server.gate import Gate
     from rail402.server.settings import Receipts
+    from rail402.server.toml import gate_from_toml
 
 _HOMES = {
     "rail402.client.budget": ("Budget",),
     "rail402.client.journal": ("Journal",),
     "rail402.client.payer": ("Payer",),
     "rail402.errors": (
+        "AdministrativePaymentRequired",
         "BudgetExceeded",
         "ConfigurationError",
+        "GateNotInstalled",
+        "MalformedInput",
+        "NoUsableOffer",
+        "OfferRefused",
         "PaymentFailed",
         "PaymentOutcomeUnknown",
         "PaymentRefused",
         "PaymentRejected",
         "Rail402Error",
+        "RailUnavailable",
     ),
     "rail402.money": ("Money",),
     "rail402.protocol.charge": ("Charge",),
@@ -56,10 +69,12 @@ _HOMES = {
     "rail402.rates": ("CallableRates", "FixedRates", "HttpRates"),
     "rail402.server.gate": ("Gate",),
     "rail402.server.settings": ("Receipts",),
+    "rail402.server.toml": ("gate_from_toml",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AdministrativePaymentRequired",
     "Budget",
     "BudgetExceeded",
     "CallableRates",
@@ -68,11 +83,15 @@ __all__ = [
     "FixedRates",
     "Flow",
     "Gate",
+    "GateNotInstalled",
     "HttpRates",
     "Journal",
+    "MalformedInput",
     "Mechanism",
     "Money",
+    "NoUsableOffer",
     "Offer",
+    "OfferRefused",
     "Order",
     "Payer",
     "Payment",
@@ -83,10 +102,12 @@ __all__ = [
     "PaymentRejected",
     "Rail402Error",
     "RailSpec",
+    "RailUnavailable",
     "Receipt",
     "ReceiptKeys",
     "Receipts",
     "Wallet",
+    "gate_from_toml",
     "verify_receipt",
 ]
 

@@ -41,9 +41,12 @@ def resolve_secret(value: object) -> str:
         return found
     if kind == "file" and target:
         try:
-            return Path(target).expanduser().read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
+            found = Path(target).expanduser().read_text().strip()
+        except (OSError, RuntimeError, UnicodeDecodeError) as error:  # RuntimeError: ~ of nobody
             raise ValueError(f"the file {target} cannot be read") from error
+        if not found:
+            raise ValueError(f"the file {target} is empty")
+        return found
     raise ValueError("write a secret as env:NAME or file:PATH, never as itself")
 
 
@@ -109,27 +112,32 @@ class TomlFile:
         return ConfigurationError(f"{self.path}:{self._line(where)}: {name}: {detail}")
 
     def _line(self, where: Sequence[str | int]) -> int:
-        """Return the line of a key, or of the table that should have it."""
-        lines, start = self.text.splitlines(), 0
-        parts = list(where)
-        while len(parts) > 1 or (parts and isinstance(self.data.get(str(parts[0])), dict | list)):
-            name = str(parts.pop(0))
-            index = parts.pop(0) if parts and isinstance(parts[0], int) else 0
-            header = re.compile(rf"\s*\[\[?\s*{re.escape(name)}\s*\]\]?")
-            found = [number for number, line in enumerate(lines) if header.match(line)]
-            if not isinstance(index, int) or len(found) <= index:
-                break
-            start = found[index]
-            if len(parts) <= 1:
-                break
-        if parts:
-            key = re.compile(rf"\s*\"?{re.escape(str(parts[0]))}\"?\s*=")
-            for number in range(start, len(lines)):
-                if number > start and lines[number].lstrip().startswith("["):
-                    break
-                if key.match(lines[number]):
-                    return number + 1
-        return start + 1
+        """Return the line of the key, or of what is nearest to where it should be."""
+        lines, path, start, line = self.text.splitlines(), "", 0, 1
+        for position, part in enumerate(where):
+            if isinstance(part, int):
+                continue
+            path = f"{path}.{part}" if path else part
+            index = next((after for after in where[position + 1 : position + 2] if isinstance(after, int)), 0)
+            header = re.compile(rf"\s*\[\[?\s*{re.escape(path)}\s*\]")
+            headers = [number for number, text in enumerate(lines) if header.match(text)]
+            if index < len(headers):
+                start = headers[index]
+                line = start + 1
+            else:
+                line = _key_line(lines, start, part) or line
+        return line
+
+
+def _key_line(lines: Sequence[str], start: int, key: str) -> int | None:
+    """Return the line of a key in the table whose header is at `start`."""
+    assignment = re.compile(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[.=]")
+    for number in range(start, len(lines)):
+        if number > start and lines[number].lstrip().startswith("["):
+            break
+        if assignment.match(lines[number]):
+            return number + 1
+    return None
 
 
 def _explain(model: type[Record], error: Any) -> str:

@@ -24,7 +24,7 @@ class RailPlugin:
     """What a rail's distribution registers.
 
     Args:
-        rail_config, wallet_config: pydantic models of its tables in `rail402.toml` and `wallets.toml`.
+        rail_config, wallet_config: pydantic models of its tables: a rail's in `rail402.toml`, a wallet's in an agent's.
         rail, wallet: make the server and the client side from a validated table.
     """
 

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import os
 import threading
+import warnings
 
 import pytest
 
 from rail402.client.background import BackgroundLoop
+from rail402.errors import ConfigurationError
 
 
 @pytest.fixture
@@ -85,4 +89,70 @@ def test_it_starts_again_after_it_was_closed(loop: BackgroundLoop) -> None:
     assert loop.run(one) == 1
     loop.close()
     assert loop.run(one) == 1
+    loop.close()
+
+
+def test_a_call_from_the_loop_itself_does_not_wait_for_itself(loop: BackgroundLoop) -> None:
+    async def nothing() -> None: ...
+
+    async def nested() -> None:
+        loop.run(nothing)
+
+    with pytest.raises(ConfigurationError, match="must not call through"):
+        loop.run(nested)
+    loop.close()
+
+
+async def test_it_may_be_used_inside_another_loop(loop: BackgroundLoop) -> None:
+    async def one() -> int:
+        await asyncio.sleep(0)
+        return 1
+
+    assert loop.run(one) == 1
+    loop.close()
+
+
+def test_no_call_is_left_waiting_when_it_is_closed(loop: BackgroundLoop) -> None:
+    """Threads that call while another one closes it: each gets an answer or a cancellation, none hangs."""
+    ended: list[object] = []
+
+    async def short() -> int:
+        await asyncio.sleep(0)
+        return 1
+
+    def call() -> None:
+        for _ in range(50):
+            try:
+                ended.append(loop.run(short))
+            except concurrent.futures.CancelledError as error:
+                ended.append(error)
+
+    threads = [threading.Thread(target=call, daemon=True) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for _ in range(20):
+        loop.close()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    assert len(ended) == 400
+    loop.close()
+
+
+def test_a_forked_process_gets_a_loop_of_its_own(loop: BackgroundLoop) -> None:
+    async def one() -> int:
+        return 1
+
+    assert loop.run(one) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a process with threads is forked, as some servers do
+        child = os.fork()
+    if child == 0:  # pragma: no cover - in the child
+        code = 1
+        try:
+            code = 0 if loop.run(one) == 1 else 2
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
     loop.close()

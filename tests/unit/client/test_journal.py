@@ -185,6 +185,16 @@ async def test_what_is_open_but_certainly_spent_counts_by_its_time(journal: Jour
     assert await hour(journal, now=NOW + 7200) == ("0", "0")
 
 
+async def test_a_broken_response_opens_its_purchase_again_and_counts_nothing_twice(journal: Journal) -> None:
+    paid = await reserve(journal, record())
+    served = await journal.save(paid.changed(state=PurchaseState.COMMITTED, cost=paid.reserved), now=NOW)
+    await journal.reopen(served)
+    (again,) = await journal.open_for(ORDER.digest)
+    assert (again.state, again.version) == (PurchaseState.UNKNOWN, served.version + 1)
+    await journal.save(again.changed(state=PurchaseState.COMMITTED, cost=paid.reserved), now=NOW)
+    assert await hour(journal) == ("1 USD", "0 USD")
+
+
 async def test_the_first_write_notes_when_the_wallet_was_asked_at_the_latest(journal: Journal) -> None:
     first = await reserve(journal, record())
     assert (first.asked_by, first.valid_until()) == (None, NOW + 300)

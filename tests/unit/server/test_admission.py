@@ -452,6 +452,36 @@ async def test_who_waits_gets_what_the_other_request_got() -> None:
         assert shop.ledger.charged_total == 3000
 
 
+@pytest.mark.parametrize("same_payment", [True, False])
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_of_many_that_were_verified_together_one_claims(flow: str, same_payment: bool) -> None:
+    shop = Shop(wait_seconds=5)
+    served = sell(shop, flow=flow)
+    verified, go_on = 0, asyncio.Event()
+
+    async def together(name: str, key: str) -> None:
+        nonlocal verified
+        if name == "verify":
+            verified += 1
+            if verified == 10:
+                go_on.set()
+            await go_on.wait()
+
+    async with shop.open():
+        (offer, *_) = shop.offers(await shop.client.get("/goods"))
+        proofs = []
+        for number in range(10):
+            record_id = "r" if same_payment else f"r{number}"
+            paid = await shop.wallet.pay(offer, record_id=record_id, now=shop.clock())
+            proofs.append(await present(shop, offer, dict(paid.payload)))
+        shop.ledger.before = together
+        answers = await asyncio.gather(*(shop.client.get("/goods", headers=proof) for proof in proofs))
+        statuses = sorted(answer.status_code for answer in answers)
+        assert statuses == ([200] * 10 if same_payment else [200] + [409] * 9)
+        assert verified == 10
+        assert (len(served), shop.ledger.count("settle"), shop.ledger.charged_total) == (1, 1, 3000)
+
+
 async def test_a_charge_that_is_pruned_while_somebody_waits_does_not_spin() -> None:
     shop = Shop(wait_seconds=60)
 

@@ -130,6 +130,20 @@ async def test_a_body_past_the_limit_streams_and_may_run_once_more_uncharged(flo
         assert (runs, shop.ledger.count("settle"), shop.ledger.charged_total) == (2, 1, 3000)
 
 
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_a_body_of_known_length_in_pieces_streams_and_replays(flow: str) -> None:
+    async def goods(request: Request) -> Response:
+        return StreamingResponse(iter([b"the ", b"goods"]), headers={"content-length": "9"})
+
+    shop = shop_with(goods, flow)
+    async with shop.open():
+        proof = await shop.quote("/goods")
+        first = await shop.request("/goods", headers=proof).run()
+        assert first.chunks == [b"the ", b"goods", b""]
+        again = await shop.request("/goods", headers=proof).run()
+        assert (again.body, again.one("content-length")) == (b"the goods", "9")
+
+
 async def test_a_long_body_is_not_kept_in_memory_past_the_limit() -> None:
     async def endless(request: Request) -> Response:
         async def pieces() -> AsyncIterator[bytes]:
@@ -580,10 +594,11 @@ async def test_a_response_that_never_became_one_costs_nothing(messages: list[Any
 
 @pytest.mark.parametrize("flow", ["escrow", "upfront"])
 async def test_a_failed_handlers_answer_does_not_wait_for_a_hanging_rail(flow: str) -> None:
-    go_on = asyncio.Event()
+    hanging, go_on = asyncio.Event(), asyncio.Event()
 
     async def hang(name: str, key: str) -> None:
         if name in ("release", "refund"):
+            hanging.set()
             await go_on.wait()
 
     async def broken(request: Request) -> Response:
@@ -596,9 +611,34 @@ async def test_a_failed_handlers_answer_does_not_wait_for_a_hanging_rail(flow: s
         first = await shop.client.get("/goods", headers=proof)
         assert (first.status_code, first.json()) == (500, {"error": "mine"})
         assert (await shop.only_charge()).id in first.headers["rail402-charge"]
+        await hanging.wait()
         again = await shop.client.get("/goods", headers=proof)
         assert (again.status_code, again.json()["code"]) == (503, "outcome_unknown")
         go_on.set()
+        await shop.gate.services().drain()
+        assert shop.ledger.charged_total == 0
+        assert not shop.ledger.held
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_a_store_so_slow_that_the_error_leaves_first_does_not_swallow_the_refund(flow: str) -> None:
+    async def broken(request: Request) -> Response:
+        return JSONResponse({"error": "mine"}, 500)
+
+    shop = shop_with(broken, flow, release_seconds=0)
+    async with shop.open():
+        proof = await shop.quote("/goods")
+        store, answered = shop.gate.services().store, asyncio.Event()
+        save = store.save
+
+        async def slow(charge: Any, **kwargs: Any) -> Any:
+            if charge.delivery is Delivery.FAILED:
+                await answered.wait()
+            return await save(charge, **kwargs)
+
+        store.save = slow  # type: ignore[method-assign]
+        assert (await shop.client.get("/goods", headers=proof)).json() == {"error": "mine"}
+        answered.set()
         await shop.gate.services().drain()
         assert shop.ledger.charged_total == 0
         assert not shop.ledger.held

@@ -10,9 +10,13 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from rail402.protocol.charge import Charge, Delivery, PaymentState
+from rail402.errors import ConfigurationError
+from rail402.protocol.charge import Charge, Delivery, PaymentEvent, PaymentState
+from rail402.protocol.rail import Held
 from rail402.protocol.receipt import verify_receipt
+from rail402.server.operations import conclude, refund
 from rail402.server.paywall import CHARGE_KEY
+from rail402.server.reconciler import Reconciler
 from rail402.testing.fakes import Ending
 from tests.unit.server.shop import URL, Shop
 
@@ -262,3 +266,56 @@ async def test_a_cancelled_request_does_not_cancel_the_settlement() -> None:
         response = await shop.client.get("/goods", headers=proof)
         assert response.status_code == 200
         assert shop.ledger.charged_total == 3000
+
+
+async def test_a_late_worker_withholds_what_was_refunded_meanwhile() -> None:
+    shop = Shop()
+
+    async def slow(request: Request) -> Response:
+        shop.clock.advance(1000)  # our lease lapses,
+        await shop.gate.reconcile()  # the run counts as failed,
+        services, charge = shop.gate.services(), await shop.only_charge()
+        await refund(services, shop.rail, charge)  # and the publisher gives the money back
+        return JSONResponse({"goods": 1})
+
+    shop.app.add_route("/slow", shop.gate.paid("0.003 USD", flow="upfront")(slow))
+    async with shop.open():
+        response = await shop.buy("/slow")
+        assert response.status_code == 402
+        assert response.json()["code"] == "refunded"
+        assert b"goods" not in response.content
+        assert shop.ledger.charged_total == 0
+
+
+async def test_what_is_older_than_the_retention_is_forgotten() -> None:
+    shop, _ = make_shop("authorization", retention_seconds=86_400)
+    async with shop.open():
+        await shop.buy("/goods")
+        reconciler = Reconciler(shop.gate.services())
+        shop.clock.advance(86_000)
+        assert await reconciler.prune() == 0
+        shop.clock.advance(2000)
+        assert await reconciler.prune() == 1
+        assert await shop.charges() == []
+
+
+async def test_nonsense_from_a_rail_tells_nothing() -> None:
+    shop, _ = make_shop("authorization")
+    async with shop.open():
+        await shop.buy("/goods")
+        settled = await shop.only_charge()
+        lost = settled.on(PaymentEvent.REFUND, lease_until=0).on(PaymentEvent.LOST, lease_until=0)
+        assert conclude(shop.gate.services(), lost, Held()) is lost
+
+
+async def test_a_fixed_price_that_nobody_can_pay_stops_the_start() -> None:
+    shop = Shop()
+    shop.gate.protect("GET /goods", price="21 sat")  # the fake rail takes dollars, and there are no rates
+    shop.app.add_route("/goods", lambda request: JSONResponse({}))
+    with pytest.raises(ConfigurationError, match="no rate leads from 21 sat to USD; give the gate rates="):
+        await shop.gate.start()
+
+
+def test_a_misspelt_setting_is_told_with_those_there_are() -> None:
+    with pytest.raises(ConfigurationError, match=r"no settings \['max_bodi'\]; .*'max_body'"):
+        Shop(max_bodi=1)

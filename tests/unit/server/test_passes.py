@@ -76,13 +76,15 @@ async def test_the_same_address_again_is_a_further_use(flow: str) -> None:
 
 @pytest.mark.parametrize("flow", FLOWS)
 async def test_together_they_take_no_more_than_were_paid_for(flow: str) -> None:
-    library, go_on = Library(flow, Receipts(valid="1h", uses=7)), asyncio.Event()
+    library = Library(flow, Receipts(valid="1h", uses=7), wait_seconds=5)
+    running, go_on = asyncio.Event(), asyncio.Event()
     at_once = most = 0
 
     async def slow(request: Request) -> Response:
         nonlocal at_once, most
         at_once += 1
         most = max(most, at_once)
+        running.set()
         await go_on.wait()
         return PlainTextResponse("")
 
@@ -92,10 +94,11 @@ async def test_together_they_take_no_more_than_were_paid_for(flow: str) -> None:
     library.shop.app.router.routes.pop(0)
     async with library.shop.open():
         proof = await library.shop.quote("/slow/0")
-        requests = [
-            asyncio.create_task(library.shop.client.get(f"/slow/{number}", headers=proof)) for number in range(30)
+        requests = [asyncio.create_task(library.shop.client.get("/slow/0", headers=proof))]
+        await running.wait()
+        requests += [
+            asyncio.create_task(library.shop.client.get(f"/slow/{number}", headers=proof)) for number in range(1, 30)
         ]
-        await asyncio.sleep(0)
         go_on.set()
         statuses = [(await request).status_code for request in requests]
         assert (statuses.count(200), statuses.count(402)) == (7, 23)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from rail402.dialects._base64_json import compact_json, from_base64, to_base64ur
 from rail402.errors import ConfigurationError, GateNotInstalled, OutcomeUnknown, RailUnavailable, StoreError
 from rail402.money import Money
 from rail402.protocol.charge import PaymentState
+from rail402.rates import Rate
 from rail402.server.paywall import CHARGE_KEY, current_admittance
 from rail402.testing.fakes import Ending
 from tests.unit.server.shop import URL, Shop, Wire
@@ -275,6 +277,28 @@ async def test_a_route_is_asked_what_it_accepts_without_paying_and_without_a_bod
         assert wire.complete
         assert wire.scope["extensions"] == {}
         assert shop.ledger.calls == []
+
+
+async def test_options_let_nothing_but_fields_through() -> None:
+    shop = Shop()
+
+    async def raw(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-length", b"9"), (b"Transfer-Encoding", b"chunked"), (b"allow", b"GET")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers, "trailers": True})
+        await send({"type": "http.response.pathsend", "path": "/the/goods"})
+        await send({"type": "http.response.body", "body": b"the goods", "more_body": True})
+        await send({"type": "http.response.body"})
+        await send({"type": "http.response.trailers", "headers": [(b"goods", b"the goods")]})
+
+    shop.app.mount("/raw", raw)
+    shop.gate.protect("* /raw/*", price="1 USD")
+    async with shop.open():
+        wire = await shop.request("/raw/x", "OPTIONS").run()
+        assert wire.sent == [
+            {"type": "http.response.start", "status": 200, "headers": [(b"allow", b"GET")]},
+            {"type": "http.response.body", "body": b"", "more_body": True},
+            {"type": "http.response.body", "body": b"", "more_body": False},
+        ]
 
 
 async def test_options_of_a_route_that_does_not_have_them_stays_405() -> None:
@@ -624,15 +648,47 @@ async def test_the_handler_sees_its_charge_and_that_it_was_admitted() -> None:
         assert (await shop.client.get("/free")).text == "free"
 
 
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_no_secret_of_a_payment_is_logged_or_answered(flow: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    for call in ("verify", "hold", "settle", "release", "refund", "lookup"):
+        for ending in Ending:
+            answers = iter([200, 500] if call not in ("release", "refund") else [500, 500])
+            shop = Shop(wait_seconds=0)
+
+            async def goods(request: Request, answers: Any = answers) -> Response:
+                return PlainTextResponse("", next(answers))
+
+            shop.app.add_route("/goods", shop.gate.paid("0.003 USD", flow=flow)(goods))
+            async with shop.open():
+                proof = await shop.quote("/goods")
+                message = from_base64(proof["PAYMENT-SIGNATURE"], field="x")
+                secrets = [proof["PAYMENT-SIGNATURE"], message["payload"]["signature"]]
+                secrets.append(message["accepted"]["extra"]["token"].split(".")[2])
+                shop.ledger.script(call, ending)
+                said = [await shop.client.get("/goods", headers=proof | {"cookie": "s=s3cr3t"}) for _ in range(2)]
+                await shop.gate.reconcile()
+                shown = caplog.text + "".join(f"{answer.headers} {answer.text}" for answer in said)
+                shown += repr(await shop.charges())
+                for secret in [*secrets, "s3cr3t"]:
+                    assert secret not in shown, (call, ending)
+                caplog.clear()
+
+
 async def test_configuration_errors_are_ours_and_not_the_payers() -> None:
-    shop, _ = shop_at("0.003 EUR")
-
     class Rates:
-        async def rate(self, base: str, quote: str) -> None:
-            raise ConfigurationError("a rate is wrong")
+        broken = False
 
+        async def rate(self, base: str, quote: str) -> Rate:
+            if self.broken:
+                raise ConfigurationError("a rate is wrong")
+            return Rate(Decimal(2), 0)
+
+    rates = Rates()
+    shop, _ = shop_at("0.003 EUR", rates=rates)
     async with shop.open():
-        shop.gate.services().rates = Rates()  # type: ignore[assignment]
+        assert (await shop.client.get("/goods")).status_code == 402
+        rates.broken = True
         wire = shop.request("/goods")
         with pytest.raises(ConfigurationError, match="a rate is wrong"):
             await wire.run()

@@ -54,7 +54,7 @@ def keygen(
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
-            typer.echo(f"{path}: {error.strerror}; move it away first, receipts signed with it need it", err=True)
+            typer.echo(f"{path}: {error.strerror}; nothing is written over, so name another folder", err=True)
             raise typer.Exit(1) from error
         with os.fdopen(descriptor, "w") as file:
             file.write(contents[name])

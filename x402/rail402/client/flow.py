@@ -101,6 +101,11 @@ class PurchaseFlow:
         return self._attempt is not None
 
     @property
+    def unread(self) -> httpx.Response | None:
+        """The paid response, while it was not handed over: where that never comes, its connection must be freed."""
+        return None if self._attempt is None else self._attempt.unread
+
+    @property
     def is_delivering(self) -> bool:
         """Whether what was bought is served and its body not yet in hand."""
         return self._attempt is not None and self._attempt.is_delivering
@@ -118,8 +123,14 @@ class PurchaseFlow:
     async def delivered(self) -> None:
         """Close the purchase: the body is in hand, or the caller wants no more of it."""
         if self._attempt is not None and self._attempt.is_delivering:
-            await self._attempt.close()
-            await self.let_go()
+            closing = asyncio.ensure_future(self._attempt.close())
+            try:
+                await asyncio.shield(closing)
+            except asyncio.CancelledError:  # and with that the caller loses what is in hand
+                await asyncio.shield(self._attempt.reopen(closing))
+                raise
+            finally:
+                await self.let_go()
 
     async def broke_off(self) -> None:
         """Leave the purchase open: the body broke off, and the next call for the same order asks for it again."""

@@ -65,7 +65,12 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
         finally:
             steps.close()
             if flow.has_begun and not flow.is_delivering:
-                await asyncio.shield(flow.let_go())
+                await asyncio.shield(self._let_go(flow))
+
+    async def _let_go(self, flow: PurchaseFlow) -> None:
+        if flow.unread is not None:
+            await flow.unread.aclose()
+        await flow.let_go()
 
     async def _perform(self, command: Command, request: httpx.Request) -> Any:
         if isinstance(command, Call):
@@ -107,6 +112,8 @@ class PayingTransport(httpx.BaseTransport):
         finally:
             steps.close()
             if flow.has_begun and not flow.is_delivering:
+                if flow.unread is not None:
+                    flow.unread.close()
                 self._loop.run(flow.let_go)
 
     def _perform(self, command: Command, request: httpx.Request) -> Any:
@@ -220,17 +227,17 @@ class _WatchedAsync(httpx.AsyncByteStream):
         except (httpx.TransportError, TimeoutError, asyncio.CancelledError):
             await asyncio.shield(self._flow.broke_off())
             raise
-        await self._flow.delivered()
 
     async def aclose(self) -> None:
+        # The last thing that httpx does before it hands a body over, and the first when its reader wants no more of it.
         try:
             await self._inner.aclose()
         finally:
-            if self._flow.is_delivering:
-                # Closed before its end: the caller wants no more of it, unless the caller is being cancelled.
-                task = asyncio.current_task()
-                is_cancelled = task is not None and task.cancelling() > 0
-                await asyncio.shield(self._flow.broke_off() if is_cancelled else self._flow.delivered())
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                await asyncio.shield(self._flow.broke_off())
+            else:
+                await self._flow.delivered()
 
 
 class _WatchedSync(httpx.SyncByteStream):
@@ -246,7 +253,6 @@ class _WatchedSync(httpx.SyncByteStream):
         except (httpx.TransportError, TimeoutError, KeyboardInterrupt):
             self._loop.run(self._flow.broke_off)
             raise
-        self._loop.run(self._flow.delivered)
 
     def close(self) -> None:
         try:

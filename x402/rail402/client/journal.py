@@ -54,7 +54,8 @@ class Journal:
     def __init__(self, url: str = "sqlite:///wallet.db", *, busy_timeout: float = 30.0) -> None:
         path = url.removeprefix("sqlite:///")
         if path in (url, "", ":memory:") or "?" in path or "#" in path:
-            raise ConfigurationError(f'journal {url!r}: write "sqlite:///relative.db" or "sqlite:////absolute.db"')
+            # Not quoted: another database's URL may hold a password.
+            raise ConfigurationError('journal: write "sqlite:///relative.db" or "sqlite:////absolute.db"')
         self.path = Path(path).absolute()
         self._busy_timeout = busy_timeout
         self._threads: ConnectionThreads | None = None
@@ -135,6 +136,12 @@ class Journal:
         with suppress(JournalConflict):
             return await self.save(record.changed(lease_until=lease_until), now=now)
         return None
+
+    async def reopen(self, record: PurchaseRecord) -> PurchaseRecord:
+        """Open a committed purchase again, so that the next call asks for it once more; the money stays counted."""
+        again = record.changed(state=PurchaseState.UNKNOWN, moved=True, detail="the response broke off")
+        await self._run(lambda connection: connection.execute(_SQL["reopen_purchase"], _columns(again)).rowcount)
+        return again
 
     async def open_for(self, order_digest: str) -> Sequence[PurchaseRecord]:
         """Return the purchases of that order that are not resolved, the oldest first."""

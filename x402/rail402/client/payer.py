@@ -18,6 +18,7 @@ from rail402.client.httpx import AsyncPayingTransport, PayingTransport
 from rail402.client.journal import Journal
 from rail402.client.presenting import Attempt
 from rail402.client.records import PurchaseRecord, PurchaseState
+from rail402.client.redaction import redact_logs
 from rail402.client.services import RESERVE_LEASE, Services
 from rail402.clock import Clock, RandomBytes, system_clock, system_random
 from rail402.dialects import DEFAULT_DIALECTS
@@ -87,6 +88,7 @@ class Payer:
         random_bytes: RandomBytes = system_random,
         deadline: int = _DEADLINE,
     ) -> None:
+        redact_logs()
         self._wallets = _by_name(wallets)
         self.budget = budget or Budget()
         self.journal = Journal(journal) if isinstance(journal, str) else journal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -48,11 +49,15 @@ class Attempt:
     Args:
         wallet: the one that pays it.
         record: as it was last written to the journal.
+
+    Attributes:
+        unread: a response that was paid for and not yet handed over.
     """
 
     def __init__(self, services: Services, wallet: Wallet, record: PurchaseRecord) -> None:
         self._services, self._wallet, self.record = services, wallet, record
         self._result: dict[str, Any] | None = None
+        self.unread: httpx.Response | None = None
 
     # --- its record
 
@@ -83,6 +88,13 @@ class Attempt:
     async def keep_open(self) -> None:
         """Write that it is paid and that its body broke off."""
         await self._end(state=PurchaseState.UNKNOWN, moved=True, detail="the response broke off")
+
+    async def reopen(self, closing: Awaitable[None]) -> None:
+        """Take back that what was bought is in hand, once `closing` has written it."""
+        await closing
+        if self.record.state is PurchaseState.COMMITTED:
+            with suppress(StoreError):
+                self.record = await self._services.journal.reopen(self.record)
 
     async def _end(self, **changes: Any) -> None:
         result, self._result = self._result or {}, None
@@ -163,6 +175,7 @@ class Attempt:
         return reply, _final_refusal(body), _retry_after(reply)
 
     def _served(self, reply: Reply, paid: Paid) -> Steps[Served]:
+        self.unread = reply.response
         checked = yield from check_receipt(self._services, reply, self.record)
         is_paid = reply.status < 400 or checked.receipt is not None
         if is_paid:
@@ -171,6 +184,7 @@ class Attempt:
                 yield from call(self.close)
         else:
             yield from call(partial(self._end, state=PurchaseState.UNKNOWN, detail=f"answered {reply.status}"))
+        self.unread = None
         return reply, self._purchase(paid, checked, is_paid)
 
     def _purchase(self, paid: Paid, checked: CheckedReceipt, is_paid: bool) -> Purchase:

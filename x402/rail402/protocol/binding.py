@@ -36,8 +36,8 @@ class TokenParts:
 
     @property
     def key(self) -> str:
-        """The consumption key of the token."""
-        return f"offer:{self.nonce}"
+        """The consumption key of the token: a digest, since the nonce is the secret that a replay must show again."""
+        return "offer:" + hashlib.sha256(f"rail402/offer/key\n{self.nonce}".encode()).hexdigest()[:32]
 
 
 def parse_token(token: str) -> TokenParts:

@@ -1,8 +1,8 @@
 """What a rail implements: a pure part that both ends share, a server side and a client side.
 
 Dialects own envelopes, rails own payloads: a rail says how its offers and proofs look inside each dialect it speaks
-(`RailSpec.bindings`), and never sees a header. A third-party rail is one package with these three classes, proven by
-`rail402.testing`.
+(`RailSpec.bindings`), and never sees a header. A third-party rail is one package with these three classes;
+`rail402.testing.fakes` is a small and complete one.
 """
 
 from __future__ import annotations

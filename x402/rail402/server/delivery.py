@@ -15,7 +15,7 @@ import asyncio
 import logging
 from enum import Enum, auto
 
-from rail402.errors import Rail402Error, StaleCharge, StoreError
+from rail402.errors import OutcomeUnknown, Rail402Error, StaleCharge, StoreError
 from rail402.protocol.base import sha256_hex
 from rail402.protocol.charge import Charge, DeliveryEvent, PaymentEvent, PaymentState
 from rail402.protocol.payment import Payment
@@ -237,8 +237,20 @@ class Delivery:
         except StaleCharge:
             logger.warning("charge %s: another worker has taken over its delivery", self.charge.id)
             self._copy, self._kept = None, True
+            await self._give_way()
         except StoreError as error:
             logger.warning("charge %s: its delivery is not written: %s", self.charge.id, error)
+
+    async def _give_way(self) -> None:
+        """Withhold a response that has not begun to leave, unless the money is still ours (it may have gone back)."""
+        if self.has_begun:
+            return
+        current = await self._services.store.get(self.charge.id)
+        if current is None or current.payment is not PaymentState.SETTLED:
+            refused = None if current is None else verdict(current)
+            self.refusal = refused or OutcomeUnknown(f"charge {self.charge.id} was given up", retry_after=5)
+            self._phase = _Phase.WITHHELD
+            raise Withheld
 
     # --- when the handler fails
 
@@ -265,8 +277,8 @@ class Delivery:
         self.charge = await services.store.save(failed)
         if self.charge.payment is PaymentState.HELD and isinstance(self._rail, Holds):
             self.charge = await release(services, self._rail, self.charge)
-        elif self.charge.payment is PaymentState.SETTLED and not self.has_begun:
-            await self._give_back()
+        elif self.charge.payment is PaymentState.SETTLED and self._phase is not _Phase.STREAMING:
+            await self._give_back()  # the handler's error may have left by now, but none of the goods
 
     async def _give_back(self) -> None:
         """Make good for settled money that bought nothing.

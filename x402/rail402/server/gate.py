@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -13,13 +14,14 @@ from starlette.requests import Request
 from rail402.clock import Clock, RandomBytes, system_clock, system_random
 from rail402.dialects import DEFAULT_DIALECTS
 from rail402.errors import ConfigurationError, GateNotInstalled, RailUnavailable
+from rail402.money import as_money
 from rail402.protocol.binding import OfferKeys
 from rail402.protocol.charge import Charge
 from rail402.protocol.dialect import Dialect
 from rail402.protocol.offer import Flow
 from rail402.protocol.rail import PaymentRail, Registry
 from rail402.protocol.receipt import ReceiptKeys
-from rail402.rates import RateSource
+from rail402.rates import RateSource, convert
 from rail402.server.middleware import GateMiddleware
 from rail402.server.paywall import CHARGE_KEY
 from rail402.server.reconciler import Reconciler
@@ -77,10 +79,10 @@ class Gate:
         self._rates: RateSource | None = options.pop("rates", None)
         self._clock: Clock = options.pop("clock", system_clock)
         self._random: RandomBytes = options.pop("random_bytes", system_random)
-        try:
-            self._settings = GateSettings(public_url=public_url.rstrip("/"), **options)
-        except TypeError as error:
-            raise ConfigurationError(f"Gate: {error}") from error
+        known = [setting.name for setting in fields(GateSettings)[1:]]
+        if unknown := sorted(options.keys() - set(known)):
+            raise ConfigurationError(f"Gate has no settings {unknown}; besides rails and keys it has {known}")
+        self._settings = GateSettings(public_url=public_url.rstrip("/"), **options)
         self._registry = Registry([rail.spec for rail in rails])
         self._rails = {rail.spec.name: rail for rail in rails}
         self._store = open_store(store) if isinstance(store, str) else store
@@ -260,6 +262,7 @@ class Gate:
                     await _start(rail)
                 if self._app is not None:
                     self._wrap_routes()
+                await self._check_prices(services)
                 self._opened = opened.pop_all()
             self._services = services
             if self._settings.reconcile_seconds:
@@ -298,8 +301,24 @@ class Gate:
         await self.close()
 
     async def reconcile(self) -> int:
-        """Run the reconciler once; return how many charges it closed."""
-        return await Reconciler(self.services()).run_once()
+        """Run the reconciler once, and forget what is past its retention; return how many charges it closed."""
+        reconciler = Reconciler(self.services())
+        closed = await reconciler.run_once()
+        await reconciler.prune()
+        return closed
+
+    async def _check_prices(self, services: Services) -> None:
+        """Refuse a fixed price that no rail of its route can say in its own money: nobody could ever pay it."""
+        for rule in [rule for _, rule in self._marked] + [protected.rule for protected in self._protected]:
+            if callable(rule.price):
+                continue
+            price, assets = as_money(rule.price), _currencies(services, rule)
+            try:
+                found = [await convert(price, currency, services.rates) for currency in assets]
+            except RailUnavailable:
+                continue  # a feed that is down now may be up later
+            if not any(found):
+                raise ConfigurationError(f"no rate leads from {price} to {', '.join(assets)}; give the gate rates=")
 
     async def _sandbox_secret(self) -> OfferKeys:
         """Return a secret that all workers on the store share; only for sandboxes."""
@@ -307,6 +326,11 @@ class Gate:
 
     async def _sandbox_receipt_keys(self) -> ReceiptKeys:
         return ReceiptKeys(await self._store.remember(_SANDBOX_RECEIPT_KEY, ReceiptKeys.generate()[1]), self._retired)
+
+
+def _currencies(services: Services, rule: Rule) -> list[str]:
+    mechanisms = [mechanism for rail in services.rails_of(rule) for mechanism in rail.spec.mechanisms]
+    return sorted({mechanism.currency for mechanism in mechanisms})
 
 
 async def _start(rail: PaymentRail) -> None:

@@ -17,6 +17,7 @@ from rail402.protocol.charge import (
     Charge,
     Delivery,
     DeliveryEvent,
+    IllegalTransition,
     Operation,
     PaymentEvent,
     PaymentState,
@@ -166,7 +167,15 @@ async def record(services: Services, charge: Charge, finished: Finished) -> Char
 
 
 def conclude(services: Services, charge: Charge, answer: Answer) -> Charge:
-    """Return the charge as the rail's answer leaves it."""
+    """Return the charge as the rail's answer leaves it; an answer to another question tells nothing."""
+    try:
+        return _concluded(services, charge, answer)
+    except IllegalTransition as error:
+        logger.error("charge %s: rail %s answered nonsense: %s", charge.id, charge.offer.rail, error)
+        return _concluded(services, charge, Unknown())
+
+
+def _concluded(services: Services, charge: Charge, answer: Answer) -> Charge:
     lease = services.lease()
     match answer:
         case Settled():

@@ -139,10 +139,9 @@ def _bare(send: Send) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
             kept = [line for line in message.get("headers", ()) if line[0].lower() not in _BODY_FIELDS]
-            message = {**message, "headers": kept}
+            await send({"type": "http.response.start", "status": message["status"], "headers": kept})
         elif message["type"] == "http.response.body":
-            message = {"type": "http.response.body", "body": b"", "more_body": message.get("more_body", False)}
-        await send(message)
+            await send({"type": "http.response.body", "body": b"", "more_body": message.get("more_body", False)})
 
     return sending
 

@@ -22,6 +22,7 @@ logger = logging.getLogger("rail402.server")
 
 _BATCH = 100
 _MAX_BACKOFF = 600
+_PRUNE_EVERY = 3600
 
 
 class Reconciler:
@@ -29,15 +30,24 @@ class Reconciler:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._prune_at = services.clock() + _PRUNE_EVERY
 
     async def run_forever(self, every: int) -> None:
-        """Run once every `every` seconds until cancelled."""
+        """Run once every `every` seconds, and prune once an hour, until cancelled."""
         while True:
             await asyncio.sleep(every)
             try:
                 await self.run_once()
+                if self._services.clock() >= self._prune_at:
+                    await self.prune()
             except Rail402Error as error:
                 logger.warning("the reconciler will try again: %s", error)
+
+    async def prune(self) -> int:
+        """Forget finished charges older than the retention, and expired invoices; return how many rows went."""
+        now = self._services.clock()
+        self._prune_at = now + _PRUNE_EVERY
+        return await self._services.store.prune(before=now - self._services.settings.retention_seconds, now=now)
 
     async def run_once(self) -> int:
         """Take every open charge one step on; return how many were closed."""

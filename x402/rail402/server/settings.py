@@ -17,7 +17,8 @@ __all__ = ["GateSettings", "Price", "Receipts", "Rule", "parse_duration"]
 Price = Money | str | Callable[..., "Money | str | Awaitable[Money | str | None] | None"]
 """A fixed price, or a function of the request; None from the function means that this request is free."""
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_DAY = 86_400
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": _DAY}
 _MORE_THAN_ZERO = ("offer_seconds", "handler_seconds", "settle_seconds")
 
 
@@ -99,7 +100,9 @@ class GateSettings:
         max_body: bytes of a request body; a longer one gets 413 before any challenge.
         max_stored: bytes of a response that is kept for replay.
         issued_capacity: unpaid invoices kept at most; when there are more, Lightning is not offered.
-        reconcile_seconds: between two runs of the reconciler; 0 leaves it to `rail402 charges reconcile`.
+        retention_seconds: for how long finished charges and their responses are kept; a day at least, since a charge
+            that is forgotten no longer guards its payment.
+        reconcile_seconds: between two runs of the reconciler; 0 leaves it to calls of `Gate.reconcile`.
     """
 
     public_url: str
@@ -111,6 +114,7 @@ class GateSettings:
     max_body: int = 1 << 20
     max_stored: int = 1 << 20
     issued_capacity: int = 100_000
+    retention_seconds: int = 30 * _DAY
     reconcile_seconds: int = 5
 
     def __post_init__(self) -> None:
@@ -122,6 +126,8 @@ class GateSettings:
             value, least = getattr(self, setting.name), 1 if setting.name in _MORE_THAN_ZERO else 0
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigurationError(f"{setting.name}={value!r} must be a whole number from {least} up")
+        if self.retention_seconds < _DAY:
+            raise ConfigurationError(f"retention_seconds={self.retention_seconds} must be a day ({_DAY}) at least")
 
     @property
     def realm(self) -> str:

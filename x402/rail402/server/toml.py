@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from rail402.config import Secret, TomlFile
 from rail402.errors import ConfigurationError
@@ -15,7 +15,8 @@ from rail402.protocol.offer import Flow
 from rail402.protocol.rail import PaymentRail
 from rail402.rates import FixedRates
 from rail402.server.gate import Gate
-from rail402.server.settings import Receipts, parse_duration
+from rail402.server.routes import Protected
+from rail402.server.settings import Receipts, Rule, parse_duration
 
 __all__ = ["gate_from_toml"]
 
@@ -26,12 +27,15 @@ class _Server(Record):
     secret: Secret | None = None
     receipt_key: Secret | None = None
     rates: dict[str, str] = Field(default_factory=dict)
-    offer_seconds: int | None = Field(None, gt=0)
-    handler_seconds: int | None = Field(None, gt=0)
-    settle_seconds: int | None = Field(None, gt=0)
-    wait_seconds: int | None = Field(None, ge=0)
-    max_body: int | None = Field(None, ge=0)
-    max_stored: int | None = Field(None, ge=0)
+    offer_seconds: int | None = Field(None, gt=0, strict=True)
+    handler_seconds: int | None = Field(None, gt=0, strict=True)
+    settle_seconds: int | None = Field(None, gt=0, strict=True)
+    wait_seconds: int | None = Field(None, ge=0, strict=True)
+    max_body: int | None = Field(None, ge=0, strict=True)
+    max_stored: int | None = Field(None, ge=0, strict=True)
+    issued_capacity: int | None = Field(None, ge=0, strict=True)
+    retention_seconds: int | None = Field(None, ge=86_400, strict=True)
+    reconcile_seconds: int | None = Field(None, ge=0, strict=True)
 
 
 class _Route(Record):
@@ -40,14 +44,25 @@ class _Route(Record):
     rails: list[str] | None = None
     dialects: list[str] | None = None
     flow: Flow | None = None
-    valid: str | int = "10m"
-    uses: int = Field(1, ge=1)
+    valid: Any = "10m"
+    uses: int = Field(1, ge=1, strict=True)
     description: str = ""
 
-    @model_validator(mode="after")
-    def _check(self) -> _Route:
-        parse_duration(self.valid)
-        return self
+    @field_validator("match", "price", "valid")
+    @classmethod
+    def _check(cls, value: Any, info: ValidationInfo) -> Any:
+        """Check what can be checked without the gate here, where the error names the key."""
+        try:
+            match info.field_name:
+                case "match":
+                    Protected(value, Rule(price="1 USD"))
+                case "price":
+                    Rule(price=value)
+                case _:
+                    parse_duration(value)
+        except ConfigurationError as error:
+            raise ValueError(error.detail) from error
+        return value
 
 
 class _File(Record):

@@ -10,6 +10,11 @@ UPDATE purchases
    SET version = :version, state = :state, lease_until = :lease_until, purchase = :purchase
  WHERE id = :id AND version = :version - 1 AND is_open;
 
+-- name: reopen_purchase
+UPDATE purchases
+   SET version = :version, state = :state, lease_until = :lease_until, purchase = :purchase
+ WHERE id = :id AND version = :version - 1;
+
 -- name: get_purchase
 SELECT purchase FROM purchases WHERE id = :id;
 
