@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from rail402.errors import ConfigurationError
 from rail402.protocol.charge import Charge, Delivery, PaymentEvent, PaymentState
@@ -266,6 +266,39 @@ async def test_a_cancelled_request_does_not_cancel_the_settlement() -> None:
         response = await shop.client.get("/goods", headers=proof)
         assert response.status_code == 200
         assert shop.ledger.charged_total == 3000
+
+
+async def test_a_late_worker_serves_what_is_paid_for_still_and_keeps_nothing() -> None:
+    shop = Shop()
+
+    async def slow(request: Request) -> Response:
+        shop.clock.advance(1000)
+        await shop.gate.reconcile()
+        return JSONResponse({"goods": 1})
+
+    shop.app.add_route("/slow", shop.gate.paid("0.003 USD", flow="upfront")(slow))
+    async with shop.open():
+        assert (await shop.buy("/slow")).json() == {"goods": 1}
+        charge = await shop.only_charge()
+        assert (charge.payment, charge.delivery) == (PaymentState.SETTLED, Delivery.FAILED)
+        assert shop.ledger.charged_total == 3000
+
+
+@pytest.mark.parametrize("length", [None, "5"])
+async def test_a_late_worker_withholds_a_stream_that_was_refunded_meanwhile(length: str | None) -> None:
+    shop = Shop()
+
+    async def slow(request: Request) -> Response:
+        shop.clock.advance(1000)
+        await shop.gate.reconcile()
+        await refund(shop.gate.services(), shop.rail, await shop.only_charge())
+        return StreamingResponse(iter([b"goo", b"ds"]), headers={"content-length": length} if length else None)
+
+    shop.app.add_route("/slow", shop.gate.paid("0.003 USD", flow="upfront")(slow))
+    async with shop.open():
+        response = await shop.buy("/slow")
+        assert (response.status_code, response.json()["code"]) == (402, "refunded")
+        assert shop.ledger.charged_total == 0
 
 
 async def test_a_late_worker_withholds_what_was_refunded_meanwhile() -> None:

@@ -166,6 +166,19 @@ async def test_a_rail_that_cannot_be_reached_yet_stops_nobody_else() -> None:
         assert (await shop.client.get("/free")).status_code == 200
 
 
+async def test_a_rate_feed_that_is_down_yet_stops_nobody() -> None:
+    class Down:
+        async def rate(self, base: str, quote: str) -> None:
+            raise RailUnavailable("no rates")
+
+    shop = Shop(rates=Down())
+    shop.app.add_route("/goods", shop.gate.paid("21 sat")(goods))
+    shop.app.add_route("/free", goods)
+    async with shop.open():
+        assert (await shop.client.get("/goods")).status_code == 503
+        assert (await shop.client.get("/free")).status_code == 200
+
+
 async def test_a_rail_that_does_not_close_leaves_nothing_else_open() -> None:
     ledger = FakeLedger()
     rails = [FakeRail(ledger, FakeSpec("one")), FakeRail(ledger, FakeSpec("two"))]

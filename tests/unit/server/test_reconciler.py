@@ -329,7 +329,19 @@ async def test_it_runs_on_and_survives_a_store_that_is_down(caplog: pytest.LogCa
             return []
 
         shop.gate.services().store.unresolved = unresolved  # type: ignore[method-assign]
+        pruned: list[int] = []
+
+        async def prune(*, before: int, now: int) -> int:
+            pruned.append(now - before)
+            return 0
+
+        shop.gate.services().store.prune = prune  # type: ignore[method-assign]
         running = asyncio.create_task(Reconciler(shop.gate.services()).run_forever(every=0))
         await asyncio.wait_for(ran.wait(), 5)
+        assert pruned == []
+        shop.clock.advance(3600)  # once an hour
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert pruned == [30 * 86_400]
         running.cancel()
         assert "will try again" in caplog.text

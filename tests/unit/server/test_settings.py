@@ -85,6 +85,12 @@ def test_limits_and_times_are_whole_numbers(settings: dict[str, Any]) -> None:
         GateSettings(public_url="https://a", **settings)
 
 
+def test_charges_are_kept_for_a_day_at_least() -> None:
+    assert GateSettings(public_url="https://a", retention_seconds=86_400)
+    with pytest.raises(ConfigurationError, match="a day"):
+        GateSettings(public_url="https://a", retention_seconds=86_399)
+
+
 def test_an_authorization_outlasts_the_handler_and_settling_by_a_minute() -> None:
     settings = GateSettings(public_url="https://a", handler_seconds=30, settle_seconds=20)
     assert (settings.timeout_seconds, settings.lease_seconds) == (110, 50)

@@ -68,9 +68,11 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
                 await asyncio.shield(self._let_go(flow))
 
     async def _let_go(self, flow: PurchaseFlow) -> None:
-        if flow.unread is not None:
-            await flow.unread.aclose()
-        await flow.let_go()
+        try:
+            if flow.unread is not None:
+                await flow.unread.aclose()
+        finally:
+            await flow.let_go()
 
     async def _perform(self, command: Command, request: httpx.Request) -> Any:
         if isinstance(command, Call):
@@ -112,9 +114,14 @@ class PayingTransport(httpx.BaseTransport):
         finally:
             steps.close()
             if flow.has_begun and not flow.is_delivering:
-                if flow.unread is not None:
-                    flow.unread.close()
-                self._loop.run(flow.let_go)
+                self._let_go(flow)
+
+    def _let_go(self, flow: PurchaseFlow) -> None:
+        try:
+            if flow.unread is not None:
+                flow.unread.close()
+        finally:
+            self._loop.run(flow.let_go)
 
     def _perform(self, command: Command, request: httpx.Request) -> Any:
         if isinstance(command, Call):

@@ -41,6 +41,7 @@ _BACKOFF: Final = (1, 2, 4, 8)
 _PRESENT_MARGIN: Final = 30
 # A server that keeps to this design recognises a payment for an hour after its offer expired.
 _GIVE_UP_AFTER: Final = 3600
+_DAY: Final = 86_400
 
 
 class Attempt:
@@ -66,7 +67,12 @@ class Attempt:
 
     def save(self, changed: PurchaseRecord) -> Steps[None]:
         """Write the record's next version to the journal."""
-        self.record = yield from call(partial(self._services.journal.save, changed, now=self._services.now()))
+        before, self.record = self.record, changed  # if the caller is cancelled meanwhile, it is written all the same
+        try:
+            self.record = yield from call(partial(self._services.journal.save, changed, now=self._services.now()))
+        except StoreError:
+            self.record = before
+            raise
 
     def release(self, detail: str) -> Steps[None]:
         """Write that nothing was paid and never will be."""
@@ -238,9 +244,10 @@ def _final_refusal(body: bytes | None) -> str | None:
 
 
 def _retry_after(reply: Reply) -> int | None:
-    """Return the seconds that the server asks for; a date is not worth reading for a wait this short."""
-    values = reply.fields.all("retry-after")
-    return int(values[0]) if values and values[0].isascii() and values[0].isdigit() and len(values[0]) < 10 else None
+    """Return the seconds that the server asks for, a day at most: an agent may do what an error tells it. A date is not
+    worth reading for a wait this short."""
+    text = next(iter(reply.fields.all("retry-after")), "")
+    return min(int(text), _DAY) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
 def _true_cost(record: PurchaseRecord, fee: Money | None) -> Money:

@@ -28,6 +28,8 @@ __all__ = ["make_challenge", "price_of", "refuse", "send_challenge"]
 
 logger = logging.getLogger("rail402.server")
 
+_OFFER_SECONDS = 10  # a rail that hangs must not keep the others from being offered
+
 PROBLEMS = "https://paymentauth.org/problems/"
 
 
@@ -102,12 +104,13 @@ async def _offer(
             timeout_seconds=services.settings.timeout_seconds,
             description=rule.description,
         )
-        offer = await rail.offer(request.order, mechanism, terms)
+        async with asyncio.timeout(_OFFER_SECONDS):
+            offer = await rail.offer(request.order, mechanism, terms)
         if offer is None or not await _remember(services, rail, request, offer, now):
             return None
-    except RailUnavailable as error:
+    except (RailUnavailable, TimeoutError) as error:
         logger.warning("no %s offer: %s", rail.spec.name, error)
-        return error
+        return error if isinstance(error, RailUnavailable) else RailUnavailable("it takes too long to make an offer")
     return services.offer_keys.issue(offer, request.order, services.random_bytes(16))
 
 

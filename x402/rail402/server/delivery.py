@@ -117,10 +117,10 @@ class Delivery:
     async def _body(self, message: Message, body: bytes, more: bool) -> None:
         if self._phase is _Phase.WAITING:
             whole = None if more else body
-            if self.charge.payment is not PaymentState.SETTLED:
-                await self._pay(whole)
-            elif whole is not None:
+            if self.charge.payment is PaymentState.SETTLED and whole is not None:
                 await self._keep(with_receipt(self._services, self.charge, sha256_hex(whole)), whole)
+            else:
+                await self._pay(whole)
             if self._phase is _Phase.WAITING:
                 await self._leave(_Phase.STREAMING)
         if self._phase is _Phase.FAILED:
@@ -152,6 +152,7 @@ class Delivery:
     async def _pay(self, whole: bytes | None) -> None:
         """Settle before anything leaves; `whole` is the complete body where it is known already."""
         if self.charge.payment is PaymentState.SETTLED:
+            await self._renew()  # after a slow handler the money may have gone back
             return
 
         def finish(charge: Charge) -> Finished:

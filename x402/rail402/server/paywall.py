@@ -100,7 +100,10 @@ class Paywall:
     async def _price(self, request: GatedRequest) -> Money | None:
         try:
             return await price_of(self._rule, request)
-        except ValueError as error:  # a price function that parses the body meets bytes that are no JSON
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # a price function that parses the body met nonsense
             raise MalformedInput("body", "cannot be read to tell its price", code="malformed_request") from error
 
     def _free(self, services: Services, send: Send) -> Send:

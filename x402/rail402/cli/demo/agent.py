@@ -181,7 +181,7 @@ async def visit(url: str, directory: Path) -> Facts:
 async def _buy(facts: Facts, client: httpx.AsyncClient, recorder: _Recorder, path: str) -> None:
     try:
         response = await client.get(path)
-    except Rail402Error as error:
+    except (Rail402Error, httpx.HTTPError) as error:
         facts.problems.append(f"{path}: {error}")
         return
     exchanges = recorder.of(path)
@@ -204,7 +204,7 @@ async def _refused(facts: Facts, client: httpx.AsyncClient) -> None:
         response = await client.get(TOO_DEAR)
     except BudgetExceeded as error:
         facts.refusals.append(str(error))
-    except Rail402Error as error:
+    except (Rail402Error, httpx.HTTPError) as error:
         facts.problems.append(f"{TOO_DEAR}: {error}")
     else:
         facts.problems.append(f"{TOO_DEAR}: answered {response.status_code} without a refusal")
