@@ -352,3 +352,17 @@ async def test_a_fixed_price_that_nobody_can_pay_stops_the_start() -> None:
 def test_a_misspelt_setting_is_told_with_those_there_are() -> None:
     with pytest.raises(ConfigurationError, match=r"no settings \['max_bodi'\]; .*'max_body'"):
         Shop(max_bodi=1)
+
+
+async def test_a_rail_that_hangs_over_an_offer_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rail402.server.challenge._OFFER_SECONDS", 0)
+    shop, _ = make_shop("authorization")
+
+    async def hang(name: str, key: str) -> None:
+        await asyncio.Event().wait()
+
+    async with shop.open():
+        shop.ledger.before = hang
+        response = await shop.client.get("/goods")
+        assert response.status_code == 503
+        assert response.json()["code"] == "rail_unavailable"
