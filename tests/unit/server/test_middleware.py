@@ -132,7 +132,7 @@ async def test_without_a_lifespan_the_first_request_starts_it() -> None:
     [
         ("GET", "/.well-known/rail402/jwks.json", 200),
         ("HEAD", "/.well-known/rail402/jwks.json", 200),
-        ("POST", "/.well-known/rail402/jwks.json", 404),
+        ("POST", "/.well-known/rail402/jwks.json", 405),
         ("GET", "/.well-known/rail402/", 404),
         ("GET", "/.well-known/rail402/other", 404),
         ("GET", "/.well-known/rail402", 404),
@@ -148,8 +148,11 @@ async def test_discovery(method: str, path: str, status: int) -> None:
                 "application/jwk-set+json",
                 "public, max-age=300",
             )
-            (key,) = wire.json()["keys"]
-            assert (key["crv"], "d" in key) == ("Ed25519", False)
+            if method == "HEAD":
+                assert wire.body == b""
+            else:
+                (key,) = wire.json()["keys"]
+                assert (key["crv"], "d" in key) == ("Ed25519", False)
             assert wire.one("access-control-allow-origin") == "*"
         elif path.endswith(("/", "other", "json")):
             assert wire.one("cache-control") == "no-store"

@@ -11,10 +11,34 @@ from rail402.protocol.binding import parse_token
 from rail402.protocol.dialect import Context
 from rail402.protocol.offer import Offer
 from rail402.protocol.payment import Payment
+from rail402.protocol.rail import Binding
 
-__all__ = ["proof_on_the_wire", "read_offer", "read_offers", "read_payment"]
+__all__ = ["proof_on_the_wire", "read_echo", "read_offer", "read_offers", "read_payment"]
 
 T = TypeVar("T")
+
+
+def read_echo(dialect: str, offer: Json, *, token: object, context: Context) -> tuple[Offer, Binding]:
+    """Return an echoed offer as it is on the wire, and how its rail speaks this dialect (server side).
+
+    Args:
+        token: what stands where our offer token belongs; its expiry becomes the offer's.
+
+    Raises:
+        MalformedInput: a rail knows the offer for its own, and a member is wrong.
+        PaymentRejected: `offer_unknown` without a token of our form, or where no offer of ours has such terms;
+            `method_not_offered` where no rail here knows the offer.
+    """
+    if not isinstance(token, str):
+        raise PaymentRejected("the offer's token is missing: send the offer back as it came", code="offer_unknown")
+    parts = parse_token(token)
+    for _, binding in context.specs.speaking(dialect):
+        read = binding.decode_offer(offer, expires_at=parts.expires_at)
+        if read is not None:
+            echoed = read.model_copy(update={"token": token, "dialect": dialect})
+            _check_digestible(echoed)
+            return echoed, binding
+    raise PaymentRejected("no rail here takes what was accepted", code="method_not_offered")
 
 
 def read_payment(
@@ -23,32 +47,18 @@ def read_payment(
     """Return the payment of an echoed offer and its proof, both as they are on the wire (server side).
 
     Args:
-        token: what stands where our offer token belongs; its expiry becomes the offer's.
+        token: see `read_echo`.
         envelope: what the dialect needs again to answer.
 
     Raises:
         MalformedInput: a rail knows the offer or the proof for its own, and a member is wrong.
-        PaymentRejected: `offer_unknown` without a token of our form, or where no offer of ours has such terms;
-            `method_not_offered` where no rail here knows the offer; `payload_invalid` where its rail does not know
-            the proof.
+        PaymentRejected: see `read_echo`; `payload_invalid` where its rail does not know the proof.
     """
-    if not isinstance(token, str):
-        raise PaymentRejected("the offer's token is missing: send the offer back as it came", code="offer_unknown")
-    parts = parse_token(token)
-    offered = False
-    for spec, binding in context.specs.speaking(dialect):
-        read = binding.decode_offer(offer, expires_at=parts.expires_at)
-        if read is None:
-            continue
-        offered = True
-        payload = binding.decode_proof(proof)
-        if payload is not None:
-            echoed = read.model_copy(update={"token": token, "dialect": dialect})
-            _check_digestible(echoed)
-            return Payment(dialect=dialect, rail=spec.name, payload=payload, offer=echoed, envelope=envelope)
-    if offered:
+    echoed, binding = read_echo(dialect, offer, token=token, context=context)
+    payload = binding.decode_proof(proof)
+    if payload is None:
         raise PaymentRejected("the payload is not one of the offered method's", code="payload_invalid")
-    raise PaymentRejected("no rail here takes what was accepted", code="method_not_offered")
+    return Payment(dialect=dialect, rail=echoed.rail, payload=payload, offer=echoed, envelope=envelope)
 
 
 def _check_digestible(offer: Offer) -> None:

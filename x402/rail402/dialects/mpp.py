@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final, Literal
 
 from rail402.dialects import auth_params as auth_params
 from rail402.dialects._base64_json import compact_json, from_base64, to_base64url
-from rail402.dialects._rails import proof_on_the_wire, read_offer, read_offers, read_payment
+from rail402.dialects._rails import proof_on_the_wire, read_echo, read_offer, read_offers, read_payment
 from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
 from rail402.protocol.base import canonical_json
 from rail402.protocol.binding import OfferKeys
@@ -79,12 +79,26 @@ class Mpp(Dialect):
         """Return one `WWW-Authenticate: Payment` line per offer that MPP can say."""
         lines = []
         for offer in challenge.offers:
-            binding = context.specs.binding(offer.rail, self.name)
-            if binding is not None:
-                params = _params(binding.encode_offer(offer), offer, challenge, context)
-                text = ", ".join(f"{name}={auth_params.quote(value)}" for name, value in params.items())
+            said = self.envelope(offer, challenge, context)
+            if said is not None:
+                text = ", ".join(f"{name}={auth_params.quote(value)}" for name, value in said["challenge"].items())
                 lines.append(("WWW-Authenticate", f"Payment {text}"))
         return Envelope(fields=lines)
+
+    def envelope(self, offer: Offer, challenge: Challenge, context: Context) -> Mapping[str, Any] | None:
+        """Return the parameters of the challenge that says `offer`; see `Dialect.envelope`."""
+        binding = context.specs.binding(offer.rail, self.name)
+        if binding is None:
+            return None
+        return {"challenge": _params(binding.encode_offer(offer), offer, challenge, context)}
+
+    def offer_of(self, envelope: Mapping[str, Any], context: Context) -> Offer:
+        """Return the offer of a challenge that came back; its id proves it ours. See `Dialect.offer_of`."""
+        challenge = envelope.get("challenge")
+        if not isinstance(challenge, dict):
+            raise MalformedInput("challenge", "must be the challenge's object")
+        echoed, request, token = _ours(challenge, context)
+        return read_echo(self.name, _terms(echoed, request), token=token, context=context)[0]
 
     def payments(self, fields: Fields, body_digest: str, context: Context) -> list[Payment]:
         """Return the payment of the `Payment` credential; other schemes in `Authorization` are left alone.
@@ -103,18 +117,15 @@ class Mpp(Dialect):
         challenge, proof = message.get("challenge"), message.get("payload")
         if not isinstance(challenge, dict) or not isinstance(proof, dict):
             raise MalformedInput("authorization", "its challenge and payload must be objects")
-        echoed = _echoed(challenge)
-        _check_ours(echoed, _keys(context))
+        echoed, request, token = _ours(challenge, context)
         if "digest" in echoed and echoed["digest"] != body_digest_field(body_digest):
             raise PaymentRejected("the challenge was made for another request body", code="resource_mismatch")
-        request = from_base64(echoed["request"], field="request")
-        opaque = from_base64(echoed.get("opaque", ""), field="opaque")
         return [
             read_payment(
                 self.name,
-                {"method": echoed["method"], "intent": echoed["intent"], "request": request},
+                _terms(echoed, request),
                 proof,
-                token=opaque.get("token"),
+                token=token,
                 envelope={"challenge": echoed, "request": request},
                 context=context,
             )
@@ -154,7 +165,7 @@ class Mpp(Dialect):
         expires = challenge.get("expires")
         return read_offer(
             self.name,
-            {"method": challenge["method"], "intent": challenge["intent"], "request": request},
+            _terms(challenge, request),
             expires_at=context.now + DEFAULT_LIFETIME if expires is None else _unix_seconds(expires),
             envelope={"challenge": challenge},
             context=context,
@@ -197,6 +208,19 @@ def _keys(context: Context) -> OfferKeys:
     if context.keys is None:
         raise ConfigurationError("MPP needs the server's offer keys")
     return context.keys
+
+
+def _ours(challenge: Mapping[str, Any], context: Context) -> tuple[dict[str, str], dict[str, Any], object]:
+    """Return an echoed challenge of ours, its request, and what stands where the offer's token belongs."""
+    echoed = _echoed(challenge)
+    _check_ours(echoed, _keys(context))
+    request = from_base64(echoed["request"], field="request")
+    return echoed, request, from_base64(echoed.get("opaque", ""), field="opaque").get("token")
+
+
+def _terms(challenge: Mapping[str, str], request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a rail reads: see `Binding`."""
+    return {"method": challenge["method"], "intent": challenge["intent"], "request": request}
 
 
 def _check_ours(challenge: Mapping[str, str], keys: OfferKeys) -> None:

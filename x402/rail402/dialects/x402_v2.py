@@ -104,7 +104,7 @@ class X402V2(Dialect):
         network = payment.envelope["accepted"].get("network", charge.offer.network)
         outcome |= {"transaction": charge.transaction or "", "network": network}
         if settled:
-            outcome["amount"] = str(charge.offer.amount)
+            outcome["amount"] = str(charge.amount)
         return [("PAYMENT-RESPONSE", to_base64(compact_json(outcome)))]
 
     # --- client

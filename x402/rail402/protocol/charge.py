@@ -211,6 +211,7 @@ class Charge(Record):
         valid_until: Unix seconds until which that is.
         code: why it was rejected.
         receipt: the signed receipt (compact JWS).
+        reduced_to: atomic units to take instead of the whole offer, where the outcome was worth less.
         sandbox: only play money moved.
     """
 
@@ -241,6 +242,7 @@ class Charge(Record):
     valid_until: int | None = None
     code: str | None = None
     receipt: str | None = Field(default=None, repr=False)
+    reduced_to: int | None = Field(default=None, gt=0)
     sandbox: bool = False
 
     def on(self, event: PaymentEvent, *, lease_until: int, **changes: Any) -> Charge:
@@ -322,6 +324,11 @@ class Charge(Record):
 
     def _changed(self, facts: Mapping[str, Any]) -> Charge:
         return self.model_copy(update=dict(facts))
+
+    @property
+    def amount(self) -> int:
+        """The atomic units that are taken, or were."""
+        return self.offer.amount if self.reduced_to is None else self.reduced_to
 
     @property
     def is_pass(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -120,6 +120,20 @@ class Dialect(ABC):
 
         Where a settlement did not succeed, x402 has lines that say so; the other dialects have none.
         """
+
+    def envelope(self, offer: Offer, challenge: Challenge, context: Context) -> Mapping[str, Any] | None:
+        """Return what a client keeps of `offer` as `Offer.envelope`; None where this dialect cannot say it, or where
+        `offer_of` cannot read it."""
+        return None
+
+    def offer_of(self, envelope: Mapping[str, Any], context: Context) -> Offer:
+        """Return the offer of an envelope that came back, with its token, once it is proven ours and unaltered.
+
+        Raises:
+            MalformedInput: it cannot be read, or this dialect has nothing by which to prove it.
+            PaymentRejected: `offer_unknown`.
+        """
+        raise MalformedInput("dialect", f"{self.name} offers cannot be sent back by themselves")
 
     # --- client
 

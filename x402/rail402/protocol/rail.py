@@ -244,10 +244,12 @@ class PaymentRail(ABC):
     Attributes:
         spec: the part that its wallets share.
         is_sandbox: only play money moves on it; receipts say so.
+        takes_less: a held amount may be captured in part: `settle` takes `charge.amount`.
     """
 
     spec: RailSpec
     is_sandbox: bool = False
+    takes_less: bool = False
 
     async def start(self) -> None:
         """Open connections and check the configuration against the backend."""

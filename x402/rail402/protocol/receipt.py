@@ -17,6 +17,7 @@ from joserfc.jwk import OKPKey
 from pydantic import ConfigDict, Field, ValidationError
 
 from rail402.errors import ConfigurationError, MalformedInput
+from rail402.money import Money
 from rail402.protocol.base import Record, canonical_json, parse_json
 from rail402.protocol.charge import Charge
 
@@ -83,8 +84,8 @@ class Receipt(Record):
             rail=offer.rail,
             network=offer.network,
             asset=offer.asset,
-            amount=str(offer.amount),
-            price=str(offer.price),
+            amount=str(charge.amount),
+            price=str(Money.from_atomic(charge.amount, offer.exponent, offer.currency)),
             payee=offer.payee,
             payer=charge.payer,
             transaction=charge.transaction,

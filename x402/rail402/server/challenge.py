@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import inspect
 import json
 import logging
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 
@@ -15,6 +17,7 @@ from rail402.errors import ConfigurationError, Rail402Error, RailUnavailable
 from rail402.money import Money, as_money
 from rail402.protocol.challenge import Challenge
 from rail402.protocol.dialect import Dialect
+from rail402.protocol.endpoint import DISCOVERY, Endpoints
 from rail402.protocol.offer import Flow, Mechanism, Offer
 from rail402.protocol.rail import PaymentRail, Terms
 from rail402.rates import convert
@@ -150,7 +153,7 @@ async def send_challenge(
     body |= {
         "resource": {"url": challenge.order.url, "description": challenge.description},
         "price": str(challenge.price),
-        "offers": [_for_people(offer) for offer in challenge.offers],
+        "offers": [_for_people(services, rule, challenge, offer) for offer in challenge.offers],
     }
     await _respond(services, rule, 402, body, lines, _wants_problem(request), send)
 
@@ -187,14 +190,31 @@ def _problem(code: str, detail: str, *, status: int) -> dict[str, Any]:
     return {"type": PROBLEMS + reason.mpp, "title": reason.title, "status": status, "detail": detail, "code": code}
 
 
-def _for_people(offer: Offer) -> dict[str, Any]:
-    return {
+def _for_people(services: Services, rule: Rule, challenge: Challenge, offer: Offer) -> dict[str, Any]:
+    said = {
         "rail": offer.rail,
         "price": str(offer.price),
         "network": offer.network,
         "payee": offer.payee,
         "expires_at": offer.expires_at,
     }
+    link = _pay_url(services, rule, challenge, offer)
+    return said if link is None else said | {"pay_url": link}
+
+
+def _pay_url(services: Services, rule: Rule, challenge: Challenge, offer: Offer) -> str | None:
+    """Return where a person can pay the offer, if its rail has such a page. The offer itself is in the link."""
+    rail = services.rails[offer.rail]
+    path = rail.pay_path(offer) if isinstance(rail, Endpoints) else None
+    if path is None:
+        return None
+    for dialect in services.dialects_of(rule):
+        envelope = dialect.envelope(offer, challenge, services.context())
+        if envelope is not None:
+            carried = base64.urlsafe_b64encode(json.dumps(envelope, separators=(",", ":")).encode()).rstrip(b"=")
+            query = urlencode({"dialect": dialect.name, "offer": carried.decode(), "url": challenge.order.url})
+            return f"{services.settings.public_url}{DISCOVERY}{path}?{query}"
+    return None
 
 
 def _wants_problem(request: GatedRequest) -> bool:

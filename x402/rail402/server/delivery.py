@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from decimal import ROUND_CEILING
 from enum import Enum, auto
 
-from rail402.errors import OutcomeUnknown, Rail402Error, StaleCharge, StoreError
+from rail402.errors import ConfigurationError, OutcomeUnknown, Rail402Error, StaleCharge, StoreError
+from rail402.money import Money
 from rail402.protocol.base import sha256_hex
 from rail402.protocol.charge import Charge, DeliveryEvent, PaymentEvent, PaymentState
 from rail402.protocol.payment import Payment
@@ -68,6 +70,24 @@ class Delivery:
     def has_begun(self) -> bool:
         """Whether anything has left."""
         return self._phase in (_Phase.STREAMING, _Phase.FAILED)
+
+    def reduce(self, price: Money) -> bool:
+        """Take only `price` of what is held; False where the rail or the flow takes all or nothing.
+
+        Raises:
+            ConfigurationError: it is not between nothing and the whole price, in the price's currency; or the
+                response has begun.
+        """
+        whole = self.charge.price
+        if price.currency != whole.currency or not 0 < price.amount <= whole.amount:
+            raise ConfigurationError(f"{price} must be more than nothing, and at most the price of {whole}")
+        if self._head:
+            raise ConfigurationError("reduce the price before the response begins")
+        if not self._rail.takes_less or self.charge.payment is not PaymentState.HELD:
+            return False
+        share = self.charge.offer.amount * price.amount / whole.amount
+        self.charge = self.charge.model_copy(update={"reduced_to": int(share.to_integral_value(ROUND_CEILING))})
+        return True
 
     async def prepare(self) -> None:
         """Take or reserve the money where the flow wants that before the handler, and mark the handler as running.

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from rail402.clock import Clock, RandomBytes, system_clock, system_random
 from rail402.dialects import DEFAULT_DIALECTS
 from rail402.errors import ConfigurationError, GateNotInstalled, RailUnavailable
-from rail402.money import as_money
+from rail402.money import Money, as_money
 from rail402.protocol.binding import OfferKeys
 from rail402.protocol.charge import Charge
 from rail402.protocol.dialect import Dialect
@@ -22,9 +22,13 @@ from rail402.protocol.offer import Flow
 from rail402.protocol.rail import PaymentRail, Registry
 from rail402.protocol.receipt import ReceiptKeys
 from rail402.rates import RateSource, convert
+from rail402.server.delivery import Delivery
+from rail402.server.endpoints import Discovery
 from rail402.server.middleware import GateMiddleware
-from rail402.server.paywall import CHARGE_KEY
+from rail402.server.operations import give_back
+from rail402.server.paywall import CHARGE_KEY, DELIVERY_KEY
 from rail402.server.reconciler import Reconciler
+from rail402.server.request import Receive, Scope, Send
 from rail402.server.routes import Found, Protected, mark, rule_of, rules_of, walk, wrap
 from rail402.server.services import Services
 from rail402.server.settings import GateSettings, Price, Receipts, Rule, names
@@ -99,6 +103,7 @@ class Gate:
         self._wrapped: dict[int, Any] = {}
         self._app: Any = None
         self._services: Services | None = None
+        self._discovery: Discovery | None = None
         self._opened = contextlib.AsyncExitStack()
         self._starting = asyncio.Lock()
         self._reconciling: asyncio.Task[None] | None = None
@@ -193,7 +198,43 @@ class Gate:
         charge: Charge | None = request.scope[CHARGE_KEY]
         return charge
 
+    def reduce(self, request: Request, price: str | Money) -> bool:
+        """Ask less than the price for this request, because the outcome was worth less; before its response begins.
+
+        It works where the amount is held first and may be captured in part (`PaymentRail.takes_less`). Elsewhere the
+        whole price is taken: price such routes by what they cost at least.
+
+        Returns:
+            Whether only `price` is taken.
+
+        Raises:
+            ConfigurationError: `price` is nothing, more than the price, or in another currency.
+            GateNotInstalled: the request has not passed the gate.
+        """
+        if self.charge(request) is None:
+            return False
+        delivery: Delivery | None = request.scope.get(DELIVERY_KEY)
+        return delivery is not None and delivery.reduce(as_money(price))
+
+    async def refund(self, charge_id: str) -> Charge:
+        """Give all of a settled charge's money back, on a rail that can; return the charge as it stands then.
+
+        It is `refunded`, or `unknown` until the reconciler has found out, or still `settled` where the rail refused.
+        A charge that is refunded already is returned as it is.
+
+        Raises:
+            ConfigurationError: there is no such charge, its money was not taken, its answer is still under way, or its
+                rail gives nothing back.
+            StoreError: the store cannot be reached, or another worker is at the charge.
+        """
+        return await give_back(self.services(), charge_id)
+
     # --- the app
+
+    async def discovery(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request below `/.well-known/rail402/`."""
+        assert self._discovery is not None
+        await self._discovery(scope, receive, send)
 
     def install(self, app: Any) -> None:
         """Put the gate into a FastAPI or Starlette app: its routes, discovery addresses, start and stop."""
@@ -257,6 +298,7 @@ class Gate:
                 await self._store.start()
                 opened.push_async_callback(self._store.close)
                 services = await self._assemble()
+                self._discovery = Discovery(services)
                 for rail in self._rails.values():
                     opened.push_async_callback(rail.close)
                     await _start(rail)

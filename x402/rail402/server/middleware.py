@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from rail402.errors import Rail402Error
+from rail402.protocol.endpoint import DISCOVERY
 from rail402.server.paywall import App
 from rail402.server.request import Message, Receive, Scope, Send
 
 if TYPE_CHECKING:
     from rail402.server.gate import Gate
 
-__all__ = ["DISCOVERY", "GateMiddleware"]
-
-DISCOVERY = "/.well-known/rail402/"
+__all__ = ["GateMiddleware"]
 
 _OVER = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed")
 
@@ -32,7 +30,7 @@ class GateMiddleware:
         if not self._gate.started:
             await self._gate.start()
         if scope["type"] == "http" and scope["path"].startswith(DISCOVERY):
-            await self._discovery(scope, send)
+            await self._gate.discovery(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -56,16 +54,3 @@ class GateMiddleware:
         except Rail402Error as error:  # without this word, servers take it that there is no lifespan, and go on
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise
-
-    async def _discovery(self, scope: Scope, send: Send) -> None:
-        found = scope["path"] == DISCOVERY + "jwks.json" and scope["method"] in ("GET", "HEAD")
-        jwks = self._gate.services().receipt_keys.jwks if found else {"error": "not found"}
-        content = json.dumps(jwks).encode()
-        headers = [
-            (b"content-type", b"application/jwk-set+json" if found else b"application/json"),
-            (b"content-length", str(len(content)).encode()),
-            (b"cache-control", b"public, max-age=300" if found else b"no-store"),
-            (b"access-control-allow-origin", b"*"),
-        ]
-        await send({"type": "http.response.start", "status": 200 if found else 404, "headers": headers})
-        await send({"type": "http.response.body", "body": content})

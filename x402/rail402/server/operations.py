@@ -11,7 +11,15 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from rail402.errors import KeyTaken, OutcomeUnknown, PaymentRejected, Rail402Error, RailUnavailable, StaleCharge
+from rail402.errors import (
+    ConfigurationError,
+    KeyTaken,
+    OutcomeUnknown,
+    PaymentRejected,
+    Rail402Error,
+    RailUnavailable,
+    StaleCharge,
+)
 from rail402.protocol.charge import (
     IN_FLIGHT,
     Charge,
@@ -46,6 +54,7 @@ __all__ = [
     "Finish",
     "Finished",
     "conclude",
+    "give_back",
     "hold",
     "record",
     "refund",
@@ -100,6 +109,22 @@ async def refund(services: Services, rail: PaymentRail, charge: Charge) -> Charg
     """Give settled money back; the charge stays settled where the rail refuses."""
     assert isinstance(rail, Refunds)
     return await _perform(services, charge, PaymentEvent.REFUND, rail.refund, Finished)
+
+
+async def give_back(services: Services, charge_id: str) -> Charge:
+    """Refund the charge of that id because its seller says so; see `Gate.refund`."""
+    charge = await services.store.get(charge_id)
+    if charge is None:
+        raise ConfigurationError(f"there is no charge {charge_id}")
+    rail = services.rails.get(charge.offer.rail)
+    if not isinstance(rail, Refunds):
+        raise ConfigurationError(f"the rail {charge.offer.rail} gives nothing back")
+    charge = charge.lapsed(services.clock())
+    if charge.payment is PaymentState.REFUNDED:
+        return charge
+    if charge.payment is not PaymentState.SETTLED or charge.delivery is Delivery.RUNNING:
+        raise ConfigurationError(f"charge {charge_id}: its payment is {charge.payment}, its delivery {charge.delivery}")
+    return await refund(services, rail, charge)
 
 
 async def _perform(

@@ -31,7 +31,7 @@ from rail402.server.request import ClientDisconnected, GatedRequest, Message, Re
 from rail402.server.services import Services
 from rail402.server.settings import Rule
 
-__all__ = ["CHARGE_KEY", "Admittance", "App", "Paywall", "current_admittance"]
+__all__ = ["CHARGE_KEY", "DELIVERY_KEY", "Admittance", "App", "Paywall", "current_admittance"]
 
 logger = logging.getLogger("rail402.server")
 
@@ -39,6 +39,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CHARGE_KEY = "rail402.charge"
 """Where the ASGI scope holds the charge that admitted the request."""
+
+DELIVERY_KEY = "rail402.delivery"
+"""Where it holds the delivery of what is not settled yet."""
 
 _BODY_EXTENSIONS = ("http.response.pathsend", "http.response.zerocopysend")
 _BODY_FIELDS = (b"content-length", b"transfer-encoding")
@@ -229,6 +232,7 @@ class _Visit:
         except Rail402Error as error:
             await self._answer(error, delivery.charge, payment)
             return
+        self._request.scope[DELIVERY_KEY] = delivery
         try:
             await handler(_visible(self._request.scope), self._request.receive, delivery.send, delivery.charge)
         except* Withheld:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 
 from rail402.errors import OutcomeUnknown, Rail402Error, RailUnavailable, StaleCharge, StoreError
-from rail402.protocol.charge import Charge, Delivery, PaymentState
+from rail402.protocol.charge import Charge, Delivery, Operation, PaymentEvent, PaymentState
 from rail402.protocol.rail import PaymentRail, Pending, Unknown
 from rail402.server.operations import Answer, Finished, conclude, record, release, settle
 from rail402.server.services import Services
@@ -65,6 +65,21 @@ class Reconciler:
                 logger.error("charge %s: %s", charge.id, outcome, exc_info=outcome)
                 await self._put_off(charge)
         return closed
+
+    async def look_at(self, charge: Charge, operation: Operation) -> None:
+        """Look an operation up now instead of at its turn; settled money may have been refunded elsewhere.
+
+        Raises:
+            StaleCharge: another worker is at it.
+        """
+        services, now = self._services, self._services.clock()
+        if operation is Operation.REFUND and charge.payment is PaymentState.SETTLED:
+            if charge.delivery is Delivery.RUNNING:
+                return  # its answer may be on its way out; whoever told us tells us again, or the publisher knows
+            asked = charge.on(PaymentEvent.REFUND, lease_until=now)
+            charge = await services.store.save(asked.on(PaymentEvent.LOST, lease_until=now))
+        if charge.operation is operation and charge.offer.rail in services.rails:
+            await self._look_up(services.rails[charge.offer.rail], charge)
 
     async def _put_off(self, charge: Charge) -> None:
         """Look at a charge again later whose step went wrong, wherever it went wrong."""

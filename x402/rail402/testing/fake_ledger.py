@@ -137,11 +137,11 @@ class FakeLedger:
             self.held[transfer.key] = transfer
 
     def charge(self, transfer: Transfer) -> None:
-        """Take the amount, from the hold where there is one; once per key."""
+        """Take the amount, from the hold where there is one, whose rest goes back; once per key."""
         if transfer.key in self.charged or transfer.key in self.refunded:
             return
-        if self.held.pop(transfer.key, None) is None:
-            self._debit(transfer.payer, transfer.amount)
+        held = self.held.pop(transfer.key, None)
+        self._debit(transfer.payer, transfer.amount - (held.amount if held else 0))
         self.charged[transfer.key] = transfer
 
     def release(self, key: str) -> None:

@@ -64,6 +64,7 @@ class FakeRail(PaymentRail, Holds, Refunds):
     """
 
     is_sandbox = True
+    takes_less = True
 
     def __init__(
         self,
@@ -189,7 +190,7 @@ class FakeRail(PaymentRail, Holds, Refunds):
     def _transfer(self, charge: Charge) -> tuple[str, Transfer]:
         key = str(charge.rail_state["key"])
         transaction = f"fake-tx-{sha256_hex(key.encode())[:16]}"
-        return key, Transfer(key, charge.payer or "", charge.offer.payee, charge.offer.amount, transaction)
+        return key, Transfer(key, charge.payer or "", charge.offer.payee, charge.amount, transaction)
 
     def _settled(self, key: str) -> Settled:
         return Settled(transaction=self.ledger.charged[key].transaction, at=self._clock() if self._clock else None)

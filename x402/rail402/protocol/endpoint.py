@@ -1,0 +1,109 @@
+"""HTTP addresses of a rail's own, below `/.well-known/rail402/`: webhooks, and payments that are prepared on demand.
+
+A rail that has some is an `Endpoints`. It sees a request and returns an answer, and asks the gate through a `Desk`:
+the core knows nothing of what goes on there, and the rail nothing of stores and routes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, runtime_checkable
+
+from rail402.protocol.charge import Operation
+from rail402.protocol.dialect import Fields
+from rail402.protocol.offer import Offer
+from rail402.protocol.payment import ConsumptionKey
+
+__all__ = ["DISCOVERY", "Desk", "Endpoint", "EndpointReply", "EndpointRequest", "Endpoints"]
+
+DISCOVERY: Final = "/.well-known/rail402/"
+"""Below which a gate answers by itself (RFC 8615)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointRequest:
+    """A request to a rail's address.
+
+    Attributes:
+        method: `GET` or `POST`.
+        query: the parameters of the URL; where one is there several times, the last.
+        body: the whole body, at most as long as the gate's `max_body`.
+    """
+
+    method: str
+    query: Mapping[str, str]
+    fields: Fields
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointReply:
+    """The answer. It is never cached."""
+
+    status: int = 200
+    body: bytes = b""
+    media_type: str = "application/json"
+    fields: Sequence[tuple[str, str]] = ()
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any], *, status: int = 200) -> EndpointReply:
+        """Return `value` as JSON."""
+        return cls(status=status, body=json.dumps(value, separators=(",", ":")).encode())
+
+
+class Desk(Protocol):
+    """What a gate does for a rail's addresses.
+
+    Attributes:
+        public_url: the origin that payers see.
+    """
+
+    @property
+    def public_url(self) -> str: ...
+
+    def offer(self, dialect: str, envelope: Mapping[str, Any]) -> Offer:
+        """Return the offer that a payer sends back in order to have its payment prepared.
+
+        It is ours, unaltered and not expired, and carries its token. For which order it was made is checked when the
+        payment is presented.
+
+        Args:
+            dialect: the dialect that it came in; envelope: what it came as (`Offer.envelope` at the client).
+
+        Raises:
+            MalformedInput: it cannot be read, or the dialect does not send offers back.
+            PaymentRejected: `offer_unknown`, `offer_expired`.
+        """
+        ...
+
+    async def look_up(self, operation: Operation, *, keys: Iterable[ConsumptionKey] = (), charge: str = "") -> bool:
+        """Ask the rail's `lookup` now what became of `operation` on the charge of that id, or with one of `keys`.
+
+        A hint from outside (a webhook) is no evidence: it only makes the lookup come earlier. An operation that the
+        charge is not in is passed over, except a refund of settled money, which may have been made elsewhere.
+
+        Returns:
+            Whether there is such a charge. Where not, the hint may have come before the write: it should come again.
+        """
+        ...
+
+
+Endpoint = Callable[[EndpointRequest, Desk], Awaitable[EndpointReply]]
+
+
+@runtime_checkable
+class Endpoints(Protocol):
+    """A rail with addresses of its own."""
+
+    def endpoints(self) -> Mapping[tuple[str, str], Endpoint]:
+        """Return what answers, by method and path below `/.well-known/rail402/`, such as `("POST", "stripe")`.
+
+        An endpoint may raise any `Rail402Error`, which becomes its answer with the status of its code.
+        """
+        ...
+
+    def pay_path(self, offer: Offer) -> str | None:
+        """Return the path, one that is answered on GET, where a person can pay `offer`; None where there is none."""
+        ...

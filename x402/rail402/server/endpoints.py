@@ -1,0 +1,124 @@
+"""What is answered below `/.well-known/rail402/`: the key set for receipts, and the rails' own addresses."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected, Rail402Error, StaleCharge
+from rail402.protocol.charge import Operation
+from rail402.protocol.dialect import Fields
+from rail402.protocol.endpoint import DISCOVERY, Endpoint, EndpointReply, EndpointRequest, Endpoints
+from rail402.protocol.offer import Offer
+from rail402.protocol.payment import ConsumptionKey
+from rail402.protocol.rail import PaymentRail
+from rail402.server.reconciler import Reconciler
+from rail402.server.request import ClientDisconnected, Receive, Scope, Send, read_body
+from rail402.server.services import Services
+
+__all__ = ["Discovery", "GateDesk"]
+
+_JWKS: Final = "jwks.json"
+
+
+class GateDesk:
+    """What a gate does for a rail's addresses; see `Desk`."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    @property
+    def public_url(self) -> str:
+        """The origin that payers see."""
+        return self._services.settings.public_url
+
+    def offer(self, dialect: str, envelope: Mapping[str, Any]) -> Offer:
+        """Return an offer that came back; see `Desk.offer`."""
+        context = self._services.context()
+        for known in self._services.dialects:
+            if known.name == dialect:
+                offer = known.offer_of(envelope, context)
+                break
+        else:
+            raise MalformedInput("dialect", "is none that this server speaks")
+        if offer.expires_at < context.now:
+            raise PaymentRejected("ask for a new offer", code="offer_expired")
+        return offer
+
+    async def look_up(self, operation: Operation, *, keys: Iterable[ConsumptionKey] = (), charge: str = "") -> bool:
+        """Look an operation up now; see `Desk.look_up`."""
+        store = self._services.store
+        found = await store.get(charge) if charge else await store.find(list(keys))
+        if found is None:
+            return False
+        with contextlib.suppress(StaleCharge):  # whoever was faster looked, or will
+            await self._services.shielded(Reconciler(self._services).look_at(found, operation))
+        return True
+
+
+class Discovery:
+    """Answers the requests below `DISCOVERY`.
+
+    Raises:
+        ConfigurationError: two rails want the same address.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services, self._desk = services, GateDesk(services)
+        self._endpoints: dict[tuple[str, str], Endpoint] = {("GET", _JWKS): self._jwks}
+        for rail in services.rails.values():
+            for address, endpoint in _endpoints(rail).items():
+                if self._endpoints.setdefault(address, endpoint) is not endpoint:
+                    raise ConfigurationError(f"two rails answer {' '.join(address)}: run them in two gates")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        method, path = scope["method"], scope["path"].removeprefix(DISCOVERY)
+        endpoint = self._endpoints.get(("GET" if method == "HEAD" else method, path))
+        if endpoint is None:
+            known = {each for each, address in self._endpoints if address == path}
+            reply = EndpointReply.of({"error": "not found"}, status=405 if known else 404)
+            await _send(reply, send, head=method == "HEAD")
+            return
+        try:
+            body = await read_body(scope, receive, self._services.settings.max_body)
+            request = EndpointRequest(
+                method=method,
+                query=dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"))),
+                fields=Fields.from_raw(scope["headers"]),
+                body=body,
+            )
+            reply = await endpoint(request, self._desk)
+        except ClientDisconnected:
+            return
+        except Rail402Error as error:
+            reply = _refusal(error)
+        await _send(reply, send, head=method == "HEAD")
+
+    async def _jwks(self, request: EndpointRequest, desk: object) -> EndpointReply:
+        return EndpointReply(
+            body=json.dumps(self._services.receipt_keys.jwks).encode(),
+            media_type="application/jwk-set+json",
+            fields=[("cache-control", "public, max-age=300"), ("access-control-allow-origin", "*")],
+        )
+
+
+def _endpoints(rail: PaymentRail) -> Mapping[tuple[str, str], Endpoint]:
+    return rail.endpoints() if isinstance(rail, Endpoints) else {}
+
+
+def _refusal(error: Rail402Error) -> EndpointReply:
+    body = {"error": str(error), "code": error.code}
+    retry = [("retry-after", str(error.retry_after or 2))] if error.retryable else []
+    return EndpointReply(status=error.status, body=json.dumps(body).encode(), fields=retry)
+
+
+async def _send(reply: EndpointReply, send: Send, *, head: bool) -> None:
+    lines = {"content-type": reply.media_type, "cache-control": "no-store"} | dict(reply.fields)
+    lines["content-length"] = str(len(reply.body))
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in lines.items()]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if head else reply.body})
