@@ -20,7 +20,7 @@ from rail402_lightning import bolt11
 from rail402_lightning.networks import network_of
 from rail402_lightning.request_binding import PROFILE
 
-__all__ = ["MppBinding", "X402Binding", "XReceiptBinding", "invoice_of", "text_member"]
+__all__ = ["L402Binding", "MppBinding", "X402Binding", "XReceiptBinding", "invoice_of", "text_member"]
 
 _METHOD: Final = "lightning"
 _ATOMIC: Final = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
@@ -189,6 +189,24 @@ class MppBinding(_LightningBinding):
             if details.get(name, value) != value:
                 raise MalformedInput(f"request.methodDetails.{name}", "is not what the invoice says")
         return self._offer(invoice, amount=_atomic(request, "amount") * 1000, expires_at=expires_at)
+
+
+class L402Binding(_LightningBinding):
+    """L402: the invoice says all of the offer; the payment hash is there for the macaroon, and compared with it."""
+
+    def encode_offer(self, offer: Offer) -> Json:
+        """Return the invoice and its payment hash."""
+        invoice = invoice_of(offer)
+        return {"invoice": invoice.text, "paymentHash": invoice.payment_hash.hex()}
+
+    def decode_offer(self, wire: Json, *, expires_at: int) -> Offer | None:
+        """Read the invoice, which says itself until when it can be paid."""
+        invoice = _decode(text_member(wire, "invoice"))
+        if wire.get("paymentHash") not in (None, invoice.payment_hash.hex()):
+            raise MalformedInput("invoice", "is not the one that the macaroon is made for")
+        if invoice.amount_msat is None:
+            raise MalformedInput("invoice", "names no amount, and an open invoice is never paid")
+        return self._offer(invoice, amount=invoice.amount_msat, expires_at=invoice.expires_at)
 
 
 class XReceiptBinding(_LightningBinding):

@@ -151,7 +151,7 @@ def order(body_digest: str = EMPTY_BODY_DIGEST) -> Order:
 
 
 def offer_of(rail: Rail, of: Order = ORDER, *, amount: int = 3000, payee: str = "payee", seconds: int = 60) -> Offer:
-    invoice = "lnbcrt1" if rail is LIGHTNING else None
+    invoice = "lnbcrt1" if rail.name == LIGHTNING.name else None
     return KEYS.issue(rail.offer(str(amount), payee, seconds, invoice, NOW + 300), of, b"n" * 16)
 
 

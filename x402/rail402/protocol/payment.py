@@ -24,6 +24,7 @@ class Payment(Record):
         rail: the rail it is for.
         payload: the rail's own proof, by the rail's names: a signed authorization, a preimage, a token. Secret.
         offer: the offer it accepts, as echoed, with its token; None in dialects without an echo.
+        token: the offer's token, where the dialect sends that back and not the offer.
         envelope: what the dialect needs again to answer (the echoed challenge, say).
     """
 
@@ -31,4 +32,10 @@ class Payment(Record):
     rail: str
     payload: Mapping[str, Any] = Field(repr=False)
     offer: Offer | None = None
+    token: str | None = Field(default=None, repr=False)
     envelope: Mapping[str, Any] = Field(default_factory=dict, repr=False)
+
+    @property
+    def offer_token(self) -> str | None:
+        """The token of the offer it accepts, echoed with the offer or by itself; None where it came bare."""
+        return self.token if self.offer is None else self.offer.token or ""

@@ -51,8 +51,8 @@ class Admission:
         self._services, self._rule, self._request = services, rule, request
         self._price, self._payment, self._rail = price, payment, rail
         self._identity = rail.spec.identify(payment)
-        offer = payment.offer
-        self._token: TokenParts | None = None if offer is None else parse_token(offer.token or "")
+        token = payment.offer_token
+        self._token: TokenParts | None = None if token is None else parse_token(token)
 
     async def admit(self) -> Admitted:
         """Claim the payment, or find out what became of it.
@@ -87,7 +87,11 @@ class Admission:
             if issued is not None:
                 if issued.order_digest != self._request.order.digest:
                     raise PaymentRejected("the payment was made for another request", code="resource_mismatch")
-                return Offer.model_validate_json(issued.offer)
+                offer = Offer.model_validate_json(issued.offer)
+                if self._payment.token is not None:  # it was proven ours; this is the offer that it was made with
+                    offer = offer.model_copy(update={"token": self._payment.token})
+                    self._services.offer_keys.verify(offer, self._request.order)
+                return offer
         for key in self._rail.spec.mistaken_keys(self._payment):
             if await self._services.store.issued(key) or await self._services.store.find([key]):
                 raise MalformedInput("payment", "is the payment's public hash; send the preimage, which proves it")
