@@ -31,7 +31,15 @@ from rail402_base.eip3009 import (
 )
 from rail402_base.tokens import Token
 
-__all__ = ["ZERO_ADDRESS", "BaseSpec", "X402V2Binding", "authorization_key", "payload_of", "transfer_key"]
+__all__ = [
+    "ZERO_ADDRESS",
+    "BaseSpec",
+    "X402V1Binding",
+    "X402V2Binding",
+    "authorization_key",
+    "payload_of",
+    "transfer_key",
+]
 
 ZERO_ADDRESS: Final = "0x" + 40 * "0"
 _MECHANISM: Final = "eip3009"
@@ -88,7 +96,7 @@ class BaseSpec:
         if not self.tokens or len(self._by_place) < len(self.tokens):
             raise ConfigurationError("tokens: give at least one, and each of them once")
         self.mechanisms = tuple(_mechanism(token) for token in self.tokens)
-        self.bindings: Mapping[str, Binding] = {"x402-v2": X402V2Binding(self)}
+        self.bindings: Mapping[str, Binding] = {"x402-v2": X402V2Binding(self), "x402-v1": X402V1Binding(self)}
 
     def token(self, network: str, asset: str) -> Token | None:
         """Return the token at an address (in any case) of a network (its CAIP-2 name), None where it is not ours."""
@@ -256,6 +264,44 @@ class X402V2Binding:
         if "authorization" not in wire:
             return None
         return payload_of(*parse_authorization(wire))
+
+
+class X402V1Binding:
+    """The same inside x402, version 1: other names for networks and the amount, and no word about the flow.
+
+    The proof is the whole of `X-PAYMENT` but its version: its scheme and network say whose it is.
+    """
+
+    def __init__(self, spec: BaseSpec) -> None:
+        self._spec, self._v2 = spec, X402V2Binding(spec)
+        self._networks = {token.network.v1_name: token.network for token in spec.tokens}
+
+    def encode_offer(self, offer: Offer) -> Json:
+        """Return the requirements."""
+        wire = dict(self._v2.encode_offer(offer))
+        wire["maxAmountRequired"] = wire.pop("amount")
+        return wire | {"network": self._v1_name(offer)}
+
+    def decode_offer(self, wire: Json, *, expires_at: int) -> Offer | None:
+        """Read requirements; see `X402V2Binding.decode_offer`."""
+        network = self._networks.get(str(wire.get("network")))
+        if network is None:
+            return None
+        amount = {"amount": wire.get("maxAmountRequired"), "network": network.caip2}
+        return self._v2.decode_offer({**wire, **amount}, expires_at=expires_at)
+
+    def encode_proof(self, payload: Json) -> Json:
+        """Return the payload in its place."""
+        return {"payload": self._v2.encode_proof(payload)}
+
+    def decode_proof(self, wire: Json) -> Json | None:
+        """Read scheme, network and payload. None where they are none of ours."""
+        if wire["scheme"] != _SCHEME or wire["network"] not in self._networks:
+            return None
+        return self._v2.decode_proof(wire["payload"])
+
+    def _v1_name(self, offer: Offer) -> str:
+        return next(name for name, network in self._networks.items() if network.caip2 == offer.network)
 
 
 def _flow(extra: Json) -> Flow | None:

@@ -33,7 +33,12 @@ class Rail:
         self, name: str, network: str, method: str, *, flow: Flow, speaks: str = "x402-v2 mpp x-receipt"
     ) -> None:
         self.name, self.network, self.method, self.flow = name, network, method, flow
-        every = {"x402-v2": X402Binding(self), "mpp": MppBinding(self), "x-receipt": XReceiptBinding(self)}
+        every = {
+            "x402-v1": X402V1Binding(self),
+            "x402-v2": X402Binding(self),
+            "mpp": MppBinding(self),
+            "x-receipt": XReceiptBinding(self),
+        }
         self.bindings = {dialect: every[dialect] for dialect in speaks.split()}
 
     def offer(self, amount: str, payee: object, seconds: object, invoice: object, expires_at: int) -> Offer:
@@ -94,6 +99,24 @@ class X402Binding(Binding):
         return self.rail.offer(wire.get("amount", ""), wire.get("payTo"), seconds, invoice, expires_at)
 
 
+class X402V1Binding(X402Binding):
+    def encode_offer(self, offer: Offer) -> dict[str, Any]:
+        wire = super().encode_offer(offer)
+        return {"maxAmountRequired": wire.pop("amount"), **wire}
+
+    def decode_offer(self, wire: Mapping[str, Any], *, expires_at: int) -> Offer | None:
+        amount = {"amount": wire.get("maxAmountRequired", ""), "extra": wire.get("extra", {})}
+        return super().decode_offer({**wire, **amount}, expires_at=expires_at)
+
+    def encode_proof(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        return {"payload": super().encode_proof(payload)}
+
+    def decode_proof(self, wire: Mapping[str, Any]) -> dict[str, Any] | None:
+        if (wire["scheme"], wire["network"]) != ("exact", self.rail.network):
+            return None
+        return super().decode_proof(wire["payload"])
+
+
 class MppBinding(Binding):
     def encode_offer(self, offer: Offer) -> dict[str, Any]:
         request = {"amount": str(offer.amount), "currency": offer.asset, "recipient": offer.payee}
@@ -136,7 +159,7 @@ class XReceiptBinding(Binding):
         return {"proof": proof}
 
 
-BASE = Rail("base", "eip155:84532", "evm", flow=Flow.AUTHORIZATION)
+BASE = Rail("base", "eip155:84532", "evm", flow=Flow.AUTHORIZATION, speaks="x402-v1 x402-v2 mpp x-receipt")
 LIGHTNING = Rail("lightning", "lnbtc:0f9188f13cb7b2c71f2a335e3a4fc328", "lightning", flow=Flow.UPFRONT)
 STRIPE = Rail("stripe", "stripe:test", "stripe", flow=Flow.ESCROW, speaks="mpp")
 RAILS = (BASE, LIGHTNING, STRIPE)

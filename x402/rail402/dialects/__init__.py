@@ -6,12 +6,13 @@ from typing import Final
 
 from rail402.dialects.l402 import L402
 from rail402.dialects.mpp import Mpp
+from rail402.dialects.x402_v1 import X402V1
 from rail402.dialects.x402_v2 import X402V2
 from rail402.dialects.x_receipt import XReceipt
 from rail402.errors import ConfigurationError
 from rail402.protocol.dialect import Dialect
 
-__all__ = ["DEFAULT_DIALECTS", "L402", "X402V2", "Mpp", "XReceipt", "dialect_by_name"]
+__all__ = ["DEFAULT_DIALECTS", "L402", "X402V1", "X402V2", "Mpp", "XReceipt", "dialect_by_name"]
 
 DEFAULT_DIALECTS: Final[tuple[Dialect, ...]] = (X402V2(), Mpp(), XReceipt())
 """What is spoken by default, in the order in which a 402 says it and a client prefers it: dialects that echo the whole

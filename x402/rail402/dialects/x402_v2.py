@@ -13,10 +13,11 @@ from typing import Any, ClassVar, Final, Literal
 
 from rail402.dialects._base64_json import compact_json, from_base64, to_base64
 from rail402.dialects._rails import proof_on_the_wire, read_offer, read_offers, read_payment
+from rail402.dialects._x402 import MAX_SECONDS, outcome_of
 from rail402.errors import REASONS, MalformedInput
 from rail402.protocol.base import Json, sha256_hex
 from rail402.protocol.challenge import Challenge
-from rail402.protocol.charge import Charge, PaymentState
+from rail402.protocol.charge import Charge
 from rail402.protocol.dialect import Context, Dialect, Envelope, Fields
 from rail402.protocol.offer import Flow, Offer
 from rail402.protocol.payment import Payment
@@ -24,14 +25,7 @@ from rail402.protocol.payment import Payment
 __all__ = ["X402V2"]
 
 VERSION: Final = 2
-_MAX_SECONDS: Final = 2**31 - 1
 _IDENTIFIER: Final = "payment-identifier"
-
-_FAILED: Final[Mapping[PaymentState, str]] = {
-    PaymentState.REJECTED: "payment_declined",
-    PaymentState.UNKNOWN: "outcome_unknown",
-}
-"""Settlements that did not succeed, with the reason where the charge names none."""
 
 
 class X402V2(Dialect):
@@ -93,17 +87,11 @@ class X402V2(Dialect):
 
     def receipt(self, charge: Charge, payment: Payment, context: Context) -> Sequence[tuple[str, str]]:
         """Return `PAYMENT-RESPONSE`: settled, or why the settlement did not succeed; nothing where none was tried."""
-        settled = charge.payment is PaymentState.SETTLED
-        if not settled and charge.payment not in _FAILED:
-            return []
-        outcome: dict[str, Any] = {"success": settled}
-        if not settled:
-            outcome["errorReason"] = REASONS[charge.code or _FAILED[charge.payment]].x402
-        if charge.payer is not None:
-            outcome["payer"] = charge.payer
         network = payment.envelope["accepted"].get("network", charge.offer.network)
-        outcome |= {"transaction": charge.transaction or "", "network": network}
-        if settled:
+        outcome = outcome_of(charge, network)
+        if outcome is None:
+            return []
+        if outcome["success"]:
             outcome["amount"] = str(charge.amount)
         return [("PAYMENT-RESPONSE", to_base64(compact_json(outcome)))]
 
@@ -183,7 +171,7 @@ def _without_token(accepted: Json) -> tuple[dict[str, Any], object]:
 
 def _seconds(requirements: Json) -> int:
     seconds = requirements.get("maxTimeoutSeconds")
-    if type(seconds) is not int or not 0 < seconds <= _MAX_SECONDS:
+    if type(seconds) is not int or not 0 < seconds <= MAX_SECONDS:
         raise MalformedInput("maxTimeoutSeconds", "must be a whole number of seconds, more than zero")
     return seconds
 

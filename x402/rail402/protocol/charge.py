@@ -260,7 +260,8 @@ class Charge(Record):
         elif state in IN_FLIGHT:
             facts["tries"] = self.tries + 1
         elif event is PaymentEvent.RECLAIM:
-            facts |= {"attempt": self.attempt + 1, "tries": 0, "delivery": DELIVERY[self.delivery, DeliveryEvent.RESET]}
+            reset = DELIVERY[self.delivery, DeliveryEvent.RESET]
+            facts |= {"attempt": self.attempt + 1, "tries": 0, "delivery": reset, "reduced_to": None}
         return self._changed(facts | changes)
 
     def _takes(self, event: PaymentEvent) -> bool:

@@ -9,15 +9,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from rail402.errors import ConfigurationError
-from rail402.money import Money
 from rail402.protocol.base import Json
 from rail402.protocol.charge import Charge, Operation
 from rail402.protocol.offer import Flow, Mechanism, Offer
 from rail402.protocol.order import Order
+from rail402.protocol.outcome import (
+    Cost,
+    Failed,
+    Held,
+    NotPaid,
+    Paid,
+    Pending,
+    Refunded,
+    Released,
+    Settled,
+    Unknown,
+    Verified,
+)
 from rail402.protocol.payment import ConsumptionKey, Payment
 
 __all__ = [
@@ -41,98 +53,6 @@ __all__ = [
     "Verified",
     "Wallet",
 ]
-
-
-# --- what a rail answers -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verified:
-    """A proof that stands by itself: who pays, which keys it uses up, and what a later lookup needs (no secrets)."""
-
-    keys: frozenset[ConsumptionKey]
-    payer: str | None = None
-    state: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """The amount is reserved at the rail; `state` and `keys` are added to the charge."""
-
-    state: Mapping[str, Any] = field(default_factory=dict)
-    keys: frozenset[ConsumptionKey] = frozenset()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
-    """The money is ours.
-
-    Attributes:
-        transaction: the rail's reference.
-        at: when the rail says it settled, Unix seconds, where it says so.
-    """
-
-    transaction: str
-    at: int | None = None
-    payer: str | None = None
-    state: Mapping[str, Any] = field(default_factory=dict)
-    keys: frozenset[ConsumptionKey] = frozenset()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Released:
-    """Nothing is reserved (any more)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refunded:
-    """The money went back."""
-
-    state: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pending:
-    """Under way: neither done nor failed. Look again after `retry_after` seconds."""
-
-    retry_after: int = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotPaid:
-    """It did not happen and never will by what was sent: the payment counts as released and may be tried again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
-    """Refused, definitively. `code` is a reason code, `detail` a sentence without secrets."""
-
-    code: str
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unknown:
-    """No answer that can be believed. Only a lookup may decide; `state` is added to the charge for it."""
-
-    detail: str = ""
-    state: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Paid:
-    """What a wallet found: this payment went through (or is a valid proof that may be presented again)."""
-
-    payload: Json = field(repr=False)
-    fee: Money | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """What paying an offer would cost: the price and the most that the rail may charge on top."""
-
-    price: Money
-    fee_ceiling: Money | None = None
 
 
 # --- the shared part -----------------------------------------------------------------------------------------------
@@ -245,11 +165,14 @@ class PaymentRail(ABC):
         spec: the part that its wallets share.
         is_sandbox: only play money moves on it; receipts say so.
         takes_less: a held amount may be captured in part: `settle` takes `charge.amount`.
+        has_fixed_terms: offers for one order at one price differ in nothing but their expiry, so that a payment which
+            comes without its offer can be checked against one that is made anew.
     """
 
     spec: RailSpec
     is_sandbox: bool = False
     takes_less: bool = False
+    has_fixed_terms: bool = False
 
     async def start(self) -> None:
         """Open connections and check the configuration against the backend."""
@@ -289,6 +212,14 @@ class PaymentRail(ABC):
         `payment` is None when the reconciler captures a held charge.
         """
 
+    def least_taken(self, offer: Offer, amount: int) -> int:
+        """Return what is taken of a held `offer` where only `amount` is asked: that, or the least above it that can be.
+
+        Args:
+            amount: atomic units, more than nothing and at most the offer's.
+        """
+        return amount
+
     @abstractmethod
     async def lookup(
         self, charge: Charge, operation: Operation
@@ -320,6 +251,7 @@ class Wallet(ABC):
 
     spec: RailSpec
     name: str = ""
+    origins_for_people: frozenset[str] = frozenset()  # where, beside the seller's own, this rail lets people act
 
     async def start(self) -> None:
         """Open connections."""
@@ -337,16 +269,20 @@ class Wallet(ABC):
 
         Raises:
             PaymentFailed: definitively nothing was paid.
-            PaymentOutcomeUnknown: perhaps paid; `resume` finds out.
+            PaymentOutcomeUnknown: perhaps paid; `resume` finds out. PaymentActionRequired: a person must act first.
         """
 
     @abstractmethod
     async def resume(self, offer: Offer, payload: Json | None, *, record_id: str, now: int) -> Paid | NotPaid | Unknown:
-        """Find out what became of a payment after a crash or a time-out.
+        """Find out what became of a payment after a crash or a time-out; raise `PaymentActionRequired` while it waits.
 
         Args:
             payload: the proof, where it was already in the journal.
         """
+
+    async def withdraw(self, offer: Offer, payload: Json, *, record_id: str, now: int) -> bool:
+        """Take back a proof that its server has refused for good; return whether no new payment can be made with it."""
+        return False
 
 
 # --- the registry --------------------------------------------------------------------------------------------------

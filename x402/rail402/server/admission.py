@@ -18,6 +18,7 @@ from rail402.protocol.charge import Charge, Delivery, DeliveryEvent, PaymentEven
 from rail402.protocol.offer import Flow, Offer
 from rail402.protocol.payment import Payment
 from rail402.protocol.rail import PaymentRail, Verified
+from rail402.server.challenge import offers_anew
 from rail402.server.operations import verdict
 from rail402.server.request import GatedRequest
 from rail402.server.services import Services
@@ -95,7 +96,20 @@ class Admission:
         for key in self._rail.spec.mistaken_keys(self._payment):
             if await self._services.store.issued(key) or await self._services.store.find([key]):
                 raise MalformedInput("payment", "is the payment's public hash; send the preimage, which proves it")
-        raise PaymentRejected("this server made no such offer", code="offer_unknown")
+        return await self._offer_anew()
+
+    async def _offer_anew(self) -> Offer:
+        """Return an offer that is made once more and that the payment fits."""
+        refusal = PaymentRejected("this server made no such offer", code="offer_unknown")
+        if self._rail.has_fixed_terms:
+            for offer in await offers_anew(self._services, self._rule, self._request, self._price, self._rail):
+                try:
+                    self._rail.spec.authenticate(offer, self._payment)
+                except PaymentRejected as error:
+                    refusal = error
+                else:
+                    return offer
+        raise refusal
 
     def _new(self, offer: Offer, verified: Verified, keys: frozenset[str]) -> Charge:
         services = self._services

@@ -27,7 +27,7 @@ from rail402.server.services import Services
 from rail402.server.settings import Rule
 from rail402.stores.base import Issued
 
-__all__ = ["make_challenge", "price_of", "refuse", "send_challenge"]
+__all__ = ["make_challenge", "offers_anew", "price_of", "refuse", "send_challenge"]
 
 logger = logging.getLogger("rail402.server")
 
@@ -117,6 +117,24 @@ async def _offer(
     return services.offer_keys.issue(offer, request.order, services.random_bytes(16))
 
 
+async def offers_anew(
+    services: Services, rule: Rule, request: GatedRequest, price: Money, rail: PaymentRail
+) -> list[Offer]:
+    """Make a rail's offers once more, for a payment that came without its offer; nothing is kept of them.
+
+    Raises:
+        RailUnavailable: it cannot be reached.
+    """
+    made = []
+    for mechanism in rail.spec.mechanisms:
+        offer = await _offer(services, rule, request, price, rail, mechanism, now=services.clock())
+        if isinstance(offer, RailUnavailable):
+            raise offer
+        if offer is not None:
+            made.append(offer.model_copy(update={"token": None}))
+    return made
+
+
 def _flow(wanted: Flow | None, mechanism: Mechanism) -> Flow:
     return wanted if wanted in mechanism.flows else mechanism.flows[0]
 
@@ -161,12 +179,16 @@ async def send_challenge(
 def _sayable(services: Services, challenge: Challenge, dialect: Dialect) -> Challenge:
     """Return the challenge with the offers that can be paid in `dialect`.
 
-    Where the client does not send the offer back, only one that is remembered can be recognised.
+    Where the client does not send the offer back, only one that is remembered, or can be made anew, is recognised.
     """
     if dialect.echo == "full":
         return challenge
-    known = tuple(offer for offer in challenge.offers if services.rails[offer.rail].issued_key(offer) is not None)
+    known = tuple(offer for offer in challenge.offers if _recognised(services.rails[offer.rail], offer))
     return challenge.model_copy(update={"offers": known})
+
+
+def _recognised(rail: PaymentRail, offer: Offer) -> bool:
+    return rail.has_fixed_terms or rail.issued_key(offer) is not None
 
 
 async def refuse(

@@ -1,0 +1,114 @@
+"""What rails and wallets answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rail402.money import Money
+from rail402.protocol.base import Json
+from rail402.protocol.payment import ConsumptionKey
+
+__all__ = [
+    "Cost",
+    "Failed",
+    "Held",
+    "NotPaid",
+    "Paid",
+    "Pending",
+    "Refunded",
+    "Released",
+    "Settled",
+    "Unknown",
+    "Verified",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """A proof that stands by itself: who pays, which keys it uses up, and what a later lookup needs (no secrets)."""
+
+    keys: frozenset[ConsumptionKey]
+    payer: str | None = None
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """The amount is reserved at the rail; `state` and `keys` are added to the charge."""
+
+    state: Mapping[str, Any] = field(default_factory=dict)
+    keys: frozenset[ConsumptionKey] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """The money is ours.
+
+    Attributes:
+        transaction: the rail's reference.
+        at: when the rail says it settled, Unix seconds, where it says so.
+    """
+
+    transaction: str
+    at: int | None = None
+    payer: str | None = None
+    state: Mapping[str, Any] = field(default_factory=dict)
+    keys: frozenset[ConsumptionKey] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """Nothing is reserved (any more)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refunded:
+    """The money went back."""
+
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """Under way: neither done nor failed. Look again after `retry_after` seconds."""
+
+    retry_after: int = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotPaid:
+    """It did not happen and never will by what was sent: the payment counts as released and may be tried again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """Refused, definitively. `code` is a reason code, `detail` a sentence without secrets."""
+
+    code: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """No answer that can be believed. Only a lookup may decide; `state` is added to the charge for it."""
+
+    detail: str = ""
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paid:
+    """What a wallet found: this payment went through (or is a valid proof that may be presented again)."""
+
+    payload: Json = field(repr=False)
+    fee: Money | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What paying an offer would cost: the price and the most that the rail may charge on top."""
+
+    price: Money
+    fee_ceiling: Money | None = None
