@@ -3,9 +3,9 @@
     gate = Gate(rails=[LightningRail.sandbox()], public_url="https://api.example.com")
     payer = Payer(wallets=[LightningWallet.sandbox()])
 
-`LightningRail` is the server side and `LightningWallet` the client side; `.lnbits(…)` of both puts them on a wallet of
-an LNbits server. Another node takes a `Receiver` or a `Sender` (`rail402_lightning.backends`). The names below load on
-first use, because they need the extra `lightning`.
+`LightningRail` is the server side and `LightningWallet` the client side; `.lnd(…)` of both puts them on an lnd, and
+`.lnbits(…)` on a wallet of an LNbits server. Another node takes a `Receiver` or a `Sender`
+(`rail402_lightning.backends`). The names below load on first use, because they need the extra `lightning`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rail402_lightning.backends import InvoiceStatus, Receiver, Sender, SentPayment
     from rail402_lightning.backends.lnbits import LnbitsReceiver, LnbitsSender
+    from rail402_lightning.backends.lnd import LndReceiver, LndSender
     from rail402_lightning.config import PLUGIN
     from rail402_lightning.rail import LightningRail
     from rail402_lightning.wallet import LightningWallet
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "rail402_lightning.backends": ("InvoiceStatus", "Receiver", "Sender", "SentPayment"),
     "rail402_lightning.backends.lnbits": ("LnbitsReceiver", "LnbitsSender"),
+    "rail402_lightning.backends.lnd": ("LndReceiver", "LndSender"),
     "rail402_lightning.config": ("PLUGIN",),
     "rail402_lightning.rail": ("LightningRail",),
     "rail402_lightning.wallet": ("LightningWallet",),
@@ -39,6 +41,8 @@ __all__ = [
     "LightningWallet",
     "LnbitsReceiver",
     "LnbitsSender",
+    "LndReceiver",
+    "LndSender",
     "Receiver",
     "Sender",
     "SentPayment",

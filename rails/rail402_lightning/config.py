@@ -2,45 +2,74 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from pathlib import Path
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 
-from rail402.config import Secret
+from rail402.config import Secret, resolve_secret
+from rail402.errors import ConfigurationError
 from rail402.plugins import RailPlugin
 from rail402.protocol.base import Record
+from rail402_lightning.backends.lnd_macaroon import read_macaroon
 from rail402_lightning.networks import NETWORKS
 from rail402_lightning.rail import LightningRail
 from rail402_lightning.wallet import MAX_FEE_PPM, MAX_FEE_SAT, LightningWallet
 
 __all__ = ["PLUGIN", "RailConfig", "WalletConfig", "make_rail", "make_wallet"]
 
-Backend = Literal["sandbox", "lnbits"]
+Backend = Literal["sandbox", "lnbits", "lnd"]
+
+_OWN: Final = {
+    "sandbox": frozenset({"directory"}),
+    "lnbits": frozenset({"url", "invoice_key", "admin_key"}),
+    "lnd": frozenset({"url", "macaroon", "tls_cert", "private"}),
+}
+"""What only some of the backends have a use for."""
+
+_OPTIONAL: Final = frozenset({"directory", "tls_cert", "private"})
 
 
-def _check(backend: str, network: str | None, needed: dict[str, object], directory: str | None) -> None:
+def _resolve_macaroon(value: object) -> str:
+    """Return the macaroon that `env:NAME` or `file:PATH` refers to; the file may be lnd's own, which is no text."""
+    kind, _, target = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if kind != "file" or not target:
+        return resolve_secret(value)
+    try:
+        return read_macaroon(Path(target)).hex()
+    except ConfigurationError as error:
+        raise ValueError(error.detail) from error
+
+
+Macaroon = Annotated[SecretStr, BeforeValidator(_resolve_macaroon)]
+
+
+def _check(table: Record, backend: str, network: str | None) -> None:
     """Check that a table has what its backend needs, and nothing that it has no use for."""
     if network is not None and network not in {known.name for known in NETWORKS}:
         raise ValueError(f"network must be one of {', '.join(known.name for known in NETWORKS)}")
-    for key, value in needed.items():
-        if backend == "lnbits" and value is None:
-            raise ValueError(f'backend = "lnbits" needs {key}')
-        if backend == "sandbox" and value is not None:
-            raise ValueError(f'backend = "sandbox" has no {key}')
+    for key in type(table).model_fields:
+        users = [f'"{name}"' for name, own in _OWN.items() if key in own]
+        given = getattr(table, key) is not None
+        if key in _OWN[backend] and not given and key not in _OPTIONAL:
+            raise ValueError(f'backend = "{backend}" needs {key}')
+        if users and key not in _OWN[backend] and given:
+            raise ValueError(f'backend = "{backend}" has no {key}: {key} is for backend = {" or ".join(users)}')
     if backend == "sandbox" and network not in (None, "regtest"):
         raise ValueError('backend = "sandbox" moves no real money; its network is regtest')
-    if backend != "sandbox" and directory is not None:
-        raise ValueError('directory is for backend = "sandbox"')
 
 
 class RailConfig(Record):
     """`[[rails]]` with `name = "lightning"`.
 
     Args:
-        backend: `lnbits`, or `sandbox` for play money.
+        backend: `lnd`, `lnbits`, or `sandbox` for play money.
         network: `mainnet`, `testnet`, `signet` or `regtest`; mainnet unless given.
-        url: the address of LNbits.
-        invoice_key: `env:NAME` or `file:PATH` of the invoice key of a wallet there.
+        url: the address of LNbits, or of lnd's REST API.
+        invoice_key: `env:NAME` or `file:PATH` of the invoice key of a wallet of LNbits.
+        macaroon: `file:PATH` of a macaroon of lnd, or `env:NAME` of one in hexadecimal digits.
+        tls_cert: the path of lnd's `tls.cert`; none where its certificate is a public one.
+        private: whether lnd's invoices hold hints to its private channels.
         node_id: the public key of the node that must sign the invoices; learnt at the start unless given.
         directory: the sandbox's directory.
     """
@@ -49,12 +78,15 @@ class RailConfig(Record):
     network: str | None = None
     url: str | None = None
     invoice_key: Secret | None = None
+    macaroon: Macaroon | None = None
+    tls_cert: str | None = None
+    private: bool | None = None
     node_id: str | None = Field(None, pattern="^0[23][0-9a-fA-F]{64}$")
     directory: str | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> RailConfig:
-        _check(self.backend, self.network, {"url": self.url, "invoice_key": self.invoice_key}, self.directory)
+        _check(self, self.backend, self.network)
         return self
 
 
@@ -62,10 +94,12 @@ class WalletConfig(Record):
     """`[[wallets]]` with `name = "lightning"`.
 
     Args:
-        backend: `lnbits`, or `sandbox` for play money.
+        backend: `lnd`, `lnbits`, or `sandbox` for play money.
         network: `mainnet`, `testnet`, `signet` or `regtest`; mainnet unless given.
-        url: the address of LNbits.
-        admin_key: `env:NAME` or `file:PATH` of the admin key of a wallet there.
+        url: the address of LNbits, or of lnd's REST API.
+        admin_key: `env:NAME` or `file:PATH` of the admin key of a wallet of LNbits.
+        macaroon: `file:PATH` of a macaroon of lnd, or `env:NAME` of one in hexadecimal digits.
+        tls_cert: the path of lnd's `tls.cert`; none where its certificate is a public one.
         max_fee_sat, max_fee_ppm: what a payment may cost in fees: the larger of the two.
         label: tells it from the other wallets of a payer; in the sandbox it says whose money it is.
         directory: the sandbox's directory.
@@ -75,6 +109,8 @@ class WalletConfig(Record):
     network: str | None = None
     url: str | None = None
     admin_key: Secret | None = None
+    macaroon: Macaroon | None = None
+    tls_cert: str | None = None
     max_fee_sat: int = Field(MAX_FEE_SAT, ge=0)
     max_fee_ppm: int = Field(MAX_FEE_PPM, ge=0, le=1_000_000)
     label: str = "lightning"
@@ -82,7 +118,7 @@ class WalletConfig(Record):
 
     @model_validator(mode="after")
     def _complete(self) -> WalletConfig:
-        _check(self.backend, self.network, {"url": self.url, "admin_key": self.admin_key}, self.directory)
+        _check(self, self.backend, self.network)
         return self
 
 
@@ -94,8 +130,17 @@ def make_rail(config: RailConfig) -> LightningRail:
     """
     if config.backend == "sandbox":
         return LightningRail.sandbox(config.directory)
-    url, key = config.url or "", _revealed(config.invoice_key)
-    return LightningRail.lnbits(url, key, config.network or "mainnet", node_id=config.node_id)
+    url, network = config.url or "", config.network or "mainnet"
+    if config.backend == "lnbits":
+        return LightningRail.lnbits(url, _revealed(config.invoice_key), network, node_id=config.node_id)
+    return LightningRail.lnd(
+        url,
+        _revealed(config.macaroon),
+        network,
+        tls_cert=_path(config.tls_cert),
+        private=config.private is True,
+        node_id=config.node_id,
+    )
 
 
 def make_wallet(config: WalletConfig) -> LightningWallet:
@@ -106,18 +151,20 @@ def make_wallet(config: WalletConfig) -> LightningWallet:
     """
     if config.backend == "sandbox":
         return LightningWallet.sandbox(config.directory, name=config.label)
-    return LightningWallet.lnbits(
-        config.url or "",
-        _revealed(config.admin_key),
-        config.network or "mainnet",
-        max_fee_sat=config.max_fee_sat,
-        max_fee_ppm=config.max_fee_ppm,
-        name=config.label,
-    )
+    url, network = config.url or "", config.network or "mainnet"
+    limits = {"max_fee_sat": config.max_fee_sat, "max_fee_ppm": config.max_fee_ppm}
+    if config.backend == "lnbits":
+        return LightningWallet.lnbits(url, _revealed(config.admin_key), network, name=config.label, **limits)
+    macaroon, tls_cert = _revealed(config.macaroon), _path(config.tls_cert)
+    return LightningWallet.lnd(url, macaroon, network, tls_cert=tls_cert, name=config.label, **limits)
 
 
 def _revealed(key: SecretStr | None) -> str:
     return "" if key is None else key.get_secret_value()
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
 
 
 PLUGIN: Final = RailPlugin(rail_config=RailConfig, wallet_config=WalletConfig, rail=make_rail, wallet=make_wallet)

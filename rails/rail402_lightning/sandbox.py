@@ -55,6 +55,7 @@ NETWORK: Final = "lnbtc:0f9188f13cb7b2c71f2a335e3a4fc328"  # regtest: the first 
 _PREFIX: Final = "bcrt"
 _FEATURES = frozenset({8, 14})  # var_onion_optin and payment_secret, compulsory
 _POLL_SECONDS = 0.02
+_MAX_POLL_SECONDS = 0.32
 _LATE_SECONDS = 1
 
 
@@ -140,13 +141,14 @@ class SandboxLightning:
     async def wait_settled(self, payment_hash: bytes, timeout: float) -> InvoiceStatus | None:
         """Wait until an invoice is settled or canceled, for at most `timeout` seconds of real time; its status then."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
+        deadline, pause = loop.time() + timeout, _POLL_SECONDS
         while True:
             status = await self.lookup_invoice(payment_hash)
             left = deadline - loop.time()
             if status is None or status.state in ("settled", "canceled") or left <= 0:
                 return status
-            await asyncio.sleep(min(_POLL_SECONDS, left))
+            await asyncio.sleep(min(pause, left))
+            pause = min(2 * pause, _MAX_POLL_SECONDS)
 
     async def cancel_invoice(self, payment_hash: bytes) -> InvoiceStatus | None:
         """Take an unpaid invoice back; a payment under way fails. A settled one stays as it is. Its status then."""

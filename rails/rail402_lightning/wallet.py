@@ -22,6 +22,7 @@ from rail402.protocol.rail import Cost, NotPaid, Paid, Unknown, Wallet
 from rail402_lightning import bolt11
 from rail402_lightning.backends import Sender, SentPayment
 from rail402_lightning.backends.lnbits import LnbitsSender
+from rail402_lightning.backends.lnd import LndSender
 from rail402_lightning.backends.sandbox import SandboxSender, open_sandbox
 from rail402_lightning.wire import LightningSpec, invoice_of, is_preimage_of
 
@@ -115,14 +116,46 @@ class LightningWallet(Wallet):
         Raises:
             ConfigurationError: the address cannot be used, or see `LightningWallet`.
         """
-        sender = LnbitsSender(url, admin_key)
+        sender = LnbitsSender(url, admin_key, network=network)
+        return cls(sender, network=network, max_fee_sat=max_fee_sat, max_fee_ppm=max_fee_ppm, name=name)
+
+    @classmethod
+    def lnd(
+        cls,
+        url: str,
+        macaroon: str | bytes | Path,
+        network: str = "mainnet",
+        *,
+        tls_cert: str | Path | None = None,
+        max_fee_sat: int = MAX_FEE_SAT,
+        max_fee_ppm: int = MAX_FEE_PPM,
+        name: str = "lightning",
+    ) -> LightningWallet:
+        """Make a wallet on an lnd of one's own.
+
+        The macaroon needs no more than this makes; whoever has it can spend all that is in the node's channels:
+
+            lncli bakemacaroon --save_to rail402-pay.macaroon info:read offchain:read offchain:write
+
+        Args:
+            url: the address of its REST API.
+            macaroon: hexadecimal digits, bytes, or the path of the file.
+            tls_cert: the node's `tls.cert`, as a path or as PEM text; None where its certificate is a public one.
+            network, max_fee_sat, max_fee_ppm, name: as for `LightningWallet`.
+
+        Raises:
+            ConfigurationError: address, macaroon or certificate cannot be used, or see `LightningWallet`.
+        """
+        sender = LndSender(url, macaroon, tls_cert=tls_cert, network=network)
         return cls(sender, network=network, max_fee_sat=max_fee_sat, max_fee_ppm=max_fee_ppm, name=name)
 
     async def start(self) -> None:
         """Open the node.
 
+        Where it is down, the payer leaves this wallet out until its next purchase.
+
         Raises:
-            ConfigurationError: it refuses our credentials.
+            ConfigurationError: it refuses our credentials, or is on another network.
             RailUnavailable: it cannot be reached.
         """
         await self.sender.start()
@@ -134,10 +167,10 @@ class LightningWallet(Wallet):
     # --- paying
 
     async def can_pay(self, offer: Offer) -> Cost | None:
-        """Return the price and the most that the route may cost; None on another network, or without the balance.
+        """Return the price and the most that the route may cost; None on another network.
 
         Raises:
-            OfferRefused: its node may spend more on fees than allowed.
+            OfferRefused: its node may spend more on fees than allowed, or has too little to spend.
             RailUnavailable: the node cannot be asked.
         """
         mechanism = self._spec.mechanism
@@ -146,7 +179,7 @@ class LightningWallet(Wallet):
         invoice = invoice_of(offer)
         if self._priced is not None and self._priced[0] == (invoice.text, offer.amount):
             return self._priced[1]
-        limit = self._max_fee(offer.amount)
+        limit = self.max_fee_msat(offer.amount)
         ceiling, balance = await asyncio.gather(
             self.sender.fee_ceiling(invoice.text, max_fee_msat=limit), self.sender.balance()
         )
@@ -156,7 +189,10 @@ class LightningWallet(Wallet):
                 "raise max_fee_sat or max_fee_ppm, or lower the node's reserve"
             )
         if balance < offer.amount + ceiling:
-            return None
+            raise OfferRefused(
+                f"the wallet's node can spend {_msat(balance)} now, and this may take "
+                f"{_msat(offer.amount + ceiling)}: fund it"
+            )
         cost = Cost(price=offer.price, fee_ceiling=_msat(ceiling))
         self._priced = (invoice.text, offer.amount), cost
         return cost
@@ -170,7 +206,7 @@ class LightningWallet(Wallet):
         """
         try:
             invoice = self._payable(offer, record_id=record_id, now=now)
-            sent = await self.sender.pay(invoice.text, max_fee_msat=self._max_fee(offer.amount))
+            sent = await self.sender.pay(invoice.text, max_fee_msat=self.max_fee_msat(offer.amount))
         except (MalformedInput, RailUnavailable) as error:
             raise PaymentFailed(error.detail, record_id=record_id, retry_after=error.retry_after) from error
         if sent.state == "failed":
@@ -195,7 +231,8 @@ class LightningWallet(Wallet):
             raise PaymentFailed("the invoice has expired", record_id=record_id)
         return invoice
 
-    def _max_fee(self, amount_msat: int) -> int:
+    def max_fee_msat(self, amount_msat: int) -> int:
+        """Return the most that a payment of that amount may cost in fees."""
         return max(self._max_fee_sat * 1000, -(-amount_msat * self._max_fee_ppm // 1_000_000))
 
     # --- finding out

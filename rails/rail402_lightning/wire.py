@@ -5,21 +5,22 @@ offer must hold before it is paid. Pure.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Final
 
-from rail402.errors import MalformedInput, OfferRefused, PaymentRejected
+from rail402.errors import ConfigurationError, MalformedInput, OfferRefused, PaymentRejected
 from rail402.money import MSAT_EXPONENT
 from rail402.protocol.offer import Flow, Mechanism, Offer
 from rail402.protocol.order import Order
 from rail402.protocol.payment import ConsumptionKey, Payment
 from rail402.protocol.rail import Binding, Verified
 from rail402_lightning import bolt11
-from rail402_lightning.bindings import MppBinding, X402Binding, XReceiptBinding, invoice_of, text_member
+from rail402_lightning.bindings import L402Binding, MppBinding, X402Binding, XReceiptBinding, invoice_of, text_member
 from rail402_lightning.networks import Network, find_network, network_of
 from rail402_lightning.request_binding import request_hash
 
-__all__ = ["LightningSpec", "invoice_of", "is_preimage_of"]
+__all__ = ["LightningSpec", "check_node", "invoice_of", "is_preimage_of"]
 
 MAX_FINAL_CLTV: Final = 2016
 """Blocks that a payee may hold a payment at most: two weeks."""
@@ -28,6 +29,10 @@ _X402: Final = "x402-v2"
 _MIN_SECONDS: Final = 30
 _SKEW: Final = 300
 _X402_SKEW: Final = 60  # the scheme's own; its facilitators accept no more
+_HEX_32: Final = re.compile("[0-9a-fA-F]{64}")
+
+_PAYMENT_SECRET: Final = frozenset({14, 15})  # BOLT 9: without it nobody on Lightning can pay
+_FAKE_WALLET: Final = "02b3cfa77350f0b6c53a207c98d229983a2d9906bf75bd3ce5ec2c52d8dbc7a991"
 
 
 class LightningSpec:
@@ -59,6 +64,7 @@ class LightningSpec:
             _X402: X402Binding(self.name, self.mechanism),
             "mpp": MppBinding(self.name, self.mechanism),
             "x-receipt": XReceiptBinding(self.name, self.mechanism),
+            "l402": L402Binding(self.name, self.mechanism),
         }
 
     def key(self, payment_hash: str) -> ConsumptionKey:
@@ -138,21 +144,38 @@ class LightningSpec:
 
 
 def is_preimage_of(preimage: object, payment_hash: bytes) -> bool:
-    """Say whether `preimage`, hexadecimal digits, hashes to the payment hash."""
-    try:
-        return isinstance(preimage, str) and hashlib.sha256(bytes.fromhex(preimage)).digest() == payment_hash
-    except ValueError:
+    """Say whether `preimage`, 64 hexadecimal digits, hashes to the payment hash."""
+    if not isinstance(preimage, str) or not _HEX_32.fullmatch(preimage):
         return False
+    return hashlib.sha256(bytes.fromhex(preimage)).digest() == payment_hash
+
+
+def check_node(invoice: bolt11.Invoice, network: Network) -> None:
+    """Check by an invoice of a node that it is a real one, on the network that is configured.
+
+    LNbits has a `FakeWallet` for development, whose invoices are for mainnet and whose money is made up. Its key
+    follows from a secret with a default, and its invoices lack the features that a payment needs.
+
+    Raises:
+        ConfigurationError: it is not; says what to change.
+    """
+    if invoice.payee.hex() == _FAKE_WALLET or not invoice.features & _PAYMENT_SECRET:
+        raise ConfigurationError(
+            "the invoices come from no Lightning node: LNbits runs on its FakeWallet, whose money is made up; give it "
+            'a node (LNBITS_BACKEND_WALLET_CLASS), or use backend="sandbox" to try things out'
+        )
+    if invoice.prefix != network.prefix:
+        found = network_of(invoice.prefix).name
+        raise ConfigurationError(f"the Lightning node is on {found}, and network={network.name!r} is set")
 
 
 def _payment_hash(payment: Payment) -> bytes:
     if payment.offer is not None and "preimage" not in payment.payload:
         return bolt11.decode(text_member(payment.payload, "invoice")).payment_hash
-    try:
-        preimage = bytes.fromhex(text_member(payment.payload, "preimage"))
-    except ValueError as error:
-        raise MalformedInput("preimage", "must be 64 hexadecimal digits") from error
-    return hashlib.sha256(preimage).digest()
+    preimage = text_member(payment.payload, "preimage")
+    if not _HEX_32.fullmatch(preimage):
+        raise MalformedInput("preimage", "must be 64 hexadecimal digits")
+    return hashlib.sha256(bytes.fromhex(preimage)).digest()
 
 
 def _check_times(offer: Offer, invoice: bolt11.Invoice, *, now: int, skew: int) -> None:

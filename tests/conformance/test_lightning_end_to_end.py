@@ -31,6 +31,7 @@ from rail402_lightning.sandbox import Books, SandboxLightning
 URL = "http://testserver"
 PRICE = 21_000
 FEE = 21  # the sandbox's routes cost a thousandth
+WAIT = 0.5  # seconds in which a payment may arrive after it is presented
 
 
 class Flaky(SandboxReceiver):
@@ -39,8 +40,14 @@ class Flaky(SandboxReceiver):
     def __init__(self, node: SandboxLightning) -> None:
         super().__init__(node)
         self.lost: deque[Exception | None] = deque()
+        self.late = 0
+        self.looked = asyncio.Event()
 
     async def status(self, payment_hash: bytes) -> InvoiceStatus | None:
+        self.looked.set()
+        if self.late:
+            self.late -= 1
+            return InvoiceStatus(state="open")
         error = self.lost.popleft() if self.lost else None
         if error is not None:
             raise error
@@ -53,7 +60,7 @@ class Town:
     def __init__(self, directory: Path) -> None:
         self.clock = FakeClock()
         self.directory = directory
-        rail = LightningRail.sandbox(directory, clock=self.clock)
+        rail = LightningRail.sandbox(directory, clock=self.clock, wait_seconds=WAIT)
         assert isinstance(rail.receiver, SandboxReceiver)
         self.node = rail.receiver.node
         self.receiver = rail.receiver = Flaky(self.node)
@@ -262,6 +269,33 @@ async def test_a_client_of_the_older_draft_shows_the_invoice_and_the_node_decide
     assert (early.status_code, early.json()["code"], early.headers["retry-after"]) == (402, "not_settled", "2")
     assert "payment-required" not in early.headers
     assert (paid.status_code, again.status_code, again.json()["code"]) == (200, 409, "replay_not_proven")
+    assert town.runs == ["one"]
+
+
+@pytest.mark.parametrize("shows", ["preimage", "invoice"])
+async def test_a_payer_who_is_quicker_than_the_publisher_s_node_is_served_at_once(town: Town, shows: str) -> None:
+    accepted = required(await town.http.get("/article/one"))
+    invoice = accepted["extra"]["invoice"]
+    town.receiver.late = 1  # its first look comes before the money
+    preimage = await town.pay(invoice)
+    payload = {"preimage": preimage} if shows == "preimage" else {"invoice": invoice}
+
+    served = await town.http.get("/article/one", headers=signature(accepted, payload))
+
+    assert (served.status_code, town.runs, town.receiver.late) == (200, ["one"], 0)
+    assert (await town.books()).received_msat == PRICE
+
+
+async def test_a_payment_that_arrives_while_it_is_waited_for_is_served(town: Town) -> None:
+    accepted = required(await town.http.get("/article/one"))
+    invoice = accepted["extra"]["invoice"]
+
+    town.receiver.looked.clear()
+    waiting = asyncio.create_task(town.http.get("/article/one", headers=signature(accepted, {"invoice": invoice})))
+    await town.receiver.looked.wait()
+    await town.pay(invoice)
+
+    assert (await waiting).status_code == 200
     assert town.runs == ["one"]
 
 

@@ -56,10 +56,11 @@ class Receiver(Protocol):
     def sandbox(self) -> bool: ...
 
     async def start(self) -> None:
-        """Check that the node can be used.
+        """Check that the node can be used and paid.
 
         Raises:
             ConfigurationError: it refuses our credentials.
+            RailUnavailable: it cannot be reached or be paid now.
         """
         ...
 
@@ -76,6 +77,13 @@ class Receiver(Protocol):
 
     async def status(self, payment_hash: bytes) -> InvoiceStatus | None:
         """Return what became of an invoice; None if it is none of this node's, or of this account's."""
+        ...
+
+    async def wait(self, payment_hash: bytes, *, seconds: float) -> None:
+        """Return when the node reports something about the invoice, or the time is over.
+
+        A hint only: `status` decides. A stream that cannot be had or is lost never raises; it makes for a slow poll.
+        """
         ...
 
 

@@ -11,17 +11,20 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import chain, repeat
 from typing import Any, Final
 
 import httpx
 
-from rail402.errors import ConfigurationError, OutcomeUnknown, RailUnavailable
+from rail402.errors import ConfigurationError, MalformedInput, OutcomeUnknown, RailUnavailable
 from rail402.protocol.base import Json
 from rail402_lightning import bolt11
 from rail402_lightning.backends import InvoiceStatus, SentPayment
-from rail402_lightning.backends.lnbits_api import Answer, KeyRefused, LnbitsApi
+from rail402_lightning.backends.lnbits_api import STREAM_LOST, Answer, KeyRefused, LnbitsApi
+from rail402_lightning.networks import find_network
+from rail402_lightning.wire import check_node
 
 __all__ = ["LnbitsReceiver", "LnbitsSender"]
 
@@ -29,6 +32,7 @@ logger = logging.getLogger("rail402.lightning")
 
 _PAYMENTS: Final = "/api/v1/payments"
 _WALLET: Final = "/api/v1/wallet"
+_STREAM: Final = "/api/v1/ws"
 _UNKNOWN_PAYMENT: Final = "Payment does not exist."
 
 _PAY_TIMEOUT: Final = 30
@@ -37,6 +41,10 @@ _LOOK_TIMEOUT: Final = 40
 _TIMEOUT: Final = 10
 _DEADLINE: Final = 60
 _PAUSES: Final = (0.25, 0.5, 1.0, 2.0, 5.0)
+_SLOW_POLL: Final = 1
+_PROBE_SECONDS: Final = 60
+
+_VERSIONS: Final = "version 1.x"
 
 # Refused at the door of the API: the payment was never begun.
 _REFUSED: Final = frozenset({401, 403, 404, 422, 429})
@@ -58,11 +66,19 @@ class LnbitsReceiver:
 
     def __init__(self, url: str, invoice_key: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._api = LnbitsApi(url, invoice_key, transport=transport)
+        self._streams = True
 
     async def start(self) -> None:
-        """Check the key."""
+        """Check the key.
+
+        Raises:
+            ConfigurationError: LNbits refuses it, or is not at that address.
+            RailUnavailable: LNbits cannot be asked.
+        """
         if "id" in await _open_wallet(self._api):
-            logger.warning("the LNbits key of the rail is an admin key, which can spend; the invoice key is enough")
+            logger.warning(
+                "the LNbits key of the rail is an admin key, which can spend; give it the wallet's invoice key instead"
+            )
 
     async def close(self) -> None:
         """Close the connections."""
@@ -77,23 +93,16 @@ class LnbitsReceiver:
 
         Some of the nodes behind LNbits want the text that is hashed and others its hash, so both are sent.
         """
-        body = {
-            "out": False,  # left out, it means a payment
-            "unit": "sat",
-            "amount": amount_msat // 1000,
-            "memo": "",
-            "description_hash": hashlib.sha256(hashed_description).hexdigest(),
-            "unhashed_description": hashed_description.hex(),
-            "expiry": expiry_seconds,
-        }
-        try:
-            made = (await self._api.post(_PAYMENTS, body)).expect(200, 201)
-        except OutcomeUnknown as error:  # perhaps there is an invoice now, which nobody will ever see
-            raise RailUnavailable(error.detail) from error
-        text = made.get("bolt11") or made.get("payment_request")
-        if not isinstance(text, str):
-            raise RailUnavailable("LNbits made an invoice and did not tell it")
-        return text
+        return await _make_invoice(
+            self._api,
+            {
+                "amount": amount_msat // 1000,
+                "memo": "",
+                "description_hash": hashlib.sha256(hashed_description).hexdigest(),
+                "unhashed_description": hashed_description.hex(),
+                "expiry": expiry_seconds,
+            },
+        )
 
     async def status(self, payment_hash: bytes) -> InvoiceStatus | None:
         """Return what became of an invoice.
@@ -118,6 +127,30 @@ class LnbitsReceiver:
             case _:
                 return InvoiceStatus(state="open")
 
+    async def wait(self, payment_hash: bytes, *, seconds: float) -> None:
+        """Return when LNbits says something about the invoice on its websocket, or the time is over.
+
+        Anybody can have LNbits say anything there, so what it says is not even read. What was paid before the websocket
+        was open it does not say, so the invoice is looked at once it is.
+        """
+        now = asyncio.get_running_loop().time
+        ends = now() + seconds
+        try:
+            stream = self._api.listen(f"{_STREAM}/{payment_hash.hex()}", timeout=seconds)
+            async with asyncio.timeout(seconds), stream as messages:
+                status = await self.status(payment_hash)
+                if status is not None and status.state == "open":
+                    await messages.recv()
+        except TimeoutError:
+            return
+        except (*STREAM_LOST, RailUnavailable) as error:
+            level = logging.WARNING if self._streams else logging.DEBUG
+            logger.log(level, "LNbits has no websocket for us (%s): payments are polled for", type(error).__name__)
+            self._streams = False
+            await asyncio.sleep(max(0, min(_SLOW_POLL, ends - now())))
+        else:
+            self._streams = True
+
 
 class LnbitsSender:
     """Pays from a wallet of an LNbits server; see `Sender`.
@@ -125,12 +158,13 @@ class LnbitsSender:
     Args:
         url: the server's address.
         admin_key: the wallet's admin key. Secret: whoever has it can spend all that the wallet holds.
+        network: the network that its node must be on; None leaves that unchecked.
         deadline: seconds after which a payment that has not ended counts as unknown.
         sleep: waits that many seconds between two looks at a payment.
         transport: what requests are sent through, for tests.
 
     Raises:
-        ConfigurationError: the address cannot be used.
+        ConfigurationError: the address cannot be used, or there is no such network.
     """
 
     sandbox = False
@@ -140,17 +174,46 @@ class LnbitsSender:
         url: str,
         admin_key: str,
         *,
+        network: str | None = None,
         deadline: float = _DEADLINE,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._api = LnbitsApi(url, admin_key, transport=transport)
+        self._network = None if network is None else find_network(network)
         self._deadline, self._sleep = deadline, sleep
 
     async def start(self) -> None:
-        """Check the key."""
+        """Check the key, and by an invoice of the wallet's own that there is a node behind it, on our network.
+
+        Raises:
+            ConfigurationError: LNbits refuses the key, or it cannot spend; LNbits is not at that address, or has
+                another network's node or none.
+            RailUnavailable: LNbits or its node cannot be asked.
+        """
         if "id" not in await _open_wallet(self._api):
-            raise ConfigurationError("the LNbits key of the wallet is an invoice key; to pay takes the admin key")
+            raise ConfigurationError(
+                "the LNbits key of the wallet is an invoice key, which cannot pay; give it the wallet's admin key"
+            )
+        if self._network is None:
+            return
+        check_node(await self._last_invoice() or await self._new_invoice(), self._network)
+
+    async def _last_invoice(self) -> bolt11.Invoice | None:
+        """Return the last invoice that LNbits' node made for this wallet, if any can be read."""
+        last = {"limit": "1", "sortby": "time", "direction": "desc", "amount[gt]": "0"}
+        match (await self._api.get(f"{_PAYMENTS}/paginated", last)).body.get("data"):
+            case [{"bolt11": str(text), "amount": int(amount)}] if amount > 0:
+                with suppress(MalformedInput):
+                    return bolt11.decode(text)
+        return None
+
+    async def _new_invoice(self) -> bolt11.Invoice:
+        asked = {"amount": 1, "memo": "rail402: which network is this?", "expiry": _PROBE_SECONDS}
+        try:
+            return bolt11.decode(await _make_invoice(self._api, asked))
+        except MalformedInput as error:
+            raise RailUnavailable("LNbits made an invoice that cannot be read") from error
 
     async def close(self) -> None:
         """Close the connections."""
@@ -223,13 +286,48 @@ async def _open_wallet(api: LnbitsApi) -> Json:
     """Return the wallet; an admin key is told its `id`.
 
     Raises:
-        ConfigurationError: the key is refused.
+        ConfigurationError: the key is refused, or this is no LNbits.
         RailUnavailable: LNbits cannot be asked.
     """
+    answer = await api.get(_WALLET)
     try:
-        return (await api.get(_WALLET)).expect(200)
+        wallet = answer.expect(200)
     except KeyRefused as error:
         raise ConfigurationError(error.detail) from error
+    except RailUnavailable as error:
+        if answer.status in (404, 405):
+            raise ConfigurationError(
+                f"there is no LNbits at {api.url}; url is its address alone, without /wallet or /api"
+            ) from error
+        raise
+    if "balance" not in wallet:
+        raise ConfigurationError(f"what answers at {api.url} is not the LNbits that is known here, {_VERSIONS}")
+    return wallet
+
+
+async def _make_invoice(api: LnbitsApi, asked: Json) -> str:
+    """Return the text of a new invoice.
+
+    Raises:
+        RailUnavailable: there is none.
+    """
+    try:
+        # Left out, `out` means a payment.
+        answer = await api.post(_PAYMENTS, {"out": False, "unit": "sat", **asked})
+    except OutcomeUnknown as error:  # perhaps there is an invoice now, which nobody will ever see
+        raise RailUnavailable(error.detail) from error
+    if "VoidWallet" in answer.detail:
+        raise RailUnavailable(
+            "LNbits has no Lightning node: it could not use its own at its start and fell back to VoidWallet; see its "
+            "log, put the node or its settings right, and restart LNbits"
+        )
+    if answer.status == 520:
+        raise RailUnavailable(f"the node behind LNbits made no invoice (is it locked or syncing?): {answer.detail}")
+    made = answer.expect(200, 201)
+    text = made.get("bolt11") or made.get("payment_request")
+    if not isinstance(text, str):
+        raise RailUnavailable(f"LNbits made an invoice and did not tell it; is it {_VERSIONS}?")
+    return text
 
 
 async def _row(api: LnbitsApi, payment_hash: bytes, *, timeout: int) -> Json | None:
@@ -246,7 +344,7 @@ async def _row(api: LnbitsApi, payment_hash: bytes, *, timeout: int) -> Json | N
     if row is None:  # LNbits answers anybody, with a wrong key or none; its own wallet's key gets the row
         raise KeyRefused("LNbits does not know the key; copy it from the wallet's page, under API keys")
     if not isinstance(row, dict) or row.get("payment_hash") != text or not isinstance(row.get("status"), str):
-        raise RailUnavailable("LNbits answered about a payment in a form that is not known here")
+        raise RailUnavailable(f"LNbits answered about a payment in a form that is not known here; is it {_VERSIONS}?")
     if (row["status"] == "success") is not (answer.body.get("paid") is True):
         raise RailUnavailable("LNbits contradicts itself about a payment")
     return row

@@ -1,4 +1,4 @@
-"""Calls to the REST API of LNbits: the one place that knows HTTP, and that turns what goes wrong into our errors.
+"""Calls to LNbits: the one place that knows HTTP and websockets, and that turns what goes wrong into our errors.
 
 What matters about a call that failed is whether LNbits may have acted on it. `RailUnavailable` says that it surely did
 not; `OutcomeUnknown` is everything else.
@@ -7,27 +7,35 @@ not; `OutcomeUnknown` is everything else.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import httpx
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
 
 from rail402.errors import ConfigurationError, MalformedInput, OutcomeUnknown, RailUnavailable
 from rail402.protocol.base import Json, parse_json
+from rail402_lightning.backends.connections import (
+    MAX_ANSWER,
+    NEVER_SENT,
+    certificate_error,
+    checked_url,
+    warn_of_plain_http,
+)
 
-__all__ = ["Answer", "KeyRefused", "LnbitsApi"]
+__all__ = ["STREAM_LOST", "Answer", "KeyRefused", "LnbitsApi"]
 
-MAX_ANSWER: Final = 1 << 20
-"""Bytes of an answer above which it is not read on."""
+STREAM_LOST: Final = (OSError, WebSocketException, ImportError)  # the last for want of a package for SOCKS proxies
+"""What goes wrong with a websocket."""
 
 _TIMEOUT: Final = 10
 _MAX_DETAIL: Final = 200
+_MAX_MESSAGE: Final = 1 << 16
 _SECRETS: Final = re.compile(r"[0-9a-fA-F]{32,}")  # keys have 32 digits, preimages 64
-_LOCAL_NAMES: Final = (".localhost", ".local", ".internal", ".lan", ".onion")
-_NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
 class KeyRefused(RailUnavailable):
@@ -77,7 +85,8 @@ class LnbitsApi:
     """One wallet of one LNbits server.
 
     Args:
-        url: the server's address; `http://` only in a private network, because the key is sent along.
+        url: the server's address, with the path that it is below if any; `http://` only in a private network, because
+            the key is sent along, and with a warning unless that is this machine.
         key: the wallet's invoice key or admin key. Secret.
         transport: what requests are sent through, for tests.
 
@@ -86,13 +95,14 @@ class LnbitsApi:
     """
 
     def __init__(self, url: str, key: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        self.url = _checked_url(url)
+        self.url = checked_url(url, of="LNbits", example="https://lnbits.example.com", credential="key")
         if not key or not key.isascii() or not key.isalnum():
             raise ConfigurationError("the LNbits key must be the wallet's API key, letters and digits")
         # Nothing compressed: the limit on an answer's size is one on what it takes in memory.
         self._headers = {"X-Api-Key": key, "Accept": "application/json", "Accept-Encoding": "identity"}
         self._transport = transport
         self._client: httpx.AsyncClient | None = None
+        self._tls: ssl.SSLContext | None = None
 
     def __repr__(self) -> str:
         return f"LnbitsApi({self.url!r})"
@@ -123,9 +133,34 @@ class LnbitsApi:
         """
         return await self._call("POST", path, json=dict(body), timeout=timeout)
 
+    def listen(self, path: str, *, timeout: float) -> connect:
+        """Return a websocket to open with `async with`, in `timeout` seconds; it raises one of `STREAM_LOST`.
+
+        The key is not sent: LNbits asks for none there, so whatever comes out can be from anybody.
+        """
+        return connect(
+            f"ws{self.url.removeprefix('http')}{path}",
+            ssl=self._trusted() if self.url.startswith("https") else None,
+            open_timeout=timeout,
+            close_timeout=1,
+            ping_interval=None,
+            max_size=_MAX_MESSAGE,
+            compression=None,
+        )
+
+    def _trusted(self) -> ssl.SSLContext:
+        """Return the certificates that are trusted, the same for both ways of asking; they take a while to load."""
+        self._tls = self._tls or httpx.create_ssl_context()
+        return self._tls
+
+    def _open(self) -> httpx.AsyncClient:
+        warn_of_plain_http(self.url, "key")
+        verify = self._trusted() if self.url.startswith("https") else True
+        return httpx.AsyncClient(base_url=self.url, headers=self._headers, transport=self._transport, verify=verify)
+
     async def _call(self, method: str, path: str, *, timeout: int, **content: Any) -> Answer:
         if self._client is None:
-            self._client = httpx.AsyncClient(base_url=self.url, headers=self._headers, transport=self._transport)
+            self._client = self._open()
         try:
             stream = self._client.stream(method, path, timeout=timeout, **content)
             async with asyncio.timeout(timeout), stream as response:
@@ -136,14 +171,16 @@ class LnbitsApi:
                     body += chunk
                     if len(body) > MAX_ANSWER:
                         raise OutcomeUnknown(f"the answer of LNbits is larger than {MAX_ANSWER} bytes")
-        except _NEVER_SENT as error:
-            raise RailUnavailable(f"LNbits cannot be reached at {self.url} ({type(error).__name__})") from error
+        except NEVER_SENT as error:
+            raise RailUnavailable(f"LNbits cannot be reached at {self.url}: {_cause(error)}") from error
         except (httpx.HTTPError, TimeoutError) as error:
             raise OutcomeUnknown(f"LNbits gave no answer ({type(error).__name__})") from error
         try:
             parsed = parse_json(bytes(body), field="answer", max_bytes=MAX_ANSWER)
         except MalformedInput as error:
-            raise OutcomeUnknown(f"LNbits answered {response.status_code}, and not in JSON") from error
+            raise OutcomeUnknown(
+                f"LNbits answered {response.status_code}, and not in JSON; is it at {self.url}?"
+            ) from error
         return Answer(response.status_code, parsed, _retry_after(response))
 
 
@@ -152,21 +189,12 @@ def _retry_after(response: httpx.Response) -> int | None:
     return int(value) if value.isascii() and value.isdigit() and len(value) < 7 else None
 
 
-def _checked_url(url: str) -> str:
-    try:
-        parts = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise ConfigurationError(f"url={url!r} is not an address: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.host or parts.query or parts.userinfo:
-        raise ConfigurationError("url must be the address of LNbits, such as https://lnbits.example.com")
-    if parts.scheme == "http" and not _is_private(parts.host):
-        raise ConfigurationError(f"url={url!r} would send the key in the clear; use https")
-    return url.rstrip("/")
-
-
-def _is_private(host: str) -> bool:
-    """Say whether a host is this machine, in a private network, or reached through Tor."""
-    try:
-        return ipaddress.ip_address(host).is_private
-    except ValueError:
-        return "." not in host or host.endswith(_LOCAL_NAMES)
+def _cause(error: httpx.HTTPError) -> str:
+    """Return why there is no connection."""
+    refused = certificate_error(error)
+    if refused is None:
+        return f"{type(error).__name__}; check that it runs, and the address"
+    return (
+        f"its TLS certificate is refused ({refused.verify_message}); have it renewed, or name the authority that "
+        "signed it in SSL_CERT_FILE"
+    )

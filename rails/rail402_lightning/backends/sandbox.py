@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from rail402.clock import Clock, RandomBytes, system_clock, system_random
-from rail402.errors import OutcomeUnknown
+from rail402.errors import OutcomeUnknown, RailUnavailable
 from rail402.sandbox import sandbox_directory
 from rail402_lightning.backends import InvoiceStatus, SentPayment
 from rail402_lightning.networks import find_network
@@ -65,6 +66,11 @@ class SandboxReceiver:
         if found is None:
             return None
         return InvoiceStatus(state=found.state, received_msat=found.amount_paid_msat, settled_at=found.settled_at)
+
+    async def wait(self, payment_hash: bytes, *, seconds: float) -> None:
+        """Return when the invoice is paid or canceled. The ledger tells nobody, so it is read again and again."""
+        with suppress(RailUnavailable):
+            await self.node.wait_settled(payment_hash, seconds)
 
     async def received(self) -> int:
         """Return all that the node was ever paid, in millisatoshis."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -112,10 +113,15 @@ class ToldReceiver:
     text: str | None = None
     said: InvoiceStatus | Exception | None = None
     sandbox: bool = False
+    down: Exception | None = None
+    hints: list[InvoiceStatus | Exception | None] = field(default_factory=list)
+    waited: list[float] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
 
     async def start(self) -> None:
         self.asked.append("start")
+        if self.down is not None:
+            raise self.down
 
     async def close(self) -> None:
         self.asked.append("close")
@@ -137,7 +143,17 @@ class ToldReceiver:
         self.asked.append("status")
         if isinstance(self.said, Exception):
             raise self.said
+        if self.said is None and "create_invoice" in self.asked:
+            return InvoiceStatus(state="open")
         return self.said
+
+    async def wait(self, payment_hash: bytes, *, seconds: float) -> None:
+        """Report at once, and say what comes with that hint from then on; with no hints left the time passes."""
+        self.waited.append(seconds)
+        if not self.hints:
+            await asyncio.sleep(seconds)
+            return
+        self.said = self.hints.pop(0)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The same offer and the same proof in three dialects, and what is refused when they are read."""
+"""The same offer and the same proof in every dialect, and what is refused when they are read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.unit.rail402_lightning.invoices import (
     offer,
 )
 
-X402, MPP, X_RECEIPT = (SPEC.bindings[name] for name in ("x402-v2", "mpp", "x-receipt"))
+X402, MPP, X_RECEIPT, L402 = (SPEC.bindings[name] for name in ("x402-v2", "mpp", "x-receipt", "l402"))
 UNTIL = NOW + EXPIRY
 
 
@@ -91,7 +91,7 @@ def test_x_receipt_says_what_the_payment_object_has() -> None:
     }
 
 
-@pytest.mark.parametrize("binding", [X402, MPP, X_RECEIPT], ids=["x402", "mpp", "x-receipt"])
+@pytest.mark.parametrize("binding", [X402, MPP, X_RECEIPT, L402], ids=["x402", "mpp", "x-receipt", "l402"])
 def test_an_offer_comes_back_as_it_was_made_so_that_its_token_fits(binding: Any) -> None:
     made = offer()
 
@@ -133,6 +133,17 @@ def test_a_binding_that_is_not_ours_stays_visible_in_the_offer(path: str, value:
     assert read is not None
     assert read.canonical != offer().canonical
     assert set(read.extra) > {"invoice"}
+
+
+def test_l402_says_the_invoice_and_its_payment_hash_and_no_more_is_read() -> None:
+    text = invoice()
+
+    assert L402.encode_offer(offer(text)) == {"invoice": text, "paymentHash": HASH.hex()}
+    assert L402.decode_offer({"invoice": text}, expires_at=UNTIL) == offer(text)
+    # The challenge names no end, so the invoice's counts.
+    read = L402.decode_offer({"invoice": text}, expires_at=UNTIL + 3600)
+    assert read is not None
+    assert read.expires_at == UNTIL
 
 
 @pytest.mark.parametrize(
@@ -183,6 +194,10 @@ def test_what_is_some_other_rail_s_is_passed_over(binding: Any, path: str, value
         (MPP, "request.methodDetails.invoice", ..., "invoice"),
         (MPP, "request.methodDetails.paymentHash", "00" * 32, "request.methodDetails.paymentHash"),
         (MPP, "request.methodDetails.network", "mainnet", "request.methodDetails.network"),
+        (L402, "invoice", ..., "invoice"),
+        (L402, "invoice", 7, "invoice"),
+        (L402, "paymentHash", "00" * 32, "invoice"),
+        (L402, "paymentHash", 7, "invoice"),
         (X_RECEIPT, "invoice", ..., "invoice"),
         (X_RECEIPT, "invoice", {}, "invoice"),
         (X_RECEIPT, "amount_sats", 0, "payment.amount_sats"),
@@ -225,9 +240,10 @@ def test_an_amount_beside_the_invoice_stays_visible() -> None:
     assert (read.amount, invoice_of(read).amount_msat) == (1000, AMOUNT)
 
 
-def test_an_open_invoice_is_no_offer() -> None:
+@pytest.mark.parametrize("binding", [X_RECEIPT, L402], ids=["x-receipt", "l402"])
+def test_an_open_invoice_is_no_offer(binding: Any) -> None:
     with pytest.raises(MalformedInput, match="open invoice"):
-        X_RECEIPT.decode_offer({"invoice": invoice(amount_msat=None)}, expires_at=UNTIL)
+        binding.decode_offer({"invoice": invoice(amount_msat=None)}, expires_at=UNTIL)
 
 
 def test_an_invoice_of_another_network_is_read_so_that_its_refusal_can_name_it() -> None:
@@ -250,7 +266,7 @@ def test_the_invoice_is_kept_in_one_form() -> None:
 # The proof.
 
 
-@pytest.mark.parametrize("binding", [X402, MPP, X_RECEIPT], ids=["x402", "mpp", "x-receipt"])
+@pytest.mark.parametrize("binding", [X402, MPP, X_RECEIPT, L402], ids=["x402", "mpp", "x-receipt", "l402"])
 def test_a_preimage_travels_in_every_dialect(binding: Any) -> None:
     payload = {"preimage": PREIMAGE}
 
@@ -268,13 +284,13 @@ def test_another_receipt_is_some_other_rail_s(receipt: str) -> None:
 
 
 @pytest.mark.parametrize("bad", [None, 7, "", "ab" * 31, "ab" * 33, "zz" * 32, PREIMAGE + " ", " ".join(["ab"] * 32)])
-@pytest.mark.parametrize("binding", [X402, MPP], ids=["x402", "mpp"])
+@pytest.mark.parametrize("binding", [X402, MPP, L402], ids=["x402", "mpp", "l402"])
 def test_a_preimage_is_64_hexadecimal_digits(binding: Any, bad: object) -> None:
     with pytest.raises(MalformedInput, match="64 hexadecimal"):
         binding.decode_proof({"preimage": bad})
 
 
-@pytest.mark.parametrize("binding", [X402, MPP], ids=["x402", "mpp"])
+@pytest.mark.parametrize("binding", [X402, MPP, L402], ids=["x402", "mpp", "l402"])
 def test_a_payload_without_a_preimage_is_some_other_rail_s(binding: Any) -> None:
     assert binding.decode_proof({"signature": "0x"}) is None
 

@@ -10,19 +10,25 @@ import rail402_lightning
 from rail402.config import TomlFile
 from rail402.errors import ConfigurationError
 from rail402.plugins import load_plugin
-from rail402_lightning import LightningRail, LightningWallet, LnbitsReceiver, LnbitsSender
+from rail402_lightning import LightningRail, LightningWallet, LnbitsReceiver, LnbitsSender, LndReceiver, LndSender
 from rail402_lightning.config import PLUGIN, RailConfig, WalletConfig
+from tests.unit.rail402_lightning.backends.fake_lnd import PAYING, RECEIVING
 from tests.unit.rail402_lightning.invoices import PAYEE
 
 LNBITS = """
 backend = "lnbits"
 url = "https://lnbits.example.com"
 """
+LND = """
+backend = "lnd"
+url = "https://lnd.example.com:8080"
+"""
 
 
 @pytest.fixture(autouse=True)
 def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LNBITS_KEY", "5ec2e75ec2e7")
+    monkeypatch.setenv("LND_MACAROON", RECEIVING.hex())
 
 
 def rail(tmp_path: Path, text: str) -> LightningRail:
@@ -70,13 +76,42 @@ def test_lnbits_takes_an_address_and_a_key(tmp_path: Path) -> None:
     assert receiving.spec.mechanisms[0].network == "lnbtc:000000000019d6689c085ae165831e93"
     assert isinstance(paying.sender, LnbitsSender)
     assert (paying.name, paying.spec.mechanisms[0].network) == ("day", "lnbtc:00000008819873e925422c1ff0f99f7c")
+    assert paying.max_fee_msat(1_000_000_000) == 5000
+
+
+def test_lnd_takes_an_address_a_macaroon_and_its_certificate(tmp_path: Path) -> None:
+    (tmp_path / "pay.macaroon").write_bytes(PAYING)
+    receiving = rail(tmp_path, LND + f'macaroon = "env:LND_MACAROON"\nprivate = true\nnode_id = "{PAYEE}"')
+    paying = wallet(
+        tmp_path,
+        LND + f'macaroon = "file:{tmp_path}/pay.macaroon"\nnetwork = "signet"\nmax_fee_ppm = 70\nlabel = "day"',
+    )
+
+    assert isinstance(receiving.receiver, LndReceiver)
+    assert receiving.receiver.private is True
+    assert receiving.spec.mechanisms[0].network == "lnbtc:000000000019d6689c085ae165831e93"
+    assert isinstance(paying.sender, LndSender)
+    assert (paying.name, paying.spec.mechanisms[0].network) == ("day", "lnbtc:00000008819873e925422c1ff0f99f7c")
+    assert (paying.max_fee_msat(1_000_000_000), paying.max_fee_msat(1000)) == (70_000, 2000)
+
+
+def test_a_macaroon_file_may_be_lnd_s_own_or_hold_the_digits(tmp_path: Path) -> None:
+    raw, text = tmp_path / "raw", tmp_path / "text"
+    raw.write_bytes(PAYING)
+    text.write_text(PAYING.hex() + "\n")
+
+    for path in (raw, text):
+        made = WalletConfig(backend="lnd", url="https://lnd.example.com", macaroon=f"file:{path}")  # type: ignore[arg-type]
+        assert made.macaroon is not None
+        assert made.macaroon.get_secret_value() == PAYING.hex()
+        assert PAYING.hex() not in repr(made)
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
         ("", "backend: is missing"),
-        ('backend = "lnd"', "'sandbox' or 'lnbits'"),
+        ('backend = "cln"', "'sandbox', 'lnbits' or 'lnd'"),
         ('backend = "lnbits"', "needs url"),
         (LNBITS, "needs invoice_key"),
         (LNBITS + 'invoice_key = "5ec2e75ec2e7"', "env:NAME or file:PATH"),
@@ -88,6 +123,17 @@ def test_lnbits_takes_an_address_and_a_key(tmp_path: Path) -> None:
         ('backend = "sandbox"\nnetwork = "mainnet"', "moves no real money"),
         ('backend = "sandbox"\ninvoice_key = "env:LNBITS_KEY"', "has no invoice_key"),
         ('backend = "sandbox"\nurl = "https://lnbits.example.com"', "has no url"),
+        (LND, "needs macaroon"),
+        (LND + 'macaroon = "5ec2e75ec2e7"', "env:NAME or file:PATH"),
+        (LND + 'macaroon = "file:/no/such/file"', "cannot be read"),
+        (LND + 'macaroon = "env:LNBITS_KEY"', "one of its .macaroon files"),
+        (LND + 'macaroon = "env:LND_MACAROON"\ntls_cert = "/no/such/file"', "tls_cert must be a copy"),
+        (
+            LND + 'macaroon = "env:LND_MACAROON"\ninvoice_key = "env:LNBITS_KEY"',
+            'invoice_key is for backend = "lnbits"',
+        ),
+        (LNBITS + 'invoice_key = "env:LNBITS_KEY"\nprivate = true', 'private is for backend = "lnd"'),
+        ('backend = "lnd"\nmacaroon = "env:LND_MACAROON"', "needs url"),
     ],
 )
 def test_a_rail_s_table_that_is_wrong_says_why(tmp_path: Path, text: str, why: str) -> None:
@@ -105,6 +151,7 @@ def test_a_rail_s_table_that_is_wrong_says_why(tmp_path: Path, text: str, why: s
         (LNBITS + 'admin_key = "env:LNBITS_KEY"\nmax_fee_sat = -1', "greater than or equal to 0"),
         (LNBITS + 'admin_key = "env:LNBITS_KEY"\nmax_fee_ppm = 1000001', "less than or equal to"),
         ('backend = "sandbox"\nadmin_key = "env:LNBITS_KEY"', "has no admin_key"),
+        (LND + 'macaroon = "env:LND_MACAROON"\ntls_cert = "/no/such/file"', "tls_cert must be a copy"),
     ],
 )
 def test_a_wallet_s_table_that_is_wrong_says_why(tmp_path: Path, text: str, why: str) -> None:

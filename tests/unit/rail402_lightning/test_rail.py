@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +15,8 @@ from rail402.errors import ConfigurationError, PaymentRejected, RailUnavailable
 from rail402.money import Money
 from rail402.protocol.charge import Operation
 from rail402.protocol.offer import Flow, Offer
-from rail402.protocol.rail import Failed, NotPaid, Settled
+from rail402.protocol.payment import Payment
+from rail402.protocol.rail import Failed, NotPaid, Settled, Verified
 from rail402.testing.fakes import FakeClock
 from rail402_lightning.backends import InvoiceStatus
 from rail402_lightning.backends.sandbox import SandboxReceiver
@@ -25,6 +28,7 @@ from tests.unit.rail402_lightning.invoices import (
     AMOUNT,
     EXPIRY,
     HASH,
+    KEY,
     MECHANISM,
     NOW,
     ORDER,
@@ -39,11 +43,22 @@ from tests.unit.rail402_lightning.invoices import (
     terms,
 )
 
+FAKE_WALLET_KEY = hashlib.pbkdf2_hmac("sha256", b"ToTheMoon1", b"FakeWallet", 2048, 32)  # as LNbits makes it
 SETTLED = InvoiceStatus(state="settled", received_msat=AMOUNT, settled_at=NOW + 5)
 
 
-def told(**answers: Any) -> LightningRail:
-    return LightningRail(ToldReceiver(**answers), network="regtest")
+def told(*, wait_seconds: float = 0, **answers: Any) -> LightningRail:
+    return LightningRail(ToldReceiver(**answers), network="regtest", wait_seconds=wait_seconds)
+
+
+def receiver_of(rail: LightningRail) -> ToldReceiver:
+    assert isinstance(rail.receiver, ToldReceiver)
+    return rail.receiver
+
+
+def by_invoice(made: Offer) -> Payment:
+    """The payment that shows the invoice itself, with the token of its offer."""
+    return payment(payload={"invoice": made.extra["invoice"]}, offer=made.model_copy(update={"token": "t"}))
 
 
 async def made_by(rail: LightningRail, **changes: Any) -> Offer:
@@ -54,7 +69,7 @@ async def made_by(rail: LightningRail, **changes: Any) -> Offer:
 
 async def verify(rail: LightningRail, made: Offer, shown: Any = None, *, now: int = NOW) -> Any:
     shown = shown or payment()
-    return await rail.verify(made, shown, SPEC.authenticate(made, shown), now=now)
+    return await rail.verify(made, shown, SPEC.authenticate(shown.offer or made, shown), now=now)
 
 
 class TestSandbox:
@@ -66,7 +81,7 @@ class TestSandbox:
 
     @pytest.fixture
     async def rail(self, tmp_path: Path, clock: FakeClock) -> AsyncIterator[LightningRail]:
-        rail = LightningRail.sandbox(tmp_path, clock=clock)
+        rail = LightningRail.sandbox(tmp_path, clock=clock, wait_seconds=0)
         await rail.start()
         yield rail
         await rail.close()
@@ -117,7 +132,7 @@ class TestSandbox:
         made = await made_by(rail)
         await node.script("next", "pending-then-settle")
         await node.pay_invoice(str(made.extra["invoice"]), wallet="agent", max_fee_msat=1000)
-        shown = payment(payload={"invoice": made.extra["invoice"]}, offer=made.model_copy(update={"token": "t"}))
+        shown = by_invoice(made)
 
         with pytest.raises(PaymentRejected) as caught:
             await rail.verify(made, shown, SPEC.authenticate(shown.offer or made, shown), now=NOW)
@@ -187,6 +202,51 @@ async def test_a_rail_that_could_not_start_learns_the_node_with_its_first_offer(
     assert (await made_by(rail)).payee == PAYEE
 
 
+async def test_a_node_that_was_down_at_the_start_is_checked_before_it_is_used() -> None:
+    rail = told(down=RailUnavailable("down"))
+    with pytest.raises(RailUnavailable, match="down"):
+        await rail.start()
+    with pytest.raises(RailUnavailable, match="down"):
+        await made_by(rail)
+
+    receiver_of(rail).down, receiver_of(rail).changes = None, {"prefix": "bc"}
+    with pytest.raises(RailUnavailable, match="is on mainnet"):  # no 500: the app runs, and other rails sell
+        await made_by(rail)
+
+    receiver_of(rail).changes = {}
+    await asyncio.gather(*(made_by(rail) for _ in range(10)))
+    await rail.start()
+    assert receiver_of(rail).asked.count("start") == 4
+
+
+async def test_a_configured_node_id_does_not_spare_a_node_its_check() -> None:
+    rail = LightningRail(ToldReceiver(changes={"prefix": "bc"}), network="regtest", node_id=PAYEE)
+
+    with pytest.raises(RailUnavailable, match="is on mainnet"):
+        await rail.offer(ORDER, MECHANISM, terms())
+
+
+@pytest.mark.parametrize(
+    ("network", "changes"),
+    [
+        ("mainnet", {"prefix": "bc", "features": frozenset()}),  # with any secret of its own
+        ("regtest", {"prefix": "bc", "features": frozenset()}),
+        ("mainnet", {"prefix": "bc", "key": FAKE_WALLET_KEY}),
+    ],
+)
+async def test_a_fake_wallet_is_refused_at_the_start(network: str, changes: dict[str, Any]) -> None:
+    key = changes.pop("key", KEY)
+
+    with pytest.raises(ConfigurationError, match="FakeWallet"):
+        await LightningRail(ToldReceiver(key=key, changes=changes), network=network).start()
+
+
+@pytest.mark.parametrize("said", [InvoiceStatus(state="canceled"), RailUnavailable("in a form that is not known here")])
+async def test_a_node_that_does_not_know_what_it_has_made_is_refused_at_the_start(said: Any) -> None:
+    with pytest.raises(RailUnavailable, match=r"just made|not known here"):
+        await told(said=said).start()
+
+
 async def test_a_node_that_is_named_must_be_the_one() -> None:
     good = LightningRail(ToldReceiver(), network="regtest", node_id=PAYEE.upper())
     await good.start()
@@ -238,7 +298,6 @@ async def test_an_offer_never_outlives_its_invoice() -> None:
 @pytest.mark.parametrize(
     ("said", "code"),
     [
-        (None, "offer_unknown"),
         (InvoiceStatus(state="open"), "not_settled"),
         (InvoiceStatus(state="expired"), "not_settled"),
         (InvoiceStatus(state="canceled"), "not_settled"),
@@ -276,7 +335,7 @@ async def test_a_paid_invoice_may_be_presented_late_and_not_for_ever() -> None:
 
 async def test_who_has_the_preimage_of_an_expired_invoice_is_not_invited_to_pay_again() -> None:
     rail, made = told(said=InvoiceStatus(state="expired")), offer()
-    shown = payment(payload={"invoice": made.extra["invoice"]}, offer=made.model_copy(update={"token": "t"}))
+    shown = by_invoice(made)
 
     with pytest.raises(PaymentRejected) as with_preimage:
         await verify(rail, made, now=made.expires_at + 1)
@@ -285,6 +344,110 @@ async def test_who_has_the_preimage_of_an_expired_invoice_is_not_invited_to_pay_
 
     assert (with_preimage.value.code, with_preimage.value.retryable) == ("not_settled", True)
     assert (without.value.code, without.value.retryable) == ("offer_expired", False)
+
+
+async def test_a_preimage_of_an_invoice_that_the_node_does_not_know_invites_no_second_payment() -> None:
+    made = offer()
+
+    with pytest.raises(RailUnavailable, match="another wallet"):
+        await verify(told(said=None), made)
+    with pytest.raises(PaymentRejected) as caught:
+        await told(said=None).verify(made, by_invoice(made), Verified(keys=frozenset()), now=NOW)
+    assert caught.value.code == "offer_unknown"
+
+
+# Waiting for the money.
+
+OPEN = InvoiceStatus(state="open")
+
+
+@pytest.mark.parametrize("before", [OPEN, InvoiceStatus(state="expired"), InvoiceStatus(state="canceled")])
+async def test_who_shows_a_preimage_before_the_node_says_settled_is_waited_for(before: InvoiceStatus) -> None:
+    rail = told(said=before, hints=[SETTLED], wait_seconds=5)
+
+    await verify(rail, offer())
+
+    assert receiver_of(rail).asked == ["status", "status"]
+    assert receiver_of(rail).waited == [pytest.approx(5, abs=0.5)]
+
+
+async def test_who_shows_the_invoice_is_waited_for_until_it_expires() -> None:
+    made, rail = offer(), told(said=OPEN, hints=[SETTLED], wait_seconds=5)
+    late = told(said=OPEN, hints=[SETTLED], wait_seconds=5)
+
+    await verify(rail, made, by_invoice(made))
+    with pytest.raises(PaymentRejected) as caught:
+        await verify(late, made, by_invoice(made), now=made.expires_at + 1)
+
+    assert len(receiver_of(rail).waited) == 1
+    assert (caught.value.code, receiver_of(late).waited) == ("offer_expired", [])
+
+
+async def test_a_payment_that_does_not_come_is_told_so_when_the_time_is_over() -> None:
+    rail = told(said=OPEN, wait_seconds=0.1)
+
+    with pytest.raises(PaymentRejected) as caught:
+        await verify(rail, offer())
+
+    assert (caught.value.code, caught.value.retry_after) == ("not_settled", 2)
+    assert receiver_of(rail).asked == ["status", "status"]
+
+
+async def test_a_hint_settles_nothing_and_many_are_no_storm() -> None:
+    rail = told(said=OPEN, hints=[OPEN] * 1000, wait_seconds=0.32)
+
+    with pytest.raises(PaymentRejected, match="the invoice is open"):
+        await verify(rail, offer())
+
+    assert len(receiver_of(rail).asked) <= 8
+    assert len(receiver_of(rail).hints) >= 990
+
+
+@pytest.mark.parametrize(
+    ("hint", "code"),
+    [
+        (InvoiceStatus(state="settled", received_msat=AMOUNT - 1), "amount_mismatch"),
+        (RailUnavailable("the stream ends and so does the node"), "rail_unavailable"),
+    ],
+)
+async def test_what_the_node_says_after_a_hint_counts(hint: Any, code: str) -> None:
+    with pytest.raises((PaymentRejected, RailUnavailable)) as caught:
+        await verify(told(said=OPEN, hints=[hint], wait_seconds=5), offer())
+
+    assert caught.value.code == code
+
+
+async def test_what_will_not_settle_is_not_waited_for() -> None:
+    rail = told(said=InvoiceStatus(state="settled", received_msat=1), wait_seconds=5)
+
+    with pytest.raises(PaymentRejected):
+        await verify(rail, offer())
+
+    assert receiver_of(rail).waited == []
+
+
+async def test_no_more_than_a_hundred_unpaid_invoices_are_waited_for_and_preimages_still_are() -> None:
+    made, rail = offer(), told(said=OPEN, wait_seconds=5)
+    waiting = [asyncio.create_task(verify(rail, made, by_invoice(made))) for _ in range(100)]
+    await asyncio.sleep(0.01)
+    assert len(receiver_of(rail).waited) == 100
+
+    with pytest.raises(PaymentRejected, match="the invoice is open"):
+        await asyncio.wait_for(verify(rail, made, by_invoice(made)), 1)
+    receiver_of(rail).hints = [SETTLED]
+    await asyncio.wait_for(verify(rail, made), 1)
+
+    for task in waiting:
+        task.cancel()
+    assert {type(ended) for ended in await asyncio.gather(*waiting, return_exceptions=True)} == {asyncio.CancelledError}
+    receiver_of(rail).said, receiver_of(rail).hints = OPEN, [SETTLED]
+    await asyncio.wait_for(verify(rail, made, by_invoice(made)), 1)  # their places are free again
+
+
+@pytest.mark.parametrize("seconds", [-1, 11, float("nan")])
+def test_the_time_to_wait_is_bounded(seconds: float) -> None:
+    with pytest.raises(ConfigurationError, match="wait_seconds"):
+        told(wait_seconds=seconds)
 
 
 @pytest.mark.parametrize("operation", list(Operation))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from pathlib import Path
@@ -70,6 +71,28 @@ def test_a_payment_is_known_by_its_payment_hash_whatever_shows_it() -> None:
 
 def test_networks_do_not_share_payments() -> None:
     assert LightningSpec("mainnet").identify(payment()) == {f"{MAINNET}:{HASH.hex()}"}
+
+
+OTHER_FORMS = [
+    base64.b64encode(bytes.fromhex(PREIMAGE)).decode(),  # as in lnd's JSON
+    base64.urlsafe_b64encode(bytes.fromhex(PREIMAGE)).decode(),
+    "0x" + PREIMAGE,
+    f" {PREIMAGE}",
+    " ".join(PREIMAGE[start : start + 2] for start in range(0, 64, 2)),
+    PREIMAGE + "ab",
+    PREIMAGE[:-2],
+    PREIMAGE + "\n",
+    "\uff41\uff42" * 32,  # full-width letters
+]
+"""What is not 64 hexadecimal digits, and might be taken for it by a lenient reader."""
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS)
+def test_a_preimage_has_one_form(form: str) -> None:
+    with pytest.raises(MalformedInput, match="64 hexadecimal digits"):
+        SPEC.identify(payment(form))
+    assert not is_preimage_of(form, HASH)
+    assert is_preimage_of(PREIMAGE.upper(), HASH)
 
 
 @pytest.mark.parametrize("payload", [{}, {"preimage": 7}, {"preimage": "xy"}, {"invoice": invoice()}])

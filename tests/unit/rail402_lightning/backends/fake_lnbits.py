@@ -61,6 +61,7 @@ class FakeLnbits:
     create: deque[Step] = field(default_factory=deque)
     wallet: deque[Step] = field(default_factory=deque)
     reserve: deque[Step] = field(default_factory=deque)
+    rows: deque[Step] = field(default_factory=deque)
     requests: list[httpx.Request] = field(default_factory=list)
 
     @property
@@ -80,14 +81,17 @@ class FakeLnbits:
         return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
 
     def _step(self, request: httpx.Request) -> Step:
-        path = request.url.path
+        path = request.url.path.removeprefix("/node")  # an LNbits may be below a path
         if request.method == "POST" and path == "/api/v1/payments":
             pays = json.loads(request.content)["out"]
             return _next(self.pay, error(500, "unscripted")) if pays else _next(self.create, self._make(request))
         if path == "/api/v1/payments/fee-reserve":
             return _next(self.reserve, httpx.Response(200, json={"fee_reserve": 2000}))
         if path == f"/api/v1/payments/{HASH.hex()}":
-            return _next(self.look, found(None))
+            made = any(body.get("out") is False for body in self.sent())
+            return _next(self.look, found(row("pending") if made else None))
+        if path == "/api/v1/payments/paginated":
+            return _next(self.rows, httpx.Response(200, json={"data": [], "total": 0}))
         if path == "/api/v1/wallet":
             return _next(self.wallet, self._wallet(request))
         return error(404, "Not Found")
@@ -98,7 +102,7 @@ class FakeLnbits:
         text = invoice(
             amount_msat=asked["amount"] * 1000,
             expiry=asked["expiry"],
-            description_hash=bytes.fromhex(asked["description_hash"]),
+            description_hash=bytes.fromhex(asked.get("description_hash", "00" * 32)),
             created_at=NOW,
         )
         assert bolt11.decode(text)

@@ -37,13 +37,16 @@ def receiver(key: str = INVOICE_KEY, **scripts: list[Step]) -> tuple[LnbitsRecei
     return LnbitsReceiver(URL, key, transport=fake.transport), fake
 
 
-def sender(key: str = ADMIN_KEY, *, deadline: float = 30, **scripts: list[Step]) -> tuple[LnbitsSender, FakeLnbits]:
+def sender(
+    key: str = ADMIN_KEY, *, deadline: float = 30, network: str | None = None, **scripts: list[Step]
+) -> tuple[LnbitsSender, FakeLnbits]:
     fake = FakeLnbits(**{name: deque(steps) for name, steps in scripts.items()})
 
     async def no_pause(_: float) -> None:
         await asyncio.sleep(0)
 
-    return LnbitsSender(URL, key, deadline=deadline, sleep=no_pause, transport=fake.transport), fake
+    transport = fake.transport
+    return LnbitsSender(URL, key, network=network, deadline=deadline, sleep=no_pause, transport=transport), fake
 
 
 async def pay(**scripts: list[Step]) -> SentPayment:
@@ -175,7 +178,7 @@ async def test_a_publisher_needs_no_key_that_can_spend(caplog: pytest.LogCapture
     with caplog.at_level(logging.WARNING, "rail402.lightning"):
         await receiving.start()
 
-    assert "the invoice key is enough" in caplog.text
+    assert "give it the wallet's invoice key instead" in caplog.text
     assert ADMIN_KEY not in caplog.text
 
 
@@ -186,6 +189,81 @@ async def test_an_lnbits_without_a_node_behind_it_does_not_start() -> None:
         await LightningRail(receiving, network="regtest").start()
 
     assert [body["amount"] for body in fake.sent()] == [1]
+
+
+async def test_a_fall_back_to_void_wallet_says_what_to_do() -> None:
+    void = error(520, "VoidWallet cannot create invoices.", status="pending")
+
+    with pytest.raises(RailUnavailable, match=r"fell back to VoidWallet.*restart LNbits"):
+        await LightningRail(receiver(create=[void])[0], network="regtest").start()
+    with pytest.raises(RailUnavailable, match=r"fell back to VoidWallet.*restart LNbits"):
+        await sender(network="regtest", create=[void])[0].start()
+
+
+@pytest.mark.parametrize(
+    "said", ["unexpected error: wallet locked, unlock it to enable full RPC access", "server is still starting"]
+)
+async def test_a_node_that_is_locked_or_syncing_behind_lnbits_is_named(said: str) -> None:
+    locked = error(520, said, status="pending")
+
+    with pytest.raises(RailUnavailable, match=f"behind LNbits made no invoice .*locked or syncing.*{said}"):
+        await LightningRail(receiver(create=[locked])[0], network="regtest").start()
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (error(404, "Not Found"), "there is no LNbits at https://lnbits.example.com; url is its address alone"),
+        (error(405, "Method Not Allowed"), "url is its address alone"),
+        (httpx.Response(200, json={"name": "something else"}), "not the LNbits that is known here, version 1.x"),
+    ],
+)
+async def test_an_address_of_something_else_is_refused_at_the_start(answer: httpx.Response, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        await receiver(wallet=[answer])[0].start()
+    with pytest.raises(ConfigurationError, match=why):
+        await sender(wallet=[answer])[0].start()
+
+
+def version_0(status: bool) -> httpx.Response:
+    """What LNbits answered before 1.0: no status, and the amount in another place."""
+    details = {name: value for name, value in row("success").items() if name != "status"} | {"pending": not status}
+    return httpx.Response(200, json={"paid": status, "preimage": PREIMAGE, "details": details})
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        version_0(status=False),
+        version_0(status=True),
+        httpx.Response(200, json={"paid": False, "status": "pending", "payment": row("pending")}),
+        httpx.Response(200, json={"paid": False, "details": row("pending") | {"status": {"name": "pending"}}}),
+        httpx.Response(200, json={"paid": False, "details": row("pending", amount="21 sat")}),
+    ],
+)
+async def test_a_version_that_answers_otherwise_is_found_at_the_start_and_settles_nothing(look: httpx.Response) -> None:
+    receiving, _ = receiver(look=[look])
+
+    with pytest.raises(RailUnavailable):
+        await LightningRail(receiving, network="regtest").start()
+    with pytest.raises(RailUnavailable):
+        await receiving.status(HASH)
+
+
+async def test_an_invoice_of_an_older_version_is_found_in_its_place() -> None:
+    receiving, _ = receiver(create=[httpx.Response(201, json={"payment_hash": "x", "payment_request": "lnbcrt1"})])
+
+    assert await receiving.create_invoice(1000, expiry_seconds=60, hashed_description=b"") == "lnbcrt1"
+
+
+async def test_a_rail_asks_lnbits_for_whole_sats_only() -> None:
+    receiving, _ = receiver()
+    rail = LightningRail(receiving, network="regtest")
+    await rail.start()
+
+    with pytest.raises(RailUnavailable, match="another amount"):  # LNbits would drop the half
+        await rail.offer(ORDER, MECHANISM, terms(amount=21_500))
+    assert MECHANISM.step == 1000
 
 
 async def test_a_rail_on_lnbits_offers_what_lnbits_makes() -> None:
@@ -400,10 +478,73 @@ async def test_the_start_checks_that_the_key_can_pay() -> None:
     await paying.start()
     await paying.close()
 
-    with pytest.raises(ConfigurationError, match="to pay takes the admin key"):
+    with pytest.raises(ConfigurationError, match="give it the wallet's admin key"):
         await sender(key=INVOICE_KEY)[0].start()
     with pytest.raises(ConfigurationError, match="copy it"):
         await sender(key="f" * 32)[0].start()
+
+
+def rows(*of: dict[str, Any]) -> httpx.Response:
+    return httpx.Response(200, json={"data": list(of), "total": len(of)})
+
+
+async def test_the_start_learns_the_network_from_the_last_invoice_and_leaves_none_behind() -> None:
+    paying, fake = sender(network="regtest", rows=[rows(row("success", bolt11=invoice()))])
+    await paying.start()
+
+    assert fake.sent() == []
+    assert dict(fake.requests[-1].url.params)["amount[gt]"] == "0"
+    with pytest.raises(ConfigurationError, match="is on regtest, and network='mainnet' is set"):
+        await sender(network="mainnet", rows=[rows(row("success", bolt11=invoice()))])[0].start()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        rows(),
+        rows(outgoing("failed", bolt11=invoice(prefix="bc"))),  # somebody else's invoice
+        rows(row("success", bolt11="")),  # paid in fiat
+        rows(row("success", bolt11="lnbc1")),
+        rows(row("success", bolt11=None)),
+        rows({}),
+        httpx.Response(200, json={"data": {"bolt11": invoice(prefix="bc")}}),
+        error(500, "Unexpected error!"),
+    ],
+)
+async def test_where_there_is_no_invoice_yet_one_is_made(answer: httpx.Response) -> None:
+    paying, fake = sender(network="regtest", rows=[answer])
+    await paying.start()
+
+    (asked,) = fake.sent()
+    assert (asked["out"], asked["amount"], asked["expiry"]) == (False, 1, 60)
+
+
+async def test_a_wallet_s_lnbits_on_made_up_money_is_refused() -> None:
+    fake_invoice = invoice(prefix="bc", features=frozenset())
+
+    with pytest.raises(ConfigurationError, match="FakeWallet"):
+        await sender(network="mainnet", rows=[rows(row("success", bolt11=fake_invoice))])[0].start()
+
+
+async def test_a_wallet_s_network_is_one_that_there_is() -> None:
+    with pytest.raises(ConfigurationError, match="not a Lightning network"):
+        sender(network="bitcoin")
+
+
+async def test_a_payment_is_looked_at_less_and_less_often() -> None:
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 8:
+            await asyncio.Event().wait()
+
+    fake = FakeLnbits(pay=deque([httpx.ReadTimeout("x")]), look=deque([found(outgoing("pending"))]))
+    paying = LnbitsSender(URL, ADMIN_KEY, deadline=0.2, sleep=pause, transport=fake.transport)
+
+    assert (await paying.pay(invoice(), max_fee_msat=2000)).state == "unknown"
+    assert pauses == [0.25, 0.5, 1.0, 2.0, 5.0, 5.0, 5.0, 5.0]
+    assert {request.url.path for request in fake.requests[2:]} == {f"/api/v1/payments/{HASH.hex()}"}
 
 
 async def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import logging
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
 from rail402.errors import ConfigurationError, OutcomeUnknown, Rail402Error, RailUnavailable
-from rail402_lightning.backends.lnbits_api import MAX_ANSWER, KeyRefused, LnbitsApi
+from rail402_lightning.backends.connections import MAX_ANSWER
+from rail402_lightning.backends.lnbits_api import KeyRefused, LnbitsApi
 from tests.unit.rail402_lightning.backends.fake_lnbits import URL
 
 KEY = "5ec2e7" * 4
@@ -42,6 +44,7 @@ async def test_the_key_is_sent_and_nothing_compressed_is_asked_for() -> None:
         "https://",
         "https://user:pw@lnbits.example.com",
         "https://lnbits.example.com/?usr=1",
+        "https://lnbits.example.com/wallet#top",
         "https://lnbits.example.com:port",
         "http://lnbits.example.com",
         "http://8.8.8.8",
@@ -57,6 +60,32 @@ def test_an_address_that_cannot_be_used_is_refused(url: str) -> None:
 )
 def test_plain_http_is_for_private_networks(host: str) -> None:
     assert LnbitsApi(f"http://{host}", KEY).url == f"http://{host}"
+
+
+@pytest.mark.parametrize(
+    ("url", "warns"),
+    [
+        ("http://localhost:5000", False),
+        ("http://127.0.0.2", False),
+        ("http://[::1]:5000", False),
+        ("http://a.onion", False),
+        ("https://lnbits.example.com", False),
+        ("http://10.0.0.7", True),
+        ("http://lnbits:5000", True),
+        ("http://umbrel.local", True),
+    ],
+)
+async def test_plain_http_to_another_machine_is_warned_of(
+    url: str, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = api(url=url)
+    with caplog.at_level(logging.WARNING, "rail402.lightning"):
+        await calls.get("/p")
+        await calls.get("/p")
+    await calls.close()
+
+    assert caplog.text.count("its network sees the key; use https") == warns
+    assert KEY not in caplog.text
 
 
 @pytest.mark.parametrize("key", ["", "with space", "line\r\nX: y", "é" * 32])

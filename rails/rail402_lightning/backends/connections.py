@@ -1,0 +1,77 @@
+"""What asking an lnd and asking an LNbits have in common: addresses, certificates, and what surely was not sent."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import ssl
+from typing import Final
+
+import httpx
+
+from rail402.errors import ConfigurationError
+
+__all__ = ["MAX_ANSWER", "NEVER_SENT", "certificate_error", "checked_url", "warn_of_plain_http"]
+
+logger = logging.getLogger("rail402.lightning")
+
+MAX_ANSWER: Final = 1 << 20
+"""Bytes of an answer, or of one message of a stream, above which it is not read on."""
+
+NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+"""What is raised before anything of a request has left."""
+
+_LOCAL_NAMES: Final = (".localhost", ".local", ".internal", ".lan", ".onion")
+
+
+def checked_url(url: str, *, of: str, example: str, credential: str) -> str:
+    """Return an address without a slash at its end.
+
+    Args:
+        of: what has that address.
+        example: one that could be used.
+        credential: what is sent there, so that `http://` is for private networks only.
+
+    Raises:
+        ConfigurationError: it cannot be used.
+    """
+    try:
+        parts = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ConfigurationError(f"url={url!r} is not an address: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.host or parts.query or parts.fragment or parts.userinfo:
+        raise ConfigurationError(f"url must be the address of {of} and no more, such as {example}")
+    if parts.scheme == "http" and not _is_private(parts.host):
+        raise ConfigurationError(f"url={url!r} would send the {credential} in the clear; use https")
+    return url.rstrip("/")
+
+
+def warn_of_plain_http(url: str, credential: str) -> None:
+    """Log that what is sent to another machine over `http://` can be read on the way."""
+    if url.startswith("http:") and not _is_loopback(httpx.URL(url).host):
+        logger.warning("%s is asked without TLS, so its network sees the %s; use https", url, credential)
+
+
+def certificate_error(error: httpx.HTTPError) -> ssl.SSLCertVerificationError | None:
+    """Return what is wrong with a certificate, which is deep in the chain of causes; None if that is not the reason."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith((".localhost", ".onion"))  # Tor encrypts by itself
+
+
+def _is_private(host: str) -> bool:
+    """Say whether a host is this machine, in a private network, or reached through Tor."""
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return "." not in host or host.endswith(_LOCAL_NAMES)
