@@ -50,3 +50,29 @@ $(VENV)/.developing: $(VENV)/.installed
 
 clean:
 	rm -rf $(VENV) .rail402 .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# --- A Lightning network to try things on and to test with: docs/regtest.md
+COMPOSE ?= docker compose
+REGTEST := .rail402/regtest
+
+.PHONY: regtest-up regtest-env regtest-test regtest-down regtest-native
+
+regtest-up: # in containers
+	$(COMPOSE) --file docker-compose.lightning.yml up --detach
+	@$(MAKE) --no-print-directory regtest-env
+
+regtest-env: $(VENV)/.developing # write what reaches the containers to .rail402/regtest/env
+	@mkdir -p $(REGTEST)
+	@COMPOSE="$(COMPOSE)" .ci/lightning/compose-env $(REGTEST)/compose >$(REGTEST)/found
+	@. ./$(REGTEST)/found && rm $(REGTEST)/found && $(BIN)/python -m tests.services.regtest env
+
+regtest-down:
+	$(COMPOSE) --file docker-compose.lightning.yml down --volumes
+	rm -rf $(REGTEST)/compose $(REGTEST)/env $(REGTEST)/*.macaroon
+
+regtest-native: $(VENV)/.developing # without containers, until Ctrl-C; `bash .ci/run install` installs what it runs
+	@$(BIN)/python -m tests.services.regtest up
+
+regtest-test: $(VENV)/.developing # the Lightning tests against whichever is up
+	@test -f $(REGTEST)/env || { echo "no network is up: make regtest-up, or make regtest-native"; exit 1; }
+	. ./$(REGTEST)/env && RAIL402_REQUIRE=lightning,lnbits $(BIN)/pytest tests/integration/test_*lightning*.py $(PYTEST_ARGS)

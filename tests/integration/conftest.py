@@ -8,16 +8,22 @@ from typing import TypeVar
 
 import pytest
 
-from tests.services import lightning, lnbits, processes, require
+from tests.services import anvil, lightning, lnbits, processes, require, stripe_mock
 
 T = TypeVar("T")
 
-_LIGHTNING_FIXTURES = {"regtest", "lnbits_pair"}
+_SERVICES = {
+    "regtest": "lightning",
+    "lnbits_pair": "lightning",
+    "evm": "evm",
+    "mock": "stripe-mock",
+}
+"""The service of each fixture."""
 
 
 @pytest.fixture(scope="session")
 def regtest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[lightning.RegtestNetwork]:
-    """Two lnd nodes with a channel between them."""
+    """Three lnd nodes in a row, with channels."""
     if reason := lightning.missing():
         require("lightning", reason)
     yield from _serve(lightning.regtest_network(tmp_path_factory.mktemp("regtest")))
@@ -33,6 +39,22 @@ def lnbits_pair(
     yield from _serve(lnbits.lnbits_pair(regtest, tmp_path_factory.mktemp("lnbits")))
 
 
+@pytest.fixture(scope="session")
+def evm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[anvil.EvmChain]:
+    """An EVM chain with the token on it. Every test makes accounts of its own."""
+    if reason := anvil.missing():
+        require("anvil", reason)
+    yield from _serve(anvil.evm_chain(tmp_path_factory.mktemp("evm")))
+
+
+@pytest.fixture(scope="session")
+def mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stripe_mock.StripeMock]:
+    """A stripe-mock, which refuses requests that Stripe's description of its API does not allow."""
+    if reason := stripe_mock.missing():
+        require("stripe-mock", reason)
+    yield from _serve(stripe_mock.stripe_mock(tmp_path_factory.mktemp("stripe-mock")))
+
+
 def _serve(service: AbstractContextManager[T]) -> Iterator[T]:
     """What `service` gives, until the session ends; when it does not start, its log says more than our stack."""
     with ExitStack() as stack:
@@ -46,17 +68,21 @@ def _serve(service: AbstractContextManager[T]) -> Iterator[T]:
 # First, for pytest-xdist reads the marks in this same hook.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs Lightning; with `pytest -n 2 --dist loadgroup` one worker runs all of it, so it starts once."""
+    """Mark what needs a service; with `pytest -n 2 --dist loadgroup` one worker runs all of it, so it starts once."""
     for item in items:
-        if _LIGHTNING_FIXTURES & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.service("lightning"))
-            item.add_marker(pytest.mark.xdist_group("lightning"))
+        for service in _services(item):
+            item.add_marker(pytest.mark.service(service))
+            item.add_marker(pytest.mark.xdist_group(service))
+
+
+def _services(item: pytest.Item) -> list[str]:
+    return sorted({_SERVICES[name] for name in getattr(item, "fixturenames", ()) if name in _SERVICES})
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show what the services logged last under a test of theirs that failed."""
     report = yield
-    if report.when == "call" and report.failed and _LIGHTNING_FIXTURES & set(getattr(item, "fixturenames", ())):
+    if report.when == "call" and report.failed and _services(item):
         report.sections += [(f"end of {process.log_path}", process.log_tail(15)) for process in processes.active()]
     return report

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.services.lightning import CAPACITY_SAT, RegtestNetwork
+from tests.services.lightning import CAPACITY_SAT, RegtestNetwork, regtest_network, routing_fee
 from tests.services.lnbits import LnbitsPair
-from tests.services.processes import active, wait_for
+from tests.services.lnd import LndNode
+from tests.services.processes import ServiceFailed, active, wait_for
+from tests.services.regtest import main, variables
 
 LISTENING = "0A"
 LOOPBACK = "0100007F"
@@ -21,6 +25,14 @@ def pay(pair: LnbitsPair, bolt11: str) -> httpx.Response:
         return client.post("/api/v1/payments", json={"out": True, "bolt11": bolt11})
 
 
+def balances(*nodes: LndNode) -> list[int]:
+    return [node.channel_balance() for node in nodes]
+
+
+def holds(amounts: list[int], *nodes: LndNode) -> bool:
+    return balances(*nodes) == amounts
+
+
 def test_both_nodes_can_pay_over_the_channel(regtest: RegtestNetwork) -> None:
     channel = regtest.alice.channels_to(regtest.bob)[-1]
 
@@ -29,18 +41,37 @@ def test_both_nodes_can_pay_over_the_channel(regtest: RegtestNetwork) -> None:
     assert regtest.bob.channel_balance() > 1_000_000_000
 
 
-def test_a_mined_block_reaches_both_nodes(regtest: RegtestNetwork) -> None:
+def test_bob_is_paid_for_forwarding_between_alice_and_carol(regtest: RegtestNetwork) -> None:
+    amount = 1_234_567
+    fee = routing_fee(amount)
+    assert fee == 1123
+
+    for payer, payee in ((regtest.alice, regtest.carol), (regtest.carol, regtest.alice)):
+        regtest.wait_until_idle()
+        before = balances(payer, regtest.bob, payee)
+        invoice = payee.create_invoice(amount)
+
+        with pytest.raises(ServiceFailed, match="NO_ROUTE"):
+            payer.pay(invoice, fee_limit=fee - 1)
+        payer.pay(invoice, fee_limit=fee)
+
+        moved = [before[0] - amount - fee, before[1] + fee, before[2] + amount]
+        wait_for(f"{moved} in the channels", partial(holds, moved, payer, regtest.bob, payee), 30)
+
+
+def test_a_mined_block_reaches_all_nodes(regtest: RegtestNetwork) -> None:
     before = regtest.chain.height()
 
     regtest.mine(2)
 
     assert regtest.chain.height() == before + 2
-    assert all(node.is_synced(before + 2) for node in (regtest.alice, regtest.bob))
+    assert all(node.is_synced(before + 2) for node in regtest.nodes)
 
 
 def test_a_payment_between_lnbits_wallets_moves_the_channel(regtest: RegtestNetwork, lnbits_pair: LnbitsPair) -> None:
     publisher, payer = lnbits_pair.publisher, lnbits_pair.payer
     amount = 1_234_000
+    regtest.wait_until_idle()
     wallets = publisher.balance(), payer.balance()
     nodes = regtest.alice.channel_balance(), regtest.bob.channel_balance()
 
@@ -51,9 +82,9 @@ def test_a_payment_between_lnbits_wallets_moves_the_channel(regtest: RegtestNetw
     assert (answer.status_code, answer.json()["status"]) == (201, "success")
     assert hashlib.sha256(bytes.fromhex(answer.json()["preimage"])).hexdigest() == invoice["payment_hash"]
     moved = (nodes[0] + amount, nodes[1] - amount)
-    wait_for("the channel", lambda: (regtest.alice.channel_balance(), regtest.bob.channel_balance()) == moved, 10)
+    wait_for("the channel", lambda: (regtest.alice.channel_balance(), regtest.bob.channel_balance()) == moved, 30)
     booked = (wallets[0] + amount, wallets[1] - amount)
-    wait_for("the wallets", lambda: (publisher.balance(), payer.balance()) == booked, 10)
+    wait_for("the wallets", lambda: (publisher.balance(), payer.balance()) == booked, 30)
 
 
 def test_an_invoice_is_paid_once(lnbits_pair: LnbitsPair) -> None:
@@ -72,6 +103,39 @@ def test_the_invoice_key_cannot_pay(lnbits_pair: LnbitsPair) -> None:
         answer = client.post("/api/v1/payments", json={"out": True, "bolt11": invoice["bolt11"]})
 
     assert answer.status_code == 403
+
+
+def test_the_written_variables_lead_to_the_same_network(
+    regtest: RegtestNetwork, lnbits_pair: LnbitsPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = variables(regtest, lnbits_pair)
+    for name, value in known.items():
+        monkeypatch.setenv(name, value)
+    channels = [len(node.get("/v1/channels")["channels"]) for node in regtest.nodes]
+
+    assert main(["env", "--directory", str(tmp_path)]) == 0
+
+    written = tmp_path / "env"
+    words = [shlex.split(line) for line in written.read_text().splitlines()]
+    found = dict(setting.split("=", 1) for export, setting in words if export == "export")
+    assert found.items() >= known.items()
+    assert written.stat().st_mode & 0o077 == 0
+    for name in found.keys() - known.keys():  # the macaroons for the guide
+        assert Path(found[name]).stat().st_mode & 0o077 == 0
+    with regtest_network(tmp_path) as again:
+        assert [node.pubkey for node in again.nodes] == [node.pubkey for node in regtest.nodes]
+        assert [len(node.get("/v1/channels")["channels"]) for node in again.nodes] == channels
+
+
+def test_there_is_nothing_to_describe_where_no_variable_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for chain in ("BTCD", "BITCOIND"):
+        monkeypatch.delenv(f"RAIL402_TEST_{chain}_URL", raising=False)
+
+    assert main(["env", "--directory", str(tmp_path)]) == 1
+    assert "no RAIL402_TEST_* variable says where the network is" in capsys.readouterr().err
+    assert not (tmp_path / "env").exists()
 
 
 @pytest.mark.usefixtures("lnbits_pair")

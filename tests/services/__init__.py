@@ -4,23 +4,31 @@
 which is not there is skipped with the reason; with `RAIL402_REQUIRE=all`, or with the service in that comma-separated
 list, it fails.
 
-Lightning may run elsewhere, for example from `docker-compose.lightning.yml`. When `RAIL402_TEST_BTCD_URL` is set,
-no node is started: the variables below are read, and the nodes get what they lack (blocks, coins, the channel).
+Lightning may run elsewhere, for example from `docker-compose.lightning.yml` or `make regtest-native`, which both write
+these variables to `.rail402/regtest/env`. When the URL of a chain is set, no node is started: the variables below are
+read, and the nodes get what they lack (blocks, coins, the channels).
 
-==========================================  ==========================================================================
-`RAIL402_TEST_BTCD_URL`                     btcd's RPC, `https://127.0.0.1:18334`; must mine to `btcd.MINING_ADDRESS`
-`RAIL402_TEST_BTCD_TLS_CERT`                path of its `rpc.cert`
-`RAIL402_TEST_BTCD_USER`, `_PASSWORD`       its RPC credentials
-`RAIL402_TEST_LND_{ALICE,BOB}_URL`          REST address, `https://127.0.0.1:8081`
-`RAIL402_TEST_LND_{ALICE,BOB}_TLS_CERT`     path of its `tls.cert`
-`RAIL402_TEST_LND_{ALICE,BOB}_MACAROON`     path of its `admin.macaroon`
-`RAIL402_TEST_LNBITS_PUBLISHER_URL`         an LNbits funded by Alice, `http://127.0.0.1:5001`
-`RAIL402_TEST_LNBITS_PAYER_URL`             an LNbits funded by Bob
-`RAIL402_TEST_LNBITS_{PUBLISHER,PAYER}_KEY`          optional: admin key of a wallet there; else an account is made
-`RAIL402_TEST_LNBITS_{PUBLISHER,PAYER}_INVOICE_KEY`  its invoice key, when `_KEY` is set
-==========================================  ==========================================================================
+======================================================  ==============================================================
+`RAIL402_TEST_BITCOIND_URL`                             bitcoind's RPC, `http://127.0.0.1:18443`
+`RAIL402_TEST_BITCOIND_{USER,PASSWORD}`                 its RPC credentials
+`RAIL402_TEST_BTCD_URL`                                 or btcd's, `https://127.0.0.1:18334`; it must mine to
+                                                        `btcd.MINING_ADDRESS`
+`RAIL402_TEST_BTCD_TLS_CERT`                            path of its `rpc.cert`
+`RAIL402_TEST_BTCD_{USER,PASSWORD}`                     its RPC credentials
+`RAIL402_TEST_LND_{ALICE,BOB,CAROL}_URL`                REST address, `https://127.0.0.1:8081`
+`RAIL402_TEST_LND_{ALICE,BOB,CAROL}_TLS_CERT`           path of its `tls.cert`
+`RAIL402_TEST_LND_{ALICE,BOB,CAROL}_MACAROON`           path of its `admin.macaroon`
+`RAIL402_TEST_LNBITS_PUBLISHER_URL`                     an LNbits funded by Alice, `http://127.0.0.1:5001`
+`RAIL402_TEST_LNBITS_PAYER_URL`                         an LNbits funded by Bob
+`RAIL402_TEST_LNBITS_{PUBLISHER,PAYER}_KEY`             optional: admin key of a wallet there; else an account is made
+`RAIL402_TEST_LNBITS_{PUBLISHER,PAYER}_INVOICE_KEY`     its invoice key, when `_KEY` is set
+======================================================  ==============================================================
 
-Bob must announce an address that Alice can reach (lnd's `--externalip`).
+Bob and Carol must announce addresses that the others can reach (lnd's `--externalip`), and Bob must forward payments
+for the fee in `lnd.BASE_FEE_MSAT` and `lnd.FEE_PPM` (lnd's `--bitcoin.basefee` and `--bitcoin.feerate`).
+
+`RAIL402_TEST_EVM_URL` is the JSON-RPC of an anvil with `--chain-id 84532` that runs elsewhere; the tests put their
+token there.
 """
 
 from __future__ import annotations

@@ -62,13 +62,24 @@ class Btcd:
         if missing > 0:
             self.mine(missing)
 
-    def send_coinbase(self, address: str) -> None:
-        """Spend one matured coinbase to `address`; it stays in the mempool until a block is mined."""
+    def fund(self, *addresses: str) -> None:
+        """Share one matured coinbase among `addresses`; they have it once a block is mined."""
         txid, amount = self._spendable_coinbase()
-        outputs = {address: round(amount - _FEE_BTC, 8)}
+        share = round((amount - _FEE_BTC) / len(addresses), 8)
+        outputs = dict.fromkeys(addresses, share)
         transaction = self.call("createrawtransaction", [{"txid": txid, "vout": 0}], outputs)
         head, tail = transaction[:_SCRIPT_OFFSET], transaction[_SCRIPT_OFFSET:].removeprefix("00")
         self.call("sendrawtransaction", f"{head}{len(_PUSH_OF_OP_TRUE) // 2:02x}{_PUSH_OF_OP_TRUE}{tail}")
+
+    def lnd_flags(self) -> list[str]:
+        """What an lnd on this machine needs to follow the chain."""
+        return [
+            "--bitcoin.node=btcd",
+            f"--btcd.rpchost={self.url.removeprefix('https://')}",
+            f"--btcd.rpccert={self.tls_cert_path}",
+            f"--btcd.rpcuser={self.user}",
+            f"--btcd.rpcpass={self.password}",
+        ]
 
     def _spendable_coinbase(self) -> tuple[str, float]:
         for height in range(1, self.height() - _COINBASE_MATURITY):

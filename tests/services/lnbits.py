@@ -18,10 +18,22 @@ from tests.services.lightning import RegtestNetwork
 from tests.services.lnd import LndNode
 from tests.services.processes import ServiceFailed, free_ports, running, wait_for
 
-__all__ = ["FUNDING_SAT", "LnbitsInstance", "LnbitsPair", "lnbits_pair", "missing"]
+__all__ = ["FUNDING_SAT", "SETTINGS", "LnbitsInstance", "LnbitsPair", "lnbits_pair", "missing"]
 
 # What the payer's wallet holds at least when tests begin, and what it is topped up with.
 FUNDING_SAT = 200_000
+
+# How any of ours runs, in a container too.
+SETTINGS = {
+    "LNBITS_ADMIN_UI": "false",
+    "LNBITS_RATE_LIMIT_NO": "1000000",
+    "LNBITS_BACKEND_WALLET_CLASS": "LndRestWallet",
+    # What it would ask the Internet for, several times per invoice.
+    "LNBITS_PRICE_AGGREGATOR_ENABLED": "false",
+    "LNBITS_EXCHANGE_RATE_PROVIDERS": "[]",
+    "LNBITS_EXTENSIONS_MANIFESTS": "[]",
+    "LNBITS_WASM_EXTENSIONS_MANIFESTS": "[]",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,26 +101,19 @@ def _lnbits(name: str, directory: Path, node: LndNode) -> Iterator[Callable[[], 
     """
     (port,) = free_ports(1)
     environment = install_root() / "lnbits"
-    settings = {
+    settings = SETTINGS | {
         "HOST": "127.0.0.1",
         "PORT": str(port),
         "AUTH_SECRET_KEY": secrets.token_hex(16),
         "ENABLE_LOG_TO_FILE": "false",
-        "LNBITS_ADMIN_UI": "false",
         "LNBITS_DATA_FOLDER": str(directory / "data"),
         "LNBITS_EXTENSIONS_PATH": str(directory / "extensions"),
-        "LNBITS_BACKEND_WALLET_CLASS": "LndRestWallet",
         "LND_REST_ENDPOINT": node.rest_url,
         "LND_REST_CERT": str(node.tls_cert_path),
         "LND_REST_MACAROON": node.macaroon_hex,
-        "LNBITS_RATE_LIMIT_NO": "1000000",
         "LNBITS_CALLBACK_URL_RULES": json.dumps([r"http://127\.0\.0\.1(:\d+)?"]),
         "LNBITS_CALLBACK_ALLOW_PRIVATE_IPS": "true",
-        # What it would ask the Internet for, several times per invoice; and should it ask still, port 9 answers nobody.
-        "LNBITS_PRICE_AGGREGATOR_ENABLED": "false",
-        "LNBITS_EXCHANGE_RATE_PROVIDERS": "[]",
-        "LNBITS_EXTENSIONS_MANIFESTS": "[]",
-        "LNBITS_WASM_EXTENSIONS_MANIFESTS": "[]",
+        # Should it ask the Internet still: port 9 answers nobody.
         "ALL_PROXY": "http://127.0.0.1:9",
         "NO_PROXY": "127.0.0.1",
     }

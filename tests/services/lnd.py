@@ -7,7 +7,7 @@ import json
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,11 @@ from tests.services import install_root
 from tests.services.btcd import Btcd
 from tests.services.processes import ServiceFailed, free_ports, running
 
-__all__ = ["LndNode", "connect", "lnd"]
+__all__ = ["BASE_FEE_MSAT", "FEE_PPM", "LndNode", "connect", "lnd"]
+
+# What each node takes for forwarding a payment.
+BASE_FEE_MSAT = 1000
+FEE_PPM = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +30,11 @@ class LndNode:
 
     rest_url: str
     tls_cert_path: Path
+    macaroon_path: Path
     macaroon_hex: str = field(repr=False)
     pubkey: str
+    rpc_address: str | None = None
+    """Where lncli reaches it, if it is one of our own."""
 
     def client(self, timeout: float = 30) -> httpx.Client:
         """A client with the node's certificate and macaroon; `timeout` in seconds."""
@@ -52,9 +59,9 @@ class LndNode:
         """The open channels to `peer` that can carry payments now."""
         peer_key = base64.urlsafe_b64encode(bytes.fromhex(peer.pubkey)).decode()
         channels: list[dict[str, Any]] = self.get(f"/v1/channels?active_only=true&peer={peer_key}")["channels"]
-        return [channel for channel in channels if self._can_route(channel["chan_id"])]
+        return [channel for channel in channels if self.can_route(channel["chan_id"])]
 
-    def _can_route(self, channel_id: str) -> bool:
+    def can_route(self, channel_id: str) -> bool:
         """Whether the pathfinder knows the channel and both sides' fees; until then it is no use."""
         with self.client() as client:
             answer = client.get(f"/v1/graph/edge/{channel_id}")
@@ -65,9 +72,26 @@ class LndNode:
         """Our side of all channels in msat."""
         return int(self.get("/v1/balance/channels")["local_balance"]["msat"])
 
-    def pay(self, bolt11: str) -> str:
-        """Pay an invoice without routing fees; returns the preimage in hex, raises ServiceFailed with lnd's reason."""
-        body = {"payment_request": bolt11, "timeout_seconds": 30, "fee_limit_msat": "0", "no_inflight_updates": True}
+    def bake(self, *permissions: str) -> bytes:
+        """A macaroon for `permissions`, each like `invoices:read`."""
+        asked = [dict(zip(("entity", "action"), each.split(":", 1), strict=True)) for each in permissions]
+        return bytes.fromhex(self.post("/v1/macaroon", {"permissions": asked})["macaroon"])
+
+    def create_invoice(self, amount: int) -> str:
+        """A new invoice over `amount` msat."""
+        return str(self.post("/v1/invoices", {"value_msat": str(amount)})["payment_request"])
+
+    def pay(self, bolt11: str, fee_limit: int = 0) -> str:
+        """Pay an invoice with at most `fee_limit` msat of routing fees.
+
+        Returns the preimage in hex; raises ServiceFailed with lnd's reason.
+        """
+        body = {
+            "payment_request": bolt11,
+            "timeout_seconds": 30,
+            "fee_limit_msat": str(fee_limit),
+            "no_inflight_updates": True,
+        }
         with self.client(timeout=60) as client:
             answer = client.post("/v2/router/send", json=body)
         # One JSON document per line; without updates in flight the last one is final.
@@ -82,7 +106,7 @@ def connect(rest_url: str, tls_cert_path: Path, macaroon_path: Path) -> LndNode:
     macaroon = macaroon_path.read_bytes().hex()
     with _client(rest_url, tls_cert_path, macaroon, timeout=30) as client:
         info = client.get("/v1/getinfo").raise_for_status().json()
-    return LndNode(rest_url, tls_cert_path, macaroon, info["identity_pubkey"])
+    return LndNode(rest_url, tls_cert_path, macaroon_path, macaroon, info["identity_pubkey"])
 
 
 def _client(rest_url: str, tls_cert_path: Path, macaroon_hex: str, timeout: float) -> httpx.Client:
@@ -118,23 +142,22 @@ def lnd(name: str, directory: Path, chain: Btcd) -> Iterator[Callable[[], LndNod
         "--logging.file.disable",
         "--nobootstrap",
         "--trickledelay=50",
+        "--db.batch-commit-interval=5ms",  # half a second by default, several times before a channel is known to all
         # A busy machine or a full disk must not make lnd shut itself down in the middle of a test.
         "--healthcheck.chainbackend.attempts=0",
         "--healthcheck.diskspace.attempts=0",
         "--bitcoin.regtest",
-        "--bitcoin.node=btcd",
         "--bitcoin.defaultchanconfs=1",
-        f"--btcd.rpchost={chain.url.removeprefix('https://')}",
-        f"--btcd.rpccert={chain.tls_cert_path}",
-        f"--btcd.rpcuser={chain.user}",
-        f"--btcd.rpcpass={chain.password}",
+        f"--bitcoin.basefee={BASE_FEE_MSAT}",
+        f"--bitcoin.feerate={FEE_PPM}",
+        *chain.lnd_flags(),
     ]
     with running(name, command, directory) as process:
 
         def ready() -> LndNode:
             process.wait_until("macaroon", lambda: macaroon.exists() and macaroon.stat().st_size)
             process.wait_until("RPC", lambda: _state(rest_url, certificate) == "SERVER_ACTIVE")
-            node = connect(rest_url, certificate, macaroon)
+            node = replace(connect(rest_url, certificate, macaroon), rpc_address=f"127.0.0.1:{rpc_port}")
             process.wait_until("chain", lambda: node.is_synced(chain.height()))
             return node
 

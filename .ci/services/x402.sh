@@ -1,0 +1,18 @@
+# x402's own library in an environment of its own, with the program that makes a facilitator of it.
+
+x402_requirements=('x402[fastapi,httpx,evm]==2.25.0' uvicorn)
+
+x402_version() {
+    local python
+    python=$(find_python 11 14)
+    printf '%s %s' "$python" "$(fingerprint .ci/x402/{constraints.txt,facilitator.py} .ci/services/x402.sh)"
+}
+
+x402_install() {
+    local python
+    python=$(find_python 11 14)
+    quietly "$python" -m venv "$1"
+    quietly "$1/bin/python" -m pip install --constraint .ci/x402/constraints.txt "${x402_requirements[@]}"
+    cp .ci/x402/facilitator.py "$1"
+    (cd "$1" && quietly bin/python -c 'import facilitator')
+}
