@@ -3,8 +3,10 @@
     gate = Gate(rails=[BaseRail.sandbox()], public_url="https://api.example.com")
     payer = Payer(wallets=[BaseWallet.sandbox()])
 
-`BaseRail` is the server side and `BaseWallet` the client side. Outside the sandbox, `BaseWallet.from_private_key` and
-its siblings pay on Base. The names below load on first use, because they need the extra `base`.
+`BaseRail` is the server side and `BaseWallet` the client side. Outside the sandbox, `BaseRail.rpc` takes payments with
+a key of its own for the gas and `BaseRail.facilitator` through an x402 facilitator; `BaseWallet.from_private_key` and
+its siblings pay, and a `ChainReader` tells them their balance. The names below load on first use, because they need the
+extra `base`.
 """
 
 from __future__ import annotations
@@ -13,20 +15,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rail402_base.chain import Chain
+    from rail402_base.chain import Chain, ChainView
     from rail402_base.config import PLUGIN
+    from rail402_base.facilitator import FacilitatorBackend
+    from rail402_base.facilitator_api import Facilitator
     from rail402_base.keys import LocalSigner, RemoteSigner, Signer
     from rail402_base.rail import BaseRail
-    from rail402_base.tokens import BASE_SEPOLIA_USDC, BASE_USDC, Network, Token
+    from rail402_base.rpc.backend import RelaySettings, RpcBackend
+    from rail402_base.rpc.reader import ChainReader
+    from rail402_base.tokens import BASE_SEPOLIA_USDC, BASE_USDC, Network, Token, other_network
     from rail402_base.wallet import BaseWallet
     from rail402_base.wire import BaseSpec
 
 _HOMES = {
-    "rail402_base.chain": ("Chain",),
+    "rail402_base.chain": ("Chain", "ChainView"),
     "rail402_base.config": ("PLUGIN",),
+    "rail402_base.facilitator": ("FacilitatorBackend",),
+    "rail402_base.facilitator_api": ("Facilitator",),
     "rail402_base.keys": ("LocalSigner", "RemoteSigner", "Signer"),
     "rail402_base.rail": ("BaseRail",),
-    "rail402_base.tokens": ("BASE_SEPOLIA_USDC", "BASE_USDC", "Network", "Token"),
+    "rail402_base.rpc.backend": ("RelaySettings", "RpcBackend"),
+    "rail402_base.rpc.reader": ("ChainReader",),
+    "rail402_base.tokens": ("BASE_SEPOLIA_USDC", "BASE_USDC", "Network", "Token", "other_network"),
     "rail402_base.wallet": ("BaseWallet",),
     "rail402_base.wire": ("BaseSpec",),
 }
@@ -40,11 +50,18 @@ __all__ = [
     "BaseSpec",
     "BaseWallet",
     "Chain",
+    "ChainReader",
+    "ChainView",
+    "Facilitator",
+    "FacilitatorBackend",
     "LocalSigner",
     "Network",
+    "RelaySettings",
     "RemoteSigner",
+    "RpcBackend",
     "Signer",
     "Token",
+    "other_network",
 ]
 
 

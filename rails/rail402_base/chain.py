@@ -1,6 +1,7 @@
 """What the rail and the wallet ask of a chain. Each way to reach one is a backend with this interface.
 
-`SandboxBackend` is the one over the local ledger of `sandbox.py`.
+`ChainView` reads, which is all that a wallet needs; `Chain` can also hand an authorization in. `SandboxBackend` is the
+one over the local ledger of `sandbox.py`; `rpc.reader` and `rpc.backend` reach real chains.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from rail402_base.eip3009 import Authorization
 from rail402_base.sandbox import Mined, SandboxChain
 from rail402_base.tokens import SANDBOX, Network, Token
 
-__all__ = ["Chain", "SandboxBackend", "Submitted", "Trace", "Transfer", "Unused", "Void"]
+__all__ = ["Chain", "ChainView", "SandboxBackend", "Submitted", "Trace", "Transfer", "Unused", "Void"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +62,8 @@ Trace = Transfer | Submitted | Void | Unused
 """What became of an authorization."""
 
 
-class Chain(Protocol):
-    """A way to reach one chain.
+class ChainView(Protocol):
+    """A way to look at one chain.
 
     Every method raises `RailUnavailable` where the chain cannot be asked and nothing was sent, `ConfigurationError`
     where the token is not on it. A backend translates all errors of its libraries to these.
@@ -71,15 +72,6 @@ class Chain(Protocol):
     @property
     def network(self) -> Network:
         """The chain it reaches."""
-        ...
-
-    @property
-    def sees_submissions(self) -> bool:
-        """Whether `trace` sees whatever was sent to the chain, by anybody, from that moment on.
-
-        True for a ledger in a file. On a public chain a transaction can be on its way for as long as its authorization
-        is valid, and show nowhere: there, only the expiry rules out that one is.
-        """
         ...
 
     async def start(self) -> None:
@@ -107,6 +99,31 @@ class Chain(Protocol):
         """
         ...
 
+    async def trace(self, token: Token, authorizer: str, nonce: bytes, *, valid_before: int) -> Trace:
+        """Find out what became of an authorization, whoever handed it in.
+
+        Args:
+            authorizer: who signed it; with the nonce (32 bytes) that names it.
+            valid_before: Unix seconds from which the contract refuses it.
+
+        Raises:
+            OutcomeUnknown: the chain does not say it in a way that can be believed.
+        """
+        ...
+
+
+class Chain(ChainView, Protocol):
+    """A way to reach one chain, and to have money moved on it."""
+
+    @property
+    def sees_submissions(self) -> bool:
+        """Whether `trace` sees whatever was sent to the chain, by anybody, from that moment on.
+
+        True for a ledger in a file. On a public chain a transaction can be on its way for as long as its authorization
+        is valid, and show nowhere: there, only the expiry rules out that one is.
+        """
+        ...
+
     async def settle(self, token: Token, authorization: Authorization, signature: bytes) -> Transfer | Submitted:
         """Hand an authorization in.
 
@@ -117,15 +134,6 @@ class Chain(Protocol):
             PaymentRejected: the contract refused and nothing moved; `proof_already_used` where the nonce was used.
             OutcomeUnknown: it may have been sent, and there is no answer that can be believed.
             RailUnavailable: it was not sent.
-        """
-        ...
-
-    async def trace(self, token: Token, authorizer: str, nonce: bytes, *, valid_before: int) -> Trace:
-        """Find out what became of an authorization, whoever handed it in.
-
-        Args:
-            authorizer: who signed it; with the nonce (32 bytes) that names it.
-            valid_before: Unix seconds from which the contract refuses it.
         """
         ...
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Final
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
-from rail402.config import Secret
+from rail402.config import Secret, resolve_secret
+from rail402.errors import ConfigurationError, MalformedInput
 from rail402.plugins import RailPlugin
 from rail402.protocol.base import Record
 from rail402_base.rail import BaseRail
-from rail402_base.wallet import BaseWallet
+from rail402_base.tokens import Token, other_network, usdc_on
+from rail402_base.wallet import MAX_TIMEOUT, BaseWallet
 
-__all__ = ["BACKENDS", "PLUGIN", "RailConfig", "WalletConfig", "make_rail", "make_wallet"]
+__all__ = ["BACKENDS", "PLUGIN", "RailConfig", "TokenConfig", "WalletConfig", "make_rail", "make_wallet"]
 
-BACKENDS: Final = ("sandbox",)
-"""The ways to reach a chain that a file can name."""
+BACKENDS: Final = ("sandbox", "rpc", "facilitator")
+"""The ways to reach a chain that a rail's table can name; a wallet's can name the first two."""
+
+_GWEI: Final = 10**9
 
 
 def _known(backend: str) -> str:
@@ -24,54 +30,203 @@ def _known(backend: str) -> str:
     return backend
 
 
-Backend = Annotated[str, AfterValidator(_known)]
+def _wallets_own(backend: str) -> str:
+    if _known(backend) == "facilitator":
+        raise ValueError("a wallet needs no facilitator; its backends are: sandbox, rpc")
+    return backend
 
 
-class RailConfig(Record):
-    """`[[rails]]` with `name = "base"`.
+def _resolve_address(value: object) -> str:
+    """An address may stand in the file, unless it holds a key: then it is referred to as a secret is."""
+    if isinstance(value, str) and value.startswith(("https://", "http://")):
+        return value
+    return resolve_secret(value)
+
+
+def _wei(value: object) -> int:
+    """Read gwei; as text, because a TOML number with a point is not exact."""
+    try:
+        wei = Decimal(value) * _GWEI if isinstance(value, str | int) and not isinstance(value, bool) else Decimal(0)
+    except InvalidOperation:
+        wei = Decimal(0)
+    if not wei.is_finite() or wei != wei.to_integral_value() or not 0 < wei < 2**63:
+        raise ValueError('write gwei as text, such as "0.5"')
+    return int(wei)
+
+
+Address = Annotated[SecretStr, BeforeValidator(_resolve_address)]
+"""The address of a node or a facilitator: itself, or `env:NAME` or `file:PATH` of one that holds a key."""
+
+
+class TokenConfig(Record):
+    """A token that is not in the rail's own table; see `Token`. It is checked against its contract at the start."""
+
+    symbol: str
+    address: str
+    decimals: int = Field(ge=0, le=36)
+    name: str
+    version: str
+
+
+class _ChainTable(Record):
+    """What rail and wallet have in common.
 
     Args:
-        backend: how the chain is reached: `sandbox`.
         directory: the sandbox's directory.
+        network: `base`, `base-sepolia`, or the CAIP-2 name of another EVM chain, such as `eip155:137`.
+        is_testnet: whether such another chain's money is worth nothing.
+        token: what is paid with; USDC of the network unless given.
+        urls: JSON-RPC addresses of the chain, the preferred one first.
+    """
+
+    directory: str | None = None
+    network: str | None = None
+    is_testnet: bool = False
+    token: TokenConfig | None = None
+    urls: list[Address] = Field(default_factory=list)
+
+    def make_token(self) -> Token:
+        """Return the token.
+
+        Raises:
+            ConfigurationError: network or token cannot be used.
+        """
+        network = other_network(self.network or "base", is_testnet=self.is_testnet)
+        if network.kind == "sandbox":
+            raise ConfigurationError('network: the sandbox has a backend of its own, backend = "sandbox"')
+        if self.token is None:
+            return usdc_on(network)
+        try:
+            return Token(network=network, **self.token.model_dump())
+        except MalformedInput as error:
+            raise ConfigurationError(f"token: {error.detail}") from error
+
+    def reveal_urls(self) -> list[str]:
+        """Return the addresses of the nodes."""
+        return [url.get_secret_value() for url in self.urls]
+
+
+class RailConfig(_ChainTable):
+    """`[[rails]]` with `name = "base"`; see also `BaseRail`.
+
+    Args:
+        backend: `rpc` with a relayer key of one's own, `facilitator`, or `sandbox` for play money.
         pay_to: the address that is paid; the sandbox has one of its own.
+        relayer_key: `env:NAME` or `file:PATH` of the key that pays the gas.
+        relayer_db: `sqlite:///` and the file of the relayer's transactions, `relayer.db` unless given.
+        max_fee_gwei: the most to pay for gas, per unit, as text; 1 gwei unless given.
+        settle_seconds: how long a payment is waited for.
+        confirmations: how many blocks a payment needs.
+        facilitators: addresses of x402 facilitators, tried in this order.
     """
 
-    backend: Backend
-    directory: str | None = None
+    backend: Annotated[str, AfterValidator(_known)]
     pay_to: str | None = None
+    relayer_key: Secret | None = None
+    relayer_db: str | None = None
+    max_fee_gwei: Annotated[int, BeforeValidator(_wei)] | None = None
+    settle_seconds: int | None = Field(None, ge=1)
+    confirmations: int | None = Field(None, ge=1)
+    facilitators: list[Address] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _complete(self) -> RailConfig:
+        needed = {
+            "rpc": ("pay_to", "urls", "relayer_key"),
+            "facilitator": ("pay_to", "urls", "facilitators"),
+        }
+        optional = {
+            "sandbox": ("directory", "pay_to"),
+            "rpc": ("network", "is_testnet", "token", "relayer_db", "max_fee_gwei", "settle_seconds", "confirmations"),
+            "facilitator": ("network", "is_testnet", "token", "confirmations"),
+        }
+        _check(self, self.backend, needed, optional)
+        return self
 
 
-class WalletConfig(Record):
-    """`[[wallets]]` with `name = "base"`.
+class WalletConfig(_ChainTable):
+    """`[[wallets]]` with `name = "base"`; see also `BaseWallet`.
 
     Args:
-        backend: how the chain is reached: `sandbox`.
-        directory: the sandbox's directory.
+        backend: `rpc` for real chains, or `sandbox` for play money.
+        urls: optional: with them the wallet knows its balance, and what became of a payment that was not answered.
         private_key: `env:NAME` or `file:PATH` of 64 hex digits; the sandbox has a key of its own.
+        max_timeout: seconds for which a payment is valid at most.
     """
 
-    backend: Backend
-    directory: str | None = None
+    backend: Annotated[str, AfterValidator(_wallets_own)]
     private_key: Secret | None = None
+    max_timeout: int = Field(MAX_TIMEOUT, ge=1)
+
+    @model_validator(mode="after")
+    def _complete(self) -> WalletConfig:
+        optional = {
+            "sandbox": ("directory", "private_key"),
+            "rpc": ("network", "is_testnet", "token", "urls", "max_timeout"),
+        }
+        _check(self, self.backend, {"rpc": ("private_key",)}, optional)
+        return self
+
+
+def _check(
+    table: Record, backend: str, needed: Mapping[str, tuple[str, ...]], optional: Mapping[str, tuple[str, ...]]
+) -> None:
+    """Check that a table has what its backend needs, and nothing that it has no use for."""
+    for key in needed.get(backend, ()):
+        if not getattr(table, key):
+            raise ValueError(f'backend = "{backend}" needs {key}')
+    for key in sorted(table.model_fields_set):
+        if key not in ("backend", *needed.get(backend, ()), *optional[backend]):
+            raise ValueError(f'backend = "{backend}" has no {key}')
 
 
 def make_rail(config: RailConfig) -> BaseRail:
     """Make the rail that a table describes.
 
     Raises:
-        ConfigurationError: see `BaseRail.sandbox`.
+        ConfigurationError: see `BaseRail`.
     """
-    return BaseRail.sandbox(config.directory, pay_to=config.pay_to)
+    if config.backend == "sandbox":
+        return BaseRail.sandbox(config.directory, pay_to=config.pay_to)
+    from rail402_base.rpc.reader import ChainReader
+
+    token = config.make_token()
+    reader = ChainReader(config.reveal_urls(), token, confirmations=config.confirmations or 1)
+    if config.backend == "facilitator":
+        from rail402_base.facilitator import FacilitatorBackend
+
+        facilitators = [address.get_secret_value() for address in config.facilitators]
+        return BaseRail(FacilitatorBackend(facilitators, reader=reader), pay_to=config.pay_to or "", token=token)
+    from rail402_base.rpc.backend import DEFAULT_STORE, RelaySettings, RpcBackend
+
+    usual = RelaySettings()
+    settings = RelaySettings(
+        max_fee_per_gas=config.max_fee_gwei or usual.max_fee_per_gas,
+        settle_seconds=config.settle_seconds or usual.settle_seconds,
+    )
+    key = _revealed(config.relayer_key) or ""
+    backend = RpcBackend(reader, key, store=config.relayer_db or DEFAULT_STORE, settings=settings)
+    return BaseRail(backend, pay_to=config.pay_to or "", token=token)
 
 
 def make_wallet(config: WalletConfig) -> BaseWallet:
     """Make the wallet that a table describes.
 
     Raises:
-        ConfigurationError: see `BaseWallet.sandbox`.
+        ConfigurationError: see `BaseWallet`.
     """
-    private_key = None if config.private_key is None else config.private_key.get_secret_value()
-    return BaseWallet.sandbox(config.directory, private_key=private_key)
+    private_key = _revealed(config.private_key)
+    if config.backend == "sandbox":
+        return BaseWallet.sandbox(config.directory, private_key=private_key)
+    from rail402_base.rpc.reader import ChainReader
+
+    token = config.make_token()
+    chain = ChainReader(config.reveal_urls(), token) if config.urls else None
+    return BaseWallet.from_private_key(private_key or "", tokens=(token,), chain=chain, max_timeout=config.max_timeout)
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
 
 
 PLUGIN: Final = RailPlugin(rail_config=RailConfig, wallet_config=WalletConfig, rail=make_rail, wallet=make_wallet)

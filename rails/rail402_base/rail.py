@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rail402.clock import Clock, system_clock
 from rail402.errors import ConfigurationError, MalformedInput, OutcomeUnknown, PaymentRejected, RailUnavailable
@@ -16,10 +19,16 @@ from rail402.protocol.rail import Failed, NotPaid, PaymentRail, Pending, Settled
 from rail402_base.chain import Chain, Submitted, Transfer, Unused, Void
 from rail402_base.eip3009 import Authorization, parse_address, parse_authorization
 from rail402_base.sandbox_keys import open_sandbox, sandbox_signer
-from rail402_base.tokens import Token, usdc_on
+from rail402_base.tokens import BASE_USDC, Token, usdc_on
 from rail402_base.wire import ZERO_ADDRESS, BaseSpec, transfer_key
 
+if TYPE_CHECKING:
+    from rail402_base.facilitator_api import Facilitator
+    from rail402_base.rpc.backend import RelaySettings
+
 __all__ = ["BaseRail"]
+
+logger = logging.getLogger("rail402.base")
 
 # What `Terms.timeout_seconds` has on top of the handler's deadline and the settle budget: the time that a payer has
 # from signing to our check, clocks that differ included.
@@ -35,9 +44,15 @@ class BaseRail(PaymentRail):
             else handed in counts as paid, so two gates that do not share a store could serve one payment each.
         token: what is taken; USDC of the chain's network unless given.
 
+    `is_sandbox` is only said of the embedded sandbox, whose money is a line in a local file. A testnet is a real chain
+    with real waiting and real failures, and a gate does not mix it with the sandbox: what is paid there is worth
+    nothing, which its receipts say by their network.
+
     Raises:
         ConfigurationError: the address is not one, or the token lives on another chain.
     """
+
+    has_fixed_terms = True
 
     def __init__(self, chain: Chain, *, pay_to: str, token: Token | None = None) -> None:
         self.token = token or usdc_on(chain.network)
@@ -48,8 +63,10 @@ class BaseRail(PaymentRail):
         self.spec = self._spec = BaseSpec(self.token)
         self.pay_to = _address(pay_to)
         self.chain = chain
+        self._is_open, self._opening = False, asyncio.Lock()
         # On an instance this is the flag of `PaymentRail`; on the class it is the constructor below.
         self.is_sandbox = chain.network.kind == "sandbox"
+        self.is_test = chain.network.kind == "testnet"
 
     @classmethod
     def sandbox(
@@ -68,13 +85,99 @@ class BaseRail(PaymentRail):
         home = open_sandbox(directory, clock=clock)
         return cls(home.backend, pay_to=pay_to or sandbox_signer(home.path, "publisher").address)
 
+    @classmethod
+    def rpc(
+        cls,
+        urls: str | Iterable[str],
+        relayer_key: str,
+        *,
+        pay_to: str,
+        token: Token = BASE_USDC,
+        relayer_db: str = "sqlite:///relayer.db",
+        settings: RelaySettings | None = None,
+        clock: Clock = system_clock,
+    ) -> BaseRail:
+        """Make a rail that hands authorizations in itself: no third party, and gas to be paid.
+
+        Args:
+            urls: JSON-RPC addresses of the chain, the preferred one first. Where there are several, a payment counts
+                when all that can be reached agree. They may hold keys, and show nowhere.
+            relayer_key: 64 hex digits: the key of the account that pays the gas. Secret. It never holds what is paid.
+            pay_to: the address that is paid.
+            token: what is taken; its network is the chain.
+            relayer_db: `sqlite:///` and the file in which transactions are kept before they are sent; one for all
+                workers of the machine.
+            settings: the ceiling of fees, and times.
+            clock: Unix seconds.
+
+        Raises:
+            ConfigurationError: one of them cannot be used.
+        """
+        from rail402_base.rpc.backend import RpcBackend
+        from rail402_base.rpc.reader import ChainReader
+
+        reader = ChainReader(urls, token, clock=clock)
+        backend = RpcBackend(reader, relayer_key, store=relayer_db, settings=settings, clock=clock)
+        return cls(backend, pay_to=pay_to, token=token)
+
+    @classmethod
+    def facilitator(
+        cls,
+        facilitators: Facilitator | str | Iterable[Facilitator | str],
+        urls: str | Iterable[str],
+        *,
+        pay_to: str,
+        token: Token = BASE_USDC,
+        clock: Clock = system_clock,
+    ) -> BaseRail:
+        """Make a rail that has an x402 facilitator hand authorizations in, which pays the gas.
+
+        Args:
+            facilitators: their addresses, tried in this order.
+            urls: JSON-RPC addresses of the chain, for reading: a facilitator's word is checked there, and what became
+                of a payment that it did not answer for.
+            pay_to: the address that is paid.
+            token: what is taken; its network is the chain.
+            clock: Unix seconds.
+
+        Raises:
+            ConfigurationError: one of them cannot be used.
+        """
+        from rail402_base.facilitator import FacilitatorBackend
+        from rail402_base.rpc.reader import ChainReader
+
+        reader = ChainReader(urls, token, clock=clock)
+        backend = FacilitatorBackend(facilitators, reader=reader, clock=clock)
+        return cls(backend, pay_to=pay_to, token=token)
+
     async def start(self) -> None:
-        """Open the chain, and see that the token is on it."""
-        await self.chain.start()
-        await self.chain.balance_of(self.token, self.pay_to)
+        """Open the chain, and see that the token is on it.
+
+        Settings that are wrong stop the app. A chain that cannot be reached, or a token that is paused, does not: the
+        rail tries again with the next request that needs it.
+
+        Raises:
+            ConfigurationError: see the backend.
+            RailUnavailable: the chain cannot be used now, or is being opened already.
+        """
+        if self._opening.locked():  # a node that hangs must not make requests wait in line
+            raise RailUnavailable(f"{self.token.network.title} cannot be used yet")
+        async with self._opening:
+            await self.chain.start()
+            await self.chain.balance_of(self.token, self.pay_to)
+            self._is_open = True
+
+    async def _ready(self) -> None:
+        if not self._is_open:  # it could not be used at the start
+            try:
+                await self.start()
+            except ConfigurationError as error:
+                logger.error("%s", error)
+                raise RailUnavailable(error.detail) from error
 
     async def close(self) -> None:
         """Close the chain."""
+        self._is_open = False
         await self.chain.close()
 
     async def health(self) -> None:
@@ -92,6 +195,7 @@ class BaseRail(PaymentRail):
 
     async def offer(self, order: Order, mechanism: Mechanism, terms: Terms) -> Offer | None:
         """Make an offer; any amount can be paid in a token."""
+        await self._ready()
         return self._spec.offer(
             self.token,
             payee=self.pay_to,
@@ -119,6 +223,7 @@ class BaseRail(PaymentRail):
         if left < needed:
             detail = f"validBefore is {left} s away and must be {needed} s away at least"
             raise PaymentRejected(detail, code="authorization_expired")
+        await self._ready()
         await self.chain.check(self.token, authorization, signature)
         return verified
 
@@ -126,6 +231,7 @@ class BaseRail(PaymentRail):
         """Hand the authorization in; see `PaymentRail.settle`."""
         assert payment is not None, "nothing is ever held on this rail"
         authorization, signature = parse_authorization(payment.payload)
+        await self._ready()
         try:
             outcome = await self.chain.settle(self.token, authorization, signature)
         except PaymentRejected as error:
@@ -165,7 +271,11 @@ class BaseRail(PaymentRail):
             )
         state = charge.rail_state
         nonce, valid_before = bytes.fromhex(state["nonce"][2:]), int(state["valid_before"])
-        found = await self.chain.trace(self.token, state["from"], nonce, valid_before=valid_before)
+        await self._ready()
+        try:
+            found = await self.chain.trace(self.token, state["from"], nonce, valid_before=valid_before)
+        except OutcomeUnknown as error:
+            return Unknown(detail=error.detail)
         match found:
             case Transfer():
                 return self._settled_if_ours(charge, found)

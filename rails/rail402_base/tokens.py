@@ -1,11 +1,13 @@
 """The networks and EIP-3009 tokens that this rail knows without asking a node. Pure.
 
 What a server says about a token (its name, its decimals) is never believed: a client looks the token up here, or was
-given it by its owner.
+given it by its owner. Any other token with EIP-3009 on any other EVM chain is described by its owner: `other_network`
+and `Token`; whoever reaches the chain then checks the description against the contract.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -28,6 +30,7 @@ __all__ = [
     "Token",
     "find_token",
     "network_of_v1",
+    "other_network",
     "resolve_network",
     "usdc_on",
 ]
@@ -129,6 +132,8 @@ TOKENS = (BASE_USDC, BASE_SEPOLIA_USDC, SANDBOX_USDC)
 _NETWORKS_OF_V1 = {network.v1_name: network for network in NETWORKS.values()}
 _USDC = {token.network.caip2: token for token in TOKENS}
 
+_is_eip155 = re.compile(r"eip155:([1-9][0-9]{0,17})").fullmatch
+
 
 def network_of_v1(name: str) -> Network | None:
     """The network that x402 version 1 calls so, or None."""
@@ -146,6 +151,24 @@ def resolve_network(name: str) -> Network:
         known = ", ".join(f"{each.caip2} ({each.v1_name})" for each in NETWORKS.values())
         raise ConfigurationError(f"the network {name!r} is not known; there are {known}")
     return network
+
+
+def other_network(name: str, *, title: str = "", is_testnet: bool = False) -> Network:
+    """The network of this table by any of its names, or any other EVM chain by its CAIP-2 name.
+
+    Args:
+        name: such as `base`, or `eip155:137`.
+        title: another chain's name for people.
+        is_testnet: whether another chain's money is worth nothing.
+
+    Raises:
+        ConfigurationError: it is not in the table, and no `eip155:` name with a chain's number.
+    """
+    match = _is_eip155(name)
+    if match is None or name in NETWORKS:
+        return resolve_network(name)
+    kind: NetworkKind = "testnet" if is_testnet else "production"
+    return Network(chain_id=int(match[1]), title=title or name, v1_name=name, kind=kind)
 
 
 def usdc_on(network: Network) -> Token:

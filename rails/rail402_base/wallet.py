@@ -14,7 +14,7 @@ from rail402.money import Money
 from rail402.protocol.base import Json
 from rail402.protocol.offer import Offer
 from rail402.protocol.rail import Cost, NotPaid, Paid, Unknown, Wallet
-from rail402_base.chain import Chain, SandboxBackend, Transfer, Unused, Void
+from rail402_base.chain import ChainView, SandboxBackend, Transfer, Unused, Void
 from rail402_base.eip3009 import Authorization, parse_authorization, same_address
 from rail402_base.keys import DEFAULT_DERIVATION_PATH, LocalSigner, Signer
 from rail402_base.sandbox_keys import open_sandbox, sandbox_signer
@@ -38,8 +38,8 @@ class BaseWallet(Wallet):
     Args:
         signer: whose key signs.
         tokens: what it may pay with. Testnets are paid on only where their tokens are named here.
-        chain: where balances are read, and what became of a payment. A wallet without one pays all the same, but must
-            leave it open whether an expired authorization was taken.
+        chain: where balances are read, and what became of a payment: a `ChainReader`. A wallet without one pays all the
+            same, but must leave it open whether an expired authorization was taken.
         max_timeout: seconds for which a payment is valid at most.
         random_bytes: makes nonces.
 
@@ -52,7 +52,7 @@ class BaseWallet(Wallet):
         signer: Signer,
         *,
         tokens: Iterable[Token] = (BASE_USDC,),
-        chain: Chain | None = None,
+        chain: ChainView | None = None,
         max_timeout: int = MAX_TIMEOUT,
         random_bytes: RandomBytes = system_random,
     ) -> None:
@@ -96,7 +96,7 @@ class BaseWallet(Wallet):
         private_key: str,
         *,
         tokens: Iterable[Token] = (BASE_USDC,),
-        chain: Chain | None = None,
+        chain: ChainView | None = None,
         max_timeout: int = MAX_TIMEOUT,
     ) -> BaseWallet:
         """Make a wallet from 64 hex digits, with or without `0x`; see the class and `LocalSigner`."""
@@ -110,7 +110,7 @@ class BaseWallet(Wallet):
         password: str,
         *,
         tokens: Iterable[Token] = (BASE_USDC,),
-        chain: Chain | None = None,
+        chain: ChainView | None = None,
         max_timeout: int = MAX_TIMEOUT,
     ) -> BaseWallet:
         """Make a wallet from an encrypted keystore file; see the class and `LocalSigner`.
@@ -128,7 +128,7 @@ class BaseWallet(Wallet):
         passphrase: str = "",
         derivation_path: str = DEFAULT_DERIVATION_PATH,
         tokens: Iterable[Token] = (BASE_USDC,),
-        chain: Chain | None = None,
+        chain: ChainView | None = None,
         max_timeout: int = MAX_TIMEOUT,
     ) -> BaseWallet:
         """Make a wallet from a BIP-39 mnemonic; see the class and `LocalSigner`."""
@@ -224,6 +224,6 @@ class BaseWallet(Wallet):
         token = self._spec.token(offer.network, offer.asset)
         return token if token in self.tokens else None
 
-    def _chain_of(self, offer: Offer) -> Chain | None:
+    def _chain_of(self, offer: Offer) -> ChainView | None:
         """Return the chain that knows about an offer's token."""
         return self.chain if self.chain is not None and self.chain.network.caip2 == offer.network else None

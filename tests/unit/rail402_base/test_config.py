@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,11 @@ from rail402.errors import ConfigurationError
 from rail402.plugins import load_plugin
 from rail402.server.toml import gate_from_toml
 from rail402_base.config import PLUGIN, RailConfig, WalletConfig
+from rail402_base.facilitator import FacilitatorBackend
 from rail402_base.rail import BaseRail
+from rail402_base.rpc.backend import RelaySettings, RpcBackend
+from rail402_base.rpc.reader import ChainReader
+from rail402_base.tokens import BASE_SEPOLIA_USDC, BASE_USDC
 from rail402_base.wallet import BaseWallet
 from tests.unit.rail402_base.payments import PAYEE, PAYER, PAYER_KEY
 
@@ -68,13 +73,30 @@ def test_a_sandbox_wallet_from_a_file(tmp_path: Path, monkeypatch: pytest.Monkey
     assert PLUGIN.wallet(WalletConfig(backend="sandbox", directory=str(tmp_path))).name != wallet.name
 
 
+RPC = """[it]
+backend = "rpc"
+network = "base-sepolia"
+urls = ["https://one.test/", "env:NODE"]
+"""
+RELAYED = RPC + f'pay_to = "{PAYEE}"\nrelayer_key = "env:RELAYER_KEY"\n'
+
+
+@pytest.fixture
+def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODE", "https://two.test/0123456789abcdef")
+    monkeypatch.setenv("RELAYER_KEY", PAYER_KEY.hex())
+
+
 @pytest.mark.parametrize(
     ("text", "line", "problem"),
     [
-        ('[it]\nbackend = "rpc"', 2, "there is no backend 'rpc'; there are: sandbox"),
+        ('[it]\nbackend = "cash"', 2, "there is no backend 'cash'; there are: sandbox, rpc, facilitator"),
         ("[it]\n", 1, "it.backend: is missing"),
-        ('[it]\nbackend = "sandbox"\nnetwork = "base"', 3, "is not known here; known are: backend, directory"),
+        ('[it]\nbackend = "sandbox"\nnetwork = "base"', 1, 'backend = "sandbox" has no network'),
+        ('[it]\nbackend = "sandbox"\nport = 5', 3, "is not known here; known are: backend,"),
         ('[it]\nbackend = "sandbox"\ndirectory = 5', 3, "directory"),
+        ('[it]\nbackend = "rpc"\nurls = [5]', 3, "urls"),
+        ('[it]\nbackend = "rpc"\nurls = ["0123456789abcdef"]', 3, "env:NAME or file:PATH"),
     ],
 )
 def test_a_wrong_key_is_named_with_its_line(tmp_path: Path, text: str, line: int, problem: str) -> None:
@@ -84,6 +106,136 @@ def test_a_wrong_key_is_named_with_its_line(tmp_path: Path, text: str, line: int
             file.table(model, "it")
         assert f"file.toml:{line}:" in str(caught.value)
         assert problem in str(caught.value)
+        assert "0123456789abcdef" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('[it]\nbackend = "rpc"', 'backend = "rpc" needs pay_to'),
+        (RPC + f'pay_to = "{PAYEE}"', 'backend = "rpc" needs relayer_key'),
+        (RELAYED + 'directory = "here"', 'backend = "rpc" has no directory'),
+        (RELAYED + 'facilitators = ["https://f.test/"]', 'backend = "rpc" has no facilitators'),
+        (RELAYED + "max_fee_gwei = 0.5", 'write gwei as text, such as "0.5"'),
+        (RELAYED + 'max_fee_gwei = "-1"', "write gwei as text"),
+        (RELAYED + 'max_fee_gwei = "nan"', "write gwei as text"),
+        (RELAYED + 'max_fee_gwei = "0.0000000001"', "write gwei as text"),
+        (RELAYED + "settle_seconds = 0", "settle_seconds"),
+        (RELAYED + "confirmations = 0", "confirmations"),
+        (RELAYED.replace('"env:RELAYER_KEY"', f'"{PAYER_KEY.hex()}"'), "env:NAME or file:PATH"),
+        (f'[it]\nbackend = "facilitator"\npay_to = "{PAYEE}"', "needs urls"),
+        (f'[it]\nbackend = "facilitator"\npay_to = "{PAYEE}"\nurls = ["https://one.test/"]', "needs facilitators"),
+    ],
+)
+@pytest.mark.usefixtures("secrets")
+def test_a_rail_that_its_backend_cannot_be_made_of(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(problem)) as caught:
+        write(tmp_path, text).table(PLUGIN.rail_config, "it")
+    assert PAYER_KEY.hex() not in str(caught.value)
+
+
+@pytest.mark.usefixtures("secrets")
+def test_a_rail_with_a_relayer_from_a_file(tmp_path: Path) -> None:
+    text = RELAYED + f'relayer_db = "sqlite:///{tmp_path}/r.db"\nmax_fee_gwei = "0.25"\nsettle_seconds = 9\n'
+    config = write(tmp_path, text + "confirmations = 3").table(PLUGIN.rail_config, "it")
+    assert PAYER_KEY.hex() not in repr(config)
+    assert "0123456789abcdef" not in repr(config)
+
+    rail = PLUGIN.rail(config)
+
+    assert isinstance(rail, BaseRail)
+    assert (rail.pay_to, rail.token, rail.is_sandbox) == (PAYEE, BASE_SEPOLIA_USDC, False)
+    assert isinstance(rail.chain, RpcBackend)
+    assert rail.chain.relayer.account.address == PAYER
+    assert (rail.chain.settings.max_fee_per_gas, rail.chain.settings.settle_seconds) == (250_000_000, 9)
+    assert rail.chain.reader.confirmations == 3
+    assert "'one.test', 'two.test'" in repr(rail.chain)
+
+
+@pytest.mark.usefixtures("secrets")
+def test_what_is_left_out_is_as_usual(tmp_path: Path) -> None:
+    rail = PLUGIN.rail(write(tmp_path, RELAYED.replace('network = "base-sepolia"\n', "")).table(RailConfig, "it"))
+    assert isinstance(rail, BaseRail)
+    assert isinstance(rail.chain, RpcBackend)
+    assert rail.token == BASE_USDC
+    assert rail.chain.settings == RelaySettings()
+    assert rail.chain.reader.confirmations == 1
+
+
+def test_a_rail_with_facilitators_from_a_file(tmp_path: Path) -> None:
+    text = f'[it]\nbackend = "facilitator"\npay_to = "{PAYEE}"\nurls = ["https://one.test/"]\n'
+    rail = PLUGIN.rail(write(tmp_path, text + 'facilitators = ["https://f.test/"]').table(RailConfig, "it"))
+    assert isinstance(rail, BaseRail)
+    assert isinstance(rail.chain, FacilitatorBackend)
+    assert rail.token == BASE_USDC
+
+
+TOKEN = """
+[it.token]
+symbol = "EURC"
+address = "0x60a3E35Cc302bFA44Cb288Bc5a4F316Fdb1adb42"
+decimals = 6
+name = "EURC"
+version = "2"
+"""
+
+
+@pytest.mark.usefixtures("secrets")
+def test_any_other_chain_and_token(tmp_path: Path) -> None:
+    text = RELAYED.replace("base-sepolia", "eip155:137") + TOKEN
+    rail = PLUGIN.rail(write(tmp_path, text).table(RailConfig, "it"))
+    assert isinstance(rail, BaseRail)
+    assert (rail.token.network.caip2, rail.token.symbol) == ("eip155:137", "EURC")
+    assert rail.token.network.kind == "production"
+    text = text.replace("[it]\n", "[it]\nis_testnet = true\n")
+    rail = PLUGIN.rail(write(tmp_path, text).table(RailConfig, "it"))
+    assert isinstance(rail, BaseRail)
+    assert rail.token.network.kind == "testnet"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (RELAYED.replace("base-sepolia", "polygon"), "the network 'polygon' is not known"),
+        (RELAYED.replace("base-sepolia", "eip155:137"), "pass the token itself"),
+        (RELAYED.replace("base-sepolia", "rail402-sandbox"), 'backend = "sandbox"'),
+        (RELAYED.replace("https://one.test/", "http://one.test/"), "use https"),
+        (RELAYED.replace(PAYEE, "merchant"), "pay_to"),
+        (RELAYED + TOKEN.replace("0x60a3", "0x60"), "token: "),
+    ],
+)
+@pytest.mark.usefixtures("secrets")
+def test_a_rail_that_cannot_be_made(tmp_path: Path, text: str, problem: str) -> None:
+    config = write(tmp_path, text).table(RailConfig, "it")
+    with pytest.raises(ConfigurationError, match=re.escape(problem)):
+        PLUGIN.rail(config)
+
+
+@pytest.mark.usefixtures("secrets")
+def test_a_wallet_on_a_real_chain(tmp_path: Path) -> None:
+    text = RPC + 'private_key = "env:RELAYER_KEY"\nmax_timeout = 300'
+    wallet = PLUGIN.wallet(write(tmp_path, text).table(WalletConfig, "it"))
+    assert isinstance(wallet, BaseWallet)
+    assert (wallet.signer.address, wallet.tokens) == (PAYER, (BASE_SEPOLIA_USDC,))
+    assert isinstance(wallet.chain, ChainReader)
+    without = "".join(line for line in text.splitlines(keepends=True) if "urls" not in line)
+    wallet = PLUGIN.wallet(write(tmp_path, without).table(WalletConfig, "it"))
+    assert isinstance(wallet, BaseWallet)
+    assert wallet.chain is None
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('[it]\nbackend = "facilitator"', "a wallet needs no facilitator"),
+        ('[it]\nbackend = "rpc"', "needs private_key"),
+        ('[it]\nbackend = "rpc"\nprivate_key = "env:RELAYER_KEY"\ndirectory = "here"', "has no directory"),
+    ],
+)
+@pytest.mark.usefixtures("secrets")
+def test_a_wallet_that_its_backend_cannot_be_made_of(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=problem):
+        write(tmp_path, text).table(WalletConfig, "it")
 
 
 def test_a_key_in_the_file_itself_is_refused_and_not_shown(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from rail402.protocol.payment import Payment
 from rail402.protocol.rail import Failed, Holds, NotPaid, Pending, Refunds, Settled, Terms, Unknown
 from rail402_base.chain import SandboxBackend, Submitted, Trace, Transfer, Unused, Void
 from rail402_base.eip3009 import Authorization
+from rail402_base.facilitator import FacilitatorBackend
 from rail402_base.rail import BaseRail
-from rail402_base.tokens import BASE_USDC, SANDBOX_USDC, Token
+from rail402_base.rpc.backend import RelaySettings, RpcBackend
+from rail402_base.tokens import BASE_SEPOLIA_USDC, BASE_USDC, SANDBOX_USDC, Token
 from rail402_base.wire import ZERO_ADDRESS
 from tests.unit.rail402_base.payments import (
     NOW,
@@ -373,3 +375,38 @@ async def test_a_forged_signature_is_refused_before_the_chain_is_asked(till: Til
     with pytest.raises(PaymentRejected) as caught:
         till.rail.spec.authenticate(offer, present(forged))
     assert caught.value.code == "signature_invalid"
+
+
+# Made by one call
+
+
+def test_a_rail_that_hands_in_itself(tmp_path: Path) -> None:
+    settings = RelaySettings(settle_seconds=9)
+    rail = BaseRail.rpc(
+        ["https://one.test/", "https://two.test/"],
+        "07" * 32,
+        pay_to=PAYEE,
+        token=BASE_SEPOLIA_USDC,
+        relayer_db=f"sqlite:///{tmp_path}/r.db",
+        settings=settings,
+    )
+    assert isinstance(rail.chain, RpcBackend)
+    assert (rail.token, rail.chain.settings, rail.is_sandbox) == (BASE_SEPOLIA_USDC, settings, False)
+    assert BaseRail.rpc("https://one.test/", "07" * 32, pay_to=PAYEE).token == BASE_USDC
+    with pytest.raises(ConfigurationError, match="relayer_key"):
+        BaseRail.rpc("https://one.test/", "secret", pay_to=PAYEE)
+
+
+def test_a_rail_with_a_facilitator() -> None:
+    rail = BaseRail.facilitator("https://f.test/", "https://one.test/", pay_to=PAYEE, token=BASE_SEPOLIA_USDC)
+    assert isinstance(rail.chain, FacilitatorBackend)
+    assert rail.token == BASE_SEPOLIA_USDC
+
+
+async def test_an_offer_made_anew_is_the_same_but_for_its_expiry(till: Till) -> None:
+    assert till.rail.has_fixed_terms
+    first = await till.offer()
+    till.clock.advance(60)
+    second = await till.offer()
+    assert second != first
+    assert second.model_copy(update={"expires_at": first.expires_at}) == first

@@ -25,13 +25,18 @@ _CHECKPOINT_PAGES: Final = 4000
 
 
 def open_writer(
-    path: Path, *, busy_timeout: float, schema: str = "sqlite", application_id: int = APPLICATION_ID
+    path: Path,
+    *,
+    busy_timeout: float,
+    schema: str | Sequence[Migration] = "sqlite",
+    application_id: int = APPLICATION_ID,
 ) -> sqlite3.Connection:
     """Open the file for writing, making it (mode 600) and bringing its schema up to date.
 
     Args:
         busy_timeout: seconds to wait for another process that is writing.
-        schema: the folder of its migrations; `application_id` marks files of that kind.
+        schema: the folder of its migrations below `rail402.stores.sql`, or the migrations themselves, oldest first.
+        application_id: marks files of that kind.
 
     Raises:
         ConfigurationError: the file is not a store, was written by a newer version, or cannot have a write-ahead log.
@@ -47,7 +52,7 @@ def open_writer(
         connection.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone does not reach the disk there
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-        migrate(connection, path, migrations(schema), application_id)
+        migrate(connection, path, migrations(schema) if isinstance(schema, str) else schema, application_id)
     except (sqlite3.Error, ConfigurationError):
         connection.close()
         raise

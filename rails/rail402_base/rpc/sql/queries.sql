@@ -1,0 +1,36 @@
+-- What the relayer's store asks, by name.
+
+-- name: next_nonce
+-- The lowest one, from the chain's own count on, that no transaction of ours has.
+SELECT min(nonce) FROM (
+    SELECT :floor AS nonce
+     UNION ALL
+    SELECT nonce + 1 FROM transactions
+     WHERE chain_id = :chain_id AND relayer = :relayer AND nonce >= :floor AND state <> 'refused'
+) AS candidates
+ WHERE NOT EXISTS (
+    SELECT 1 FROM transactions
+     WHERE chain_id = :chain_id AND relayer = :relayer AND transactions.nonce = candidates.nonce AND state <> 'refused'
+);
+
+-- name: insert
+-- The very same bytes may be stored again after every node refused them.
+INSERT INTO transactions
+    (hash, chain_id, relayer, nonce, raw, token, authorizer, authorization_nonce, valid_before, state, created_at)
+VALUES
+    (:hash, :chain_id, :relayer, :nonce, :raw, :token, :authorizer, :authorization_nonce, :valid_before, 'live', :now)
+    ON CONFLICT (hash) DO UPDATE SET state = 'live', created_at = :now WHERE state = 'refused';
+
+-- name: finish
+UPDATE transactions SET state = :state WHERE hash = :hash AND state = 'live';
+
+-- name: live
+SELECT hash, nonce, raw, token, authorizer, authorization_nonce, valid_before, state, created_at FROM transactions
+ WHERE chain_id = :chain_id AND relayer = :relayer AND state = 'live'
+ ORDER BY nonce;
+
+-- name: of_authorization
+SELECT hash, nonce, raw, token, authorizer, authorization_nonce, valid_before, state, created_at FROM transactions
+ WHERE chain_id = :chain_id AND relayer = :relayer
+   AND token = :token AND authorizer = :authorizer AND authorization_nonce = :authorization_nonce
+ ORDER BY state = 'live' DESC, created_at DESC, nonce DESC;
