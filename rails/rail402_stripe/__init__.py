@@ -1,4 +1,4 @@
-"""Stripe: shared payment tokens of agents, charged to the publisher's account through PaymentIntents.
+"""Stripe: shared payment tokens of agents, Checkout for people, and saved cards, charged to the publisher's account.
 
     gate = Gate(rails=[StripeRail.sandbox()], public_url="https://api.example.com")
     payer = Payer(wallets=[StripeWallet.sandbox()])
@@ -15,16 +15,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rail402_stripe.api import StripeApi
+    from rail402_stripe.checkout_wallet import CheckoutWallet
     from rail402_stripe.config import PLUGIN
+    from rail402_stripe.customer_secret import CustomerSecretWallet
+    from rail402_stripe.customers import SavedCustomer
     from rail402_stripe.issuers import CreateToken, TokenFacts, TokenIssuer, TokenTerms
+    from rail402_stripe.on_demand import OnDemand
+    from rail402_stripe.own_customer import OwnCustomerWallet
     from rail402_stripe.rail import StripeRail
     from rail402_stripe.wallet import StripeWallet
     from rail402_stripe.wire import StripeSpec
 
 _HOMES = {
     "rail402_stripe.api": ("StripeApi",),
+    "rail402_stripe.checkout_wallet": ("CheckoutWallet",),
     "rail402_stripe.config": ("PLUGIN",),
+    "rail402_stripe.customer_secret": ("CustomerSecretWallet",),
+    "rail402_stripe.customers": ("SavedCustomer",),
     "rail402_stripe.issuers": ("CreateToken", "TokenFacts", "TokenIssuer", "TokenTerms"),
+    "rail402_stripe.on_demand": ("OnDemand",),
+    "rail402_stripe.own_customer": ("OwnCustomerWallet",),
     "rail402_stripe.rail": ("StripeRail",),
     "rail402_stripe.wallet": ("StripeWallet",),
     "rail402_stripe.wire": ("StripeSpec",),
@@ -33,7 +43,12 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "PLUGIN",
+    "CheckoutWallet",
     "CreateToken",
+    "CustomerSecretWallet",
+    "OnDemand",
+    "OwnCustomerWallet",
+    "SavedCustomer",
     "StripeApi",
     "StripeRail",
     "StripeSpec",

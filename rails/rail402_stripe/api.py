@@ -24,11 +24,20 @@ from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentRejected, 
 from rail402.protocol.base import Json
 from rail402.sandbox import sandbox_directory
 from rail402_stripe.client import STRIPE_API_BASE, RailStripeClient, stripe_client
-from rail402_stripe.intents import intent_id, reason_code
+from rail402_stripe.declines import decline
+from rail402_stripe.intents import intent_id
 from rail402_stripe.sandbox import SANDBOX_URL, Sandbox, SandboxTransport
 from rail402_stripe.wire import SANDBOX_PROFILE, Network
 
-__all__ = ["API_VERSION", "SANDBOX_LEDGER", "Declined", "Refused", "SptParameter", "StripeApi"]
+__all__ = [
+    "API_VERSION",
+    "SANDBOX_LEDGER",
+    "SANDBOX_PUBLISHABLE_KEY",
+    "Declined",
+    "Refused",
+    "SptParameter",
+    "StripeApi",
+]
 
 logger = logging.getLogger("rail402.stripe")
 
@@ -38,12 +47,16 @@ API_VERSION: Final = "2026-07-29.preview"
 SANDBOX_LEDGER: Final = "stripe.sqlite3"
 """The sandbox's file in its directory."""
 
+SANDBOX_PUBLISHABLE_KEY: Final = "pk_test_sandbox"
+"""The publishable key of every publisher in the sandbox."""
+
 SptParameter = Literal["payment_method_data", "top_level"]
 """Where a PaymentIntent takes the token: since 2026-04-22.preview in `payment_method_data`, before that at the top."""
 
 _SANDBOX_KEY: Final = "sk_test_sandbox"
 _PAGE: Final = 100
 _MAX_PAGES: Final = 1000
+_SESSIONS_CHARGE: Final = "payment_intent.latest_charge"
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 Check = Callable[[str], object]
@@ -70,23 +83,32 @@ class Refused(PaymentRejected):
 
 
 class Declined(PaymentRejected):
-    """The payment method was declined, definitively (HTTP 402). `code` is our reason code for it."""
+    """The payment method was declined, definitively (HTTP 402). `code` is our reason code for it.
+
+    Attributes:
+        may_pass: the same payment method may be charged again, a little later.
+    """
 
     def __init__(self, stripe_code: str | None, decline_code: str | None) -> None:
-        words = [word for word in (stripe_code, decline_code) if word]
-        super().__init__(f"declined: {', '.join(words) or 'no code'}", code=reason_code(stripe_code, decline_code))
+        found = decline(stripe_code, decline_code)
+        self.may_pass = found.may_pass
+        super().__init__(f"declined: {found.shown}", code=found.code)
 
 
 class StripeApi:
     """One Stripe account, seen through a secret key.
 
     Args:
-        secret_key: `sk_test_…`, `sk_live_…`, or a restricted key that may write PaymentIntents and refunds and read
-            shared payment tokens.
+        secret_key: `sk_test_…`, `sk_live_…`, or a restricted key that may write PaymentIntents, refunds and, for
+            people, Checkout Sessions, and read shared payment tokens.
         api_version: the version of the API to speak.
         spt_parameter: where that version takes the token.
         transport: carries the requests instead of the network.
         api_base, timeout_seconds: see `stripe_client`.
+
+    Attributes:
+        network: which Stripe it is: live, test, or a sandbox.
+        sandbox_app: what is called in Stripe's place; None at Stripe itself.
 
     Raises:
         ConfigurationError: the key, the version, the spelling or the address is not one.
@@ -110,6 +132,7 @@ class StripeApi:
         self._api_base, self._timeout_seconds = api_base, timeout_seconds
         self._api_version, self._spt_parameter = api_version, spt_parameter
         self._client: RailStripeClient | None = self._connect()  # checks the key and the address; nothing is sent
+        self.sandbox_app: Sandbox | None = None
         self.network: Network = "stripe:live" if "_live_" in secret_key[:8] else "stripe:test"
 
     def __repr__(self) -> str:
@@ -135,7 +158,7 @@ class StripeApi:
         path = sandbox_directory(directory) / SANDBOX_LEDGER
         sandbox = Sandbox(path, clock=clock, random_bytes=random_bytes, profile_id=SANDBOX_PROFILE)
         api = cls(_SANDBOX_KEY, transport=SandboxTransport(sandbox), api_base=SANDBOX_URL)
-        api.network = "stripe:sandbox"
+        api.network, api.sandbox_app = "stripe:sandbox", sandbox
         return api
 
     async def close(self) -> None:
@@ -180,18 +203,21 @@ class StripeApi:
 
     # --- PaymentIntents. Each is returned with its `latest_charge` expanded.
 
-    async def create_intent(self, spt: str, key: str, **params: Any) -> Json:
-        """Create a PaymentIntent and charge (or reserve) a token with it at once.
+    async def create_intent(self, spt: str | None, key: str, **params: Any) -> Json:
+        """Create a PaymentIntent; with `confirm` it charges (or reserves) at once.
 
         Args:
+            spt: the shared payment token to charge; None where `params` say what is charged, or nothing is yet.
             key: the idempotency key. Where it was used before, Stripe repeats its answer of then; the PaymentIntent is
                 retrieved, so that what is returned is as it is now.
 
         Raises:
             Refused, Declined, RailUnavailable, OutcomeUnknown.
         """
-        token = {"shared_payment_granted_token": spt}
-        means = token if self._spt_parameter == "top_level" else {"payment_method_data": token}
+        means: dict[str, Any] = {}
+        if spt is not None:
+            token = {"shared_payment_granted_token": spt}
+            means = token if self._spt_parameter == "top_level" else {"payment_method_data": token}
         found, replayed = await self._post("/v1/payment_intents", key, **params, **means, expand=["latest_charge"])
         if not replayed:
             return found
@@ -204,9 +230,13 @@ class StripeApi:
         """Return the PaymentIntent of that id. Raises: Refused, RailUnavailable."""
         return await self._get(f"/v1/payment_intents/{pi}", expand=["latest_charge"])
 
-    async def capture(self, pi: str, key: str) -> Json:
-        """Take all that is reserved. Raises: Refused, Declined, RailUnavailable, OutcomeUnknown."""
-        found, _ = await self._post(f"/v1/payment_intents/{pi}/capture", key, expand=["latest_charge"])
+    async def capture(self, pi: str, key: str, amount: int) -> Json:
+        """Take `amount` (minor units) of what is reserved and give the rest free.
+
+        Raises: Refused, Declined, RailUnavailable, OutcomeUnknown.
+        """
+        path = f"/v1/payment_intents/{pi}/capture"
+        found, _ = await self._post(path, key, amount_to_capture=amount, expand=["latest_charge"])
         return found
 
     async def cancel(self, pi: str, key: str) -> Json:
@@ -230,6 +260,26 @@ class StripeApi:
                 return
             params["starting_after"] = intents[-1].get("id")
         raise RailUnavailable(f"more than {_MAX_PAGES * _PAGE} PaymentIntents were created in {until - since} s")
+
+    # --- Checkout Sessions. Each is returned with its PaymentIntent and that one's `latest_charge` expanded.
+
+    async def create_session(self, key: str, **params: Any) -> Json:
+        """Create a Checkout Session; with a key that was used before, return that session as it is now.
+
+        Raises:
+            Refused, RailUnavailable, OutcomeUnknown.
+        """
+        found, replayed = await self._post("/v1/checkout/sessions", key, **params, expand=[_SESSIONS_CHARGE])
+        if not replayed:
+            return found
+        try:
+            return await self.session(str(found.get("id")))
+        except (RailUnavailable, Refused) as error:
+            raise OutcomeUnknown("the session was created before and cannot be looked at now") from error
+
+    async def session(self, session_id: str) -> Json:
+        """Return the Checkout Session of that id. Raises: Refused, RailUnavailable."""
+        return await self._get(f"/v1/checkout/sessions/{session_id}", expand=[_SESSIONS_CHARGE])
 
     # --- refunds
 
@@ -265,6 +315,14 @@ class StripeApi:
         """Issue a token to a seller. Raises: Refused, Declined, RailUnavailable, OutcomeUnknown."""
         found, _ = await self._post("/v1/shared_payment/issued_tokens", key, **params)
         return found
+
+    async def revoke_token(self, spt: str, key: str, *, issued: bool) -> None:
+        """Take a token back, so that nobody can begin to charge it: one that was `issued` here, or else a test token.
+
+        Raises: Refused, RailUnavailable, OutcomeUnknown.
+        """
+        place = "shared_payment/issued_tokens" if issued else "test_helpers/shared_payment/granted_tokens"
+        await self._post(f"/v1/{place}/{spt}/revoke", key)
 
     # --- the seam
 

@@ -28,6 +28,7 @@ __all__ = ["STRIPE_API_BASE", "RailStripeClient", "stripe_client"]
 STRIPE_API_BASE = "https://api.stripe.com"
 
 _SECRET_KEY = re.compile(r"(sk|rk)_(test|live)_[A-Za-z0-9_]{1,240}", re.ASCII)
+_PUBLISHABLE_KEY = re.compile(r"pk_(test|live)_[A-Za-z0-9_]{1,240}", re.ASCII)
 _SECRET = re.compile(r"(spt_|_secret_|whsec_|[sr]k_(?:test|live)_)[A-Za-z0-9_]+", re.ASCII)
 _TELEMETRY_HEADERS = frozenset({"x-stripe-client-telemetry", "x-stripe-client-user-agent"})
 _UNREADABLE = b'{"error": {"type": "api_error", "message": "Stripe gave an answer that cannot be read."}}'
@@ -99,9 +100,9 @@ def _harmless(response: httpx.Response) -> bytes:
 class RailStripeClient(stripe.StripeClient):
     """A `stripe.StripeClient` that can be closed: `await client.aclose()`, or `async with`."""
 
-    def __init__(self, secret_key: str, http_client: _HttpClient, *, api_base: str, max_network_retries: int) -> None:
+    def __init__(self, key: str, http_client: _HttpClient, *, api_base: str, max_network_retries: int) -> None:
         super().__init__(
-            secret_key,
+            key,
             base_addresses={"api": api_base},
             http_client=http_client,
             max_network_retries=max_network_retries,
@@ -122,8 +123,9 @@ class RailStripeClient(stripe.StripeClient):
 
 
 def stripe_client(
-    secret_key: str,
+    key: str,
     *,
+    publishable: bool = False,
     transport: httpx.AsyncBaseTransport | None = None,
     timeout_seconds: float = 30.0,
     max_network_retries: int = 0,
@@ -132,7 +134,8 @@ def stripe_client(
     """Build a client of the Stripe API; only its `..._async` methods may be used.
 
     Args:
-        secret_key: `sk_test_…`, `sk_live_…` or a restricted key `rk_…`; it appears in no error text.
+        key: `sk_test_…`, `sk_live_…` or a restricted key `rk_…`; it appears in no error text.
+        publishable: the key is a publishable one instead, `pk_…`, and never a secret one.
         transport: carries the requests instead of the network; a sandbox, say.
         timeout_seconds: for each of connecting, sending and reading.
         max_network_retries: how often the library itself sends a request again, with the same idempotency key.
@@ -141,8 +144,11 @@ def stripe_client(
     Raises:
         ConfigurationError: the key or the base address is not usable.
     """
-    if not isinstance(secret_key, str) or not _SECRET_KEY.fullmatch(secret_key):
-        raise ConfigurationError("the Stripe secret key must look like sk_test_…, sk_live_… or rk_…, without spaces")
+    if not isinstance(key, str) or not (_PUBLISHABLE_KEY if publishable else _SECRET_KEY).fullmatch(key):
+        wanted = "publishable key must look like pk_test_… or pk_live_…"
+        if not publishable:
+            wanted = "secret key must look like sk_test_…, sk_live_… or rk_…"
+        raise ConfigurationError(f"the Stripe {wanted}, without spaces")
     address = urlsplit(api_base)
     private = transport is not None or address.hostname in _LOOPBACK_HOSTS
     if not address.hostname or address.scheme not in ({"https", "http"} if private else {"https"}):
@@ -150,6 +156,4 @@ def stripe_client(
     for name in ("stripe", "httpx"):
         logging.getLogger(name).addFilter(_REDACTION)  # once: the same filter is not added twice
     http_client = _HttpClient(transport=transport, timeout_seconds=timeout_seconds)
-    return RailStripeClient(
-        secret_key, http_client, api_base=api_base.rstrip("/"), max_network_retries=max_network_retries
-    )
+    return RailStripeClient(key, http_client, api_base=api_base.rstrip("/"), max_network_retries=max_network_retries)

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentFailed, PaymentRejected
-from rail402.protocol.base import Json
+from rail402.protocol.base import Json, sha256_hex
 from rail402_stripe.api import Refused, StripeApi
 
-__all__ = ["CallableIssuer", "CreateToken", "IssuedTokens", "TestTokens", "TokenFacts", "TokenIssuer", "TokenTerms"]
+__all__ = [
+    "CallableIssuer",
+    "CreateToken",
+    "IssuedTokens",
+    "TestTokens",
+    "TokenFacts",
+    "TokenIssuer",
+    "TokenTerms",
+    "client_code",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +84,13 @@ class TokenIssuer(ABC):
             RailUnavailable: the source cannot be reached.
         """
 
+    async def revoke(self, spt: str) -> None:
+        """Take a token back where the source can, so that no seller can begin to charge it; `look` says whether.
+
+        Raises:
+            RailUnavailable, OutcomeUnknown: perhaps it was not taken back.
+        """
+
     async def close(self) -> None:
         """Close its connections."""
 
@@ -106,7 +123,7 @@ class _ApiIssuer(TokenIssuer):
         try:
             token = await self._make(terms, f"rail402:{terms.reference}:token")
         except PaymentRejected as error:  # refused or declined
-            raise PaymentFailed(f"no shared payment token: {error.detail}", code=_client_code(error)) from error
+            raise PaymentFailed(f"no shared payment token: {error.detail}", code=client_code(error)) from error
         except OutcomeUnknown as error:
             raise PaymentFailed("no shared payment token: no answer. If one was issued, nobody has it") from error
         if token.get("status") == "requires_action":
@@ -124,6 +141,11 @@ class _ApiIssuer(TokenIssuer):
             return None  # of another account, that is, of an earlier configuration
         return _facts(token)
 
+    async def revoke(self, spt: str) -> None:
+        """Have Stripe revoke it."""
+        with suppress(Refused):  # it has ended already
+            await self._revoke(spt, f"rail402:{sha256_hex(spt.encode())}:revoke")
+
     async def close(self) -> None:
         """Close the connections."""
         await self._api.close()
@@ -138,6 +160,9 @@ class _ApiIssuer(TokenIssuer):
     @abstractmethod
     async def _retrieve(self, spt: str) -> Json: ...
 
+    @abstractmethod
+    async def _revoke(self, spt: str, key: str) -> None: ...
+
 
 class IssuedTokens(_ApiIssuer):
     """Issues tokens from an account of one's own, on one of its payment methods (docs.stripe.com/agentic-commerce)."""
@@ -148,6 +173,9 @@ class IssuedTokens(_ApiIssuer):
 
     async def _retrieve(self, spt: str) -> Json:
         return await self._api.issued_token(spt)
+
+    async def _revoke(self, spt: str, key: str) -> None:
+        await self._api.revoke_token(spt, key, issued=True)
 
 
 class TestTokens(_ApiIssuer):
@@ -168,8 +196,12 @@ class TestTokens(_ApiIssuer):
     async def _retrieve(self, spt: str) -> Json:
         return await self._api.granted_token(spt)
 
+    async def _revoke(self, spt: str, key: str) -> None:
+        await self._api.revoke_token(spt, key, issued=False)
 
-def _client_code(error: PaymentRejected) -> str:
+
+def client_code(error: PaymentRejected) -> str:
+    """Return what a payer's own error about a refusal or a decline is called."""
     return error.code if error.code in ("action_required", "insufficient_funds") else "payment_failed"
 
 

@@ -24,7 +24,8 @@ from rail402_stripe.issuers import (
     TokenIssuer,
     TokenTerms,
 )
-from rail402_stripe.wire import MECHANISM, Network, StripeSpec, payload_of, payment_method_types_of, spt_of
+from rail402_stripe.proofs import ProofKind, payload_of, proof_kinds_of, spt_of
+from rail402_stripe.wire import MECHANISM, Network, StripeSpec, payment_method_types_of
 
 __all__ = ["HOLD_SECONDS", "MAX_LIFETIME", "StripeWallet"]
 
@@ -156,8 +157,8 @@ class StripeWallet(Wallet):
 
     async def can_pay(self, offer: Offer) -> Cost | None:
         """Return the price: there is nothing on top. None where the network, the currency or every kind of payment
-        method is none of the wallet's."""
-        if (offer.mechanism, offer.network) != (MECHANISM, self._network):
+        method is none of the wallet's, or where the seller takes no such tokens."""
+        if (offer.mechanism, offer.network) != (MECHANISM, self._network) or ProofKind.SPT not in proof_kinds_of(offer):
             return None
         if self._currencies is not None and offer.asset not in self._currencies:
             return None
@@ -213,6 +214,14 @@ class StripeWallet(Wallet):
         if now < ended_at + self._hold_seconds:
             return Unknown(detail="the token has ended unused, but its amount may still be reserved by the seller")
         return NotPaid()
+
+    async def withdraw(self, offer: Offer, payload: Json, *, record_id: str, now: int) -> bool:
+        """Revoke a token that its seller has refused; see `Wallet.withdraw`. An amount that a seller had reserved
+        before that it can still take, which is why the token's amount stays counted."""
+        spt = spt_of(payload)
+        await self._issuer.revoke(spt)
+        facts = await self._issuer.look(spt)
+        return facts is not None and _ended_at(facts, now) is not None and not facts.captured and not facts.consumed
 
 
 def _ended_at(facts: TokenFacts, now: int) -> int | None:

@@ -4,6 +4,11 @@ In MPP this is the method `stripe` with the intent `charge` (draft-stripe-charge
 shared payment token (SPT) to the seller's profile, within limits, and shows it; the seller charges it, once. The token
 is a bearer secret. It is in the payment's payload and nowhere else: consumption keys hold its SHA-256.
 
+A seller may take other proofs as well (see `proofs`), and says so in members of `methodDetails` that the draft does not
+know: `paymentIntent` with the `url` at which one is made and the `publishableKey` to confirm it with, `checkout` with
+the `url` at which a link for a person is made, `customers: true` where its customers pay with what they saved. A seller
+who takes no SPT at all has no profile: `recipient` is its account then, and there is no `networkId`.
+
 Networks are ours to name, and there are three: `stripe:live`, `stripe:test` (Stripe's test mode) and `stripe:sandbox`
 (the one of this package). A challenge does not say which of them it is about. On the server the secret key decides, on
 the client the wallet's configuration; a token of another mode is unknown to whoever gets it, so nothing is ever charged
@@ -17,20 +22,36 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, get_args
 
 from rail402.errors import ConfigurationError, MalformedInput, OfferRefused, PaymentRejected
-from rail402.protocol.base import Json, sha256_hex
+from rail402.protocol.base import Json
 from rail402.protocol.offer import Flow, Mechanism, Offer
 from rail402.protocol.order import Order
 from rail402.protocol.payment import ConsumptionKey, Payment
 from rail402.protocol.rail import Binding, Verified
 from rail402_stripe.currencies import Currency, currency
+from rail402_stripe.proofs import (
+    OtherProofs,
+    Preparation,
+    ProofKind,
+    checkout_url_of,
+    is_account,
+    keys_of,
+    payload_of,
+    preparation_of,
+    proof_kinds_of,
+    proof_of,
+    spt_of,
+    token_key,
+)
 
 __all__ = [
     "MECHANISM",
+    "SANDBOX_ACCOUNT",
     "SANDBOX_PROFILE",
     "MppBinding",
     "Network",
     "StripeSpec",
     "check_profile",
+    "check_publishable_key",
     "payload_of",
     "payment_method_types_of",
     "spt_of",
@@ -40,13 +61,19 @@ __all__ = [
 Network = Literal["stripe:live", "stripe:test", "stripe:sandbox"]
 
 MECHANISM: Final = "spt"
+"""How a charge is made, named after its first proof; all of them are charges of one PaymentIntent."""
 
 SANDBOX_PROFILE: Final = "profile_sandbox"
 """The profile of every publisher in the sandbox; it can be told from those of Stripe, which offers may name."""
 
+SANDBOX_ACCOUNT: Final = "acct_sandbox"
+"""Likewise the account of every publisher in the sandbox."""
+
 _METHOD: Final = "stripe"
 _INTENT: Final = "charge"
 _FLOWS: Final = (Flow.ESCROW, Flow.UPFRONT)
+
+NO_OTHERS: Final = OtherProofs()
 
 # A token is charged (or reserved) the moment it is shown: it has no handler and no settlement to outlast.
 _TIMEOUT_SECONDS: Final = 60
@@ -55,31 +82,10 @@ _MAX_EXTERNAL_ID: Final = 512
 _MAX_METHOD_TYPES: Final = 32
 
 _is_amount = re.compile(r"[1-9][0-9]{0,14}", re.ASCII).fullmatch
-_is_spt = re.compile(r"spt_[A-Za-z0-9_]{1,250}", re.ASCII).fullmatch
 _is_profile = re.compile(r"[A-Za-z0-9_-]{1,255}", re.ASCII).fullmatch
+_is_publishable_key = re.compile(r"pk_(test|live)_[A-Za-z0-9_]{1,240}", re.ASCII).fullmatch
+_is_url = re.compile(r"https?://[\x21-\x7e]{1,2000}", re.ASCII).fullmatch
 _is_method_type = re.compile(r"[a-z0-9_]{1,40}", re.ASCII).fullmatch
-
-
-def token_key(spt: str) -> ConsumptionKey:
-    """Return the consumption key of a shared payment token."""
-    return f"stripe:spt:{sha256_hex(spt.encode())}"
-
-
-def payload_of(spt: str, external_id: str | None) -> dict[str, str]:
-    """Return the proof of payment: the credential's payload in MPP."""
-    return {"spt": spt} if external_id is None else {"spt": spt, "externalId": external_id}
-
-
-def spt_of(payload: Json) -> str:
-    """Return the shared payment token of a proof.
-
-    Raises:
-        MalformedInput: there is none, or it has not the form of one.
-    """
-    spt = payload.get("spt")
-    if not isinstance(spt, str) or not _is_spt(spt):
-        raise MalformedInput("payload.spt", "must be a shared payment token: spt_ and letters or digits")
-    return spt
 
 
 def payment_method_types_of(offer: Offer) -> tuple[str, ...]:
@@ -88,17 +94,30 @@ def payment_method_types_of(offer: Offer) -> tuple[str, ...]:
 
 
 def check_profile(profile_id: str, network: Network) -> None:
-    """Check that a seller's profile is one, and not known to be of another network.
+    """Check that a seller's profile, or the account of one without, is one and not known to be of another network.
 
     Raises:
         ConfigurationError: it is.
     """
     if not _is_profile(profile_id):
         raise ConfigurationError(f"{profile_id!r} is no Stripe profile id; it looks like profile_…")
-    if (profile_id == SANDBOX_PROFILE) is not (network == "stripe:sandbox"):
+    if (profile_id in (SANDBOX_PROFILE, SANDBOX_ACCOUNT)) is not (network == "stripe:sandbox"):
         raise ConfigurationError(f"the profile {profile_id} is not one of {network}")
     if network == "stripe:live" and (profile_id == "internal" or profile_id.startswith("profile_test_")):
         raise ConfigurationError(f"{profile_id} is a test profile, and this is {network}")
+
+
+def check_publishable_key(key: str, network: Network) -> None:
+    """Check that a publishable key is one, of the network's mode.
+
+    Raises:
+        ConfigurationError: it is not. The key is not repeated: somebody may have put a secret one there.
+    """
+    match = _is_publishable_key(key)
+    if match is None:
+        raise ConfigurationError("the publishable key must look like pk_test_… or pk_live_…, without spaces")
+    if (match[1] == "live") is not (network == "stripe:live"):
+        raise ConfigurationError(f"the publishable key pk_{match[1]}_… is not one of {network}")
 
 
 class StripeSpec:
@@ -135,9 +154,10 @@ class StripeSpec:
         expires_at: int,
         payment_method_types: Sequence[str],
         external_id: str | None = None,
+        other_proofs: OtherProofs = NO_OTHERS,
     ) -> Offer:
         """Return an offer in its canonical form: what the server signs and what it reads back are the same."""
-        extra: dict[str, Any] = {"payment_method_types": list(payment_method_types)}
+        extra: dict[str, Any] = {"payment_method_types": list(payment_method_types), **other_proofs.extra}
         if external_id is not None:
             extra["external_id"] = external_id
         return Offer(
@@ -158,21 +178,24 @@ class StripeSpec:
     # --- what a server asks
 
     def identify(self, payment: Payment) -> frozenset[ConsumptionKey]:
-        """Return the key of the token; see `RailSpec.identify`."""
-        return frozenset({token_key(spt_of(payment.payload))})
+        """Return the key of the proof; see `keys_of`."""
+        return keys_of(payment, self.network)
 
     def authenticate(self, offer: Offer, payment: Payment) -> Verified:
-        """Check that the payment names the external id that the offer named; see `RailSpec.authenticate`.
+        """Check that the offer takes such a proof, and that its external id is named; see `RailSpec.authenticate`.
 
         Whose token it is, for what and for how long, only Stripe can tell: `StripeRail.verify` asks.
         """
+        kind = proof_of(payment.payload).kind
+        if kind not in proof_kinds_of(offer):
+            raise PaymentRejected(f"this offer is not paid with {kind}", code="method_not_offered")
         wanted = offer.extra.get("external_id")
         if wanted is not None and payment.payload.get("externalId") != wanted:
             raise PaymentRejected("externalId must be the one of the offer", code="resource_mismatch")
         return Verified(keys=self.identify(payment))
 
     def mistaken_keys(self, payment: Payment) -> frozenset[ConsumptionKey]:
-        """Return nothing: a token has no public half that could be sent for it."""
+        """Return nothing: no proof has a public half that could be sent for it."""
         return frozenset()
 
     # --- what a client asks
@@ -195,6 +218,20 @@ class StripeSpec:
             raise OfferRefused(f"a shared payment token cannot be paid with in the flow {offer.flow}")
         if offer.expires_at <= now:
             raise OfferRefused("it has expired")
+        self._check_preparation(offer, order)
+
+    def _check_preparation(self, offer: Offer, order: Order) -> None:
+        """Refuse to have a payment prepared anywhere but at the seller's own origin, or for another mode."""
+        prepared, checkout_url = preparation_of(offer), checkout_url_of(offer)
+        for url in (checkout_url, None if prepared is None else prepared.url):
+            if url is not None and not url.startswith(f"{order.origin}/"):
+                raise OfferRefused("its payment is prepared elsewhere than at the seller's own address")
+        if prepared is None:
+            return
+        try:
+            check_publishable_key(prepared.publishable_key, self.network)
+        except ConfigurationError as error:
+            raise OfferRefused(error.detail) from error
 
 
 def _mechanism(network: Network, unit: Currency) -> Mechanism:
@@ -222,17 +259,21 @@ class MppBinding:
 
     def encode_offer(self, offer: Offer) -> Json:
         """Return the challenge's method, intent and request."""
-        details: dict[str, Any] = {
-            "networkId": offer.payee,
-            "paymentMethodTypes": list(payment_method_types_of(offer)),
-        }
+        details: dict[str, Any] = {"paymentMethodTypes": list(payment_method_types_of(offer))}
         if offer.flow is Flow.ESCROW:
             details["captureMethod"] = "manual"
-        request: dict[str, Any] = {
-            "amount": str(offer.amount),
-            "currency": offer.asset,
-            "methodDetails": details,
-        }
+        if "customers" in offer.extra:
+            details["customers"] = True
+        prepared, checkout_url = preparation_of(offer), checkout_url_of(offer)
+        if prepared is not None:
+            details["paymentIntent"] = {"url": prepared.url, "publishableKey": prepared.publishable_key}
+        if checkout_url is not None:
+            details["checkout"] = {"url": checkout_url}
+        request: dict[str, Any] = {"amount": str(offer.amount), "currency": offer.asset, "methodDetails": details}
+        if is_account(offer.payee):
+            request["recipient"] = offer.payee
+        else:
+            details["networkId"] = offer.payee
         if "external_id" in offer.extra:
             request["externalId"] = offer.extra["external_id"]
         return {"method": _METHOD, "intent": _INTENT, "request": request}
@@ -245,23 +286,25 @@ class MppBinding:
         details = _object(request, "methodDetails", "request.methodDetails")
         return self._spec.offer(
             _currency(request),
-            payee=_profile(details),
+            payee=_payee(request, details),
             amount=_amount(request),
             flow=Flow.ESCROW if details.get("captureMethod") == "manual" else Flow.UPFRONT,
             expires_at=expires_at,
             payment_method_types=_method_types(details),
             external_id=_external_id(request, "request.externalId"),
+            other_proofs=_other_proofs(details),
         )
 
     def encode_proof(self, payload: Json) -> Json:
-        """Return the payload: it travels as it is."""
-        return payload
+        """Return the proof alone: a payload may hold what its payer keeps for itself, a client secret say."""
+        return {name: payload[name] for name in (*ProofKind, "externalId") if name in payload}
 
     def decode_proof(self, wire: Json) -> Json | None:
-        """Read a payload; None where it holds no shared payment token."""
-        if "spt" not in wire:
+        """Read a payload; None where it holds none of our proofs."""
+        if wire.keys().isdisjoint(ProofKind):
             return None
-        return payload_of(spt_of(wire), _external_id(wire, "payload.externalId"))
+        proof = proof_of(wire)
+        return payload_of(proof.value, _external_id(wire, "payload.externalId"), proof.kind)
 
 
 def _object(wire: Json, name: str, field: str) -> Json:
@@ -286,11 +329,33 @@ def _currency(request: Json) -> Currency:
         raise MalformedInput("request.currency", "must be a currency that Stripe charges in, such as usd") from error
 
 
-def _profile(details: Json) -> str:
-    profile = details.get("networkId")
+def _payee(request: Json, details: Json) -> str:
+    profile, account = details.get("networkId"), request.get("recipient")
+    if profile is None and isinstance(account, str) and is_account(account):
+        return account
     if not isinstance(profile, str) or not _is_profile(profile):
         raise MalformedInput("request.methodDetails.networkId", "must be the seller's profile id")
     return profile
+
+
+def _other_proofs(details: Json) -> OtherProofs:
+    prepared, checkout_url = None, None
+    if details.get("paymentIntent") is not None:
+        url, key = (_member(details["paymentIntent"], name) for name in ("url", "publishableKey"))
+        if not _is_url(url) or not _is_publishable_key(key):
+            raise MalformedInput("request.methodDetails.paymentIntent", "must have a url and a publishableKey, pk_…")
+        prepared = Preparation(url, key)
+    if details.get("checkout") is not None:
+        checkout_url = _member(details["checkout"], "url")
+        if not _is_url(checkout_url):
+            raise MalformedInput("request.methodDetails.checkout", "must have a url")
+    return OtherProofs(payment_intent=prepared, checkout_url=checkout_url, customers=details.get("customers") is True)
+
+
+def _member(said: object, name: str) -> str:
+    """Return a text member of an object, empty where there is none."""
+    value = said.get(name) if isinstance(said, Mapping) else None
+    return value if isinstance(value, str) else ""
 
 
 def _method_types(details: Json) -> list[str]:

@@ -300,19 +300,20 @@ async def test_a_declined_card_buys_nothing(account: Account, flow: str, card: s
         assert await account.balance() == 0
 
 
-async def test_the_payer_tells_a_decline_from_a_payment(account: Account) -> None:
+async def test_the_payer_takes_a_declined_token_back(account: Account) -> None:
     async with (
         Shop(account, "escrow", "memory://").open() as shop,
         paying(shop, account.wallet_with(DECLINED)) as client,
     ):
-        with pytest.raises(PaymentOutcomeUnknown, match="payment_declined"):  # the token could still be charged
+        with pytest.raises(PaymentFailed, match="payment_declined, and nothing was paid"):
             await client.get("/report")
         assert await account.balance() == 0
-        (found,) = await client.payer.recover()  # type: ignore[attr-defined]
-        assert found.outcome == "unknown"
-        account.clock.advance(8 * 24 * 3600)
-        (found,) = await client.payer.recover()  # type: ignore[attr-defined]
-        assert found.outcome == "not_paid"
+        payer: Payer = client.payer  # type: ignore[attr-defined]
+        (record,) = await payer.journal.newest()
+        assert record.proof is not None
+        token = await account.api.granted_token(record.proof["spt"])
+        assert token["deactivated_reason"] == "revoked"
+        assert await payer.recover() == []
 
 
 async def test_a_wallet_of_another_network_pays_nothing(account: Account) -> None:

@@ -1,8 +1,9 @@
 """Our own Stripe: the API that the rail and the wallet use, with nothing behind it but a ledger file.
 
 The real `stripe` library talks to it, in the process itself (`sandbox_client`) or over a port (`Sandbox` is an ASGI
-app). PaymentIntents with manual and automatic capture, refunds, shared payment tokens, Checkout Sessions with their
-page, the balance, idempotency keys, publishable keys, test cards and minimums behave as Stripe documents them.
+app). PaymentIntents with manual and automatic capture, refunds, shared payment tokens, customers, Checkout Sessions and
+the bank's page (3-D Secure) for people, the balance, idempotency keys, publishable keys, test cards and minimums behave
+as Stripe documents them.
 Livemode keys are refused.
 """
 

@@ -16,6 +16,7 @@ from rail402.clock import Clock, RandomBytes, system_clock, system_random
 from rail402.errors import ConfigurationError, StoreError
 from rail402_stripe.sandbox import asgi, faults, idempotency
 from rail402_stripe.sandbox.admission import Admitted, admit, read_params
+from rail402_stripe.sandbox.authentication import bank_page
 from rail402_stripe.sandbox.call import Call, public
 from rail402_stripe.sandbox.checkout import hosted_page
 from rail402_stripe.sandbox.errors import ApiError
@@ -31,7 +32,8 @@ __all__ = ["SANDBOX_URL", "Sandbox"]
 SANDBOX_URL = "http://stripe.sandbox.invalid"
 """The base address of a sandbox that no port serves. It resolves nowhere, so nothing can leave by mistake."""
 
-_PAGE = re.compile(r"/c/pay/([\x21-\x7e]{1,255})", re.ASCII)
+_PAGES = {"pay": hosted_page, "authenticate": bank_page}
+_PAGE = re.compile(r"/c/(pay|authenticate)/([\x21-\x7e]{1,255})", re.ASCII)
 _VERSION = re.compile(r"[A-Za-z0-9.;=_-]{1,80}", re.ASCII)
 _HTML = ("content-type", "text/html; charset=utf-8")
 _PROXY_PAGE = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
@@ -46,7 +48,7 @@ class Sandbox:
         clock: the time in Unix seconds.
         random_bytes: makes ids and client secrets; must not repeat itself, in this process or another.
         profile_id: the account's own profile; a shared payment token that names another seller cannot be charged.
-        public_url: scheme, host and port at which people reach the hosted checkout page.
+        public_url: scheme, host and port at which people reach the checkout page and the bank's.
     """
 
     def __init__(
@@ -105,7 +107,7 @@ class Sandbox:
             await asgi.serve_lifespan(receive, send, startup=self.open, shutdown=self.close)
 
     async def handle(self, request: Request) -> Response:
-        """Answer one request. Whatever its bytes are, the answer is Stripe-shaped JSON, or the hosted page.
+        """Answer one request. Whatever its bytes are, the answer is Stripe-shaped JSON, or a page.
 
         Raises:
             AnswerLost: an ordered fault; the client hears nothing.
@@ -115,7 +117,7 @@ class Sandbox:
         page = _PAGE.fullmatch(request.path)
         try:
             if page is not None and request.method in ("GET", "POST"):
-                response = self._hosted_page(request, page[1])
+                response = self._page(request, page[1], page[2])
             else:
                 response = await self._endpoint(request, request_id)
         except ApiError as error:
@@ -186,10 +188,10 @@ class Sandbox:
             idempotency.save(books, admitted.key, response.status, response.body.decode())
         return response
 
-    def _hosted_page(self, request: Request, session_id: str) -> Response:
+    def _page(self, request: Request, name: str, object_id: str) -> Response:
         params = read_params(request)
         with self._ledger.transaction() as books:
-            page = hosted_page(self._call(books, params, session_id), paying=request.method == "POST")
+            page = _PAGES[name](self._call(books, params, object_id), acting=request.method == "POST")
         location = () if page.location is None else (("location", page.location),)
         return Response(page.status, (_HTML, *location), page.html.encode())
 

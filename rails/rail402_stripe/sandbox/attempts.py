@@ -9,7 +9,7 @@ from rail402_stripe.sandbox.call import Call, public, shown_in_error
 from rail402_stripe.sandbox.cards import card_of, payment_method
 from rail402_stripe.sandbox.errors import ApiError, JsonObject, invalid
 
-__all__ = ["Attempt", "Means", "attempt", "means"]
+__all__ = ["Attempt", "Means", "attempt", "finish", "means"]
 
 _DOC_URL = "https://docs.stripe.com/error-codes#"
 
@@ -28,15 +28,21 @@ class Means:
     token: str | None
     param: str
 
-    def resolved(self, call: Call) -> JsonObject:
-        """Return the payment method named directly.
+    def resolved(self, call: Call, customer: str | None) -> JsonObject:
+        """Return the payment method named directly; what a customer saved may be used again and again.
 
         Raises:
-            ApiError: 400; there is none of that name, or it has been used: no customer owns it, so it pays once. Above
-                all, what a shared payment token was turned into never pays past the token's limits.
+            ApiError: 400; there is none of that name, another customer owns it, or it has been used and nobody owns it:
+                then it pays once. Above all, what a shared payment token was turned into never pays past the token's
+                limits.
         """
         assert self.method is not None
-        if call.books.find("payment_method", self.method) is not None:
+        known = call.books.find("payment_method", self.method)
+        if known is not None and known["customer"] is not None:
+            if known["customer"] == customer:
+                return known
+            raise invalid(self.param, f"The customer does not have a payment method with the ID {self.method}.")
+        if known is not None:
             message = "This PaymentMethod was used before without a Customer attachment. It may not be used again."
             raise invalid(self.param, message)
         return payment_method(call, self.method, param=self.param)
@@ -115,11 +121,32 @@ def attempt(call: Call, intent: JsonObject, how: Attempt) -> None:
         message = "Your card was declined. This transaction requires authentication, which was not handled."
         _decline(call, intent, method, ("card_declined", "authentication_not_handled", message))
     elif card.authentication:
-        intent |= {"status": "requires_action", "next_action": _next_action(intent, how.return_url)}
+        # What is charged once the cardholder has authenticated.
+        intent |= {"status": "requires_action", "_granted_token": how.means.token}
+        intent["next_action"] = _next_action(call, intent, how.return_url)
+    elif card.decline_code is not None:
+        _decline(call, intent, method, (card.error_code, card.decline_code, card.decline_message))
+    else:
+        _approve(call, intent, method, how.means.token)
+
+
+def finish(call: Call, intent: JsonObject, *, approved: bool) -> None:
+    """Go on with an attempt after the cardholder has authenticated, or has failed to; see `attempt`.
+
+    Raises:
+        ApiError: 402; the card was declined.
+    """
+    method = call.books.find("payment_method", intent["payment_method"])
+    assert method is not None, "a PaymentIntent names only payment methods that exist"
+    intent["next_action"] = None
+    card = card_of(method)
+    if not approved:
+        code = "payment_intent_authentication_failure"
+        _decline(call, intent, method, (code, code, "The cardholder could not be authenticated."))
     elif card.decline_code is not None:
         _decline(call, intent, method, ("card_declined", card.decline_code, card.decline_message))
     else:
-        _approve(call, intent, method, how.means.token)
+        _approve(call, intent, method, intent["_granted_token"])
 
 
 def _method(call: Call, intent: JsonObject, wanted: Means) -> JsonObject:
@@ -132,7 +159,7 @@ def _method(call: Call, intent: JsonObject, wanted: Means) -> JsonObject:
         assert payers is not None, "a token names only payment methods that exist"
         return call.books.insert(payers | {"id": call.new_id("pm"), "created": call.now})
     if wanted.method is not None and wanted.method != intent["payment_method"]:
-        return wanted.resolved(call)
+        return wanted.resolved(call, intent["customer"])
     if intent["payment_method"] is None or intent["status"] == "requires_payment_method":
         message = "You cannot confirm this PaymentIntent because it's missing a payment method."
         raise ApiError(400, message, code="payment_intent_unexpected_state", effect="refused")
@@ -177,13 +204,8 @@ def _decline(call: Call, intent: JsonObject, method: JsonObject, why: tuple[str,
     raise ApiError(402, message, kind="card_error", code=code, effect="kept", extra=extra | {"payment_intent": shown})
 
 
-def _next_action(intent: JsonObject, return_url: str | None) -> JsonObject:
+def _next_action(call: Call, intent: JsonObject, return_url: str | None) -> JsonObject:
     if return_url is not None:
-        return {
-            "type": "redirect_to_url",
-            "redirect_to_url": {
-                "return_url": return_url,
-                "url": f"https://hooks.stripe.sandbox.invalid/{intent['id']}",
-            },
-        }
+        url = f"{call.public_url}/c/authenticate/{intent['id']}"
+        return {"type": "redirect_to_url", "redirect_to_url": {"return_url": return_url, "url": url}}
     return {"type": "use_stripe_sdk", "use_stripe_sdk": {"type": "three_d_secure_redirect"}}

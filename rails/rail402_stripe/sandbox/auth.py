@@ -16,7 +16,7 @@ __all__ = ["KeyKind", "authenticate", "secret_key_required"]
 
 KeyKind = Literal["secret", "publishable"]
 
-_KEY = re.compile(r"(sk|pk)_test_[\x21-\x7e]{0,240}", re.ASCII)
+_KEY = re.compile(r"(sk|rk|pk)_test_[\x21-\x7e]{0,240}", re.ASCII)
 _LIVE = re.compile(r"(sk|pk|rk)_live_")
 
 
@@ -36,7 +36,7 @@ def authenticate(headers: Mapping[str, str], body_key: str | None) -> KeyKind:
     match = _KEY.fullmatch(key)
     if match is None:
         raise _refused("Invalid API Key provided.")
-    return "secret" if match[1] == "sk" else "publishable"
+    return "publishable" if match[1] == "pk" else "secret"
 
 
 def secret_key_required() -> ApiError:

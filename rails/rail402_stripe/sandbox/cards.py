@@ -19,6 +19,8 @@ class TestCard:
         decline_code: why the issuer declines every charge; None if it approves.
         decline_message: the sentence for the cardholder.
         authentication: whether the issuer wants the cardholder to authenticate first.
+        error_code: the error's own code where the issuer declines.
+        refund: the status that a refund to the card begins with, and the one that it ends with.
     """
 
     __test__ = False  # the name is Stripe's; pytest should not collect it
@@ -27,6 +29,8 @@ class TestCard:
     decline_code: str | None = None
     decline_message: str = ""
     authentication: bool = False
+    error_code: str = "card_declined"
+    refund: tuple[str, str] = ("succeeded", "succeeded")
 
 
 TEST_CARDS = {
@@ -35,7 +39,21 @@ TEST_CARDS = {
     "pm_card_visa_chargeDeclinedInsufficientFunds": TestCard(
         "9995", "insufficient_funds", "Your card has insufficient funds."
     ),
+    "pm_card_visa_chargeDeclinedLostCard": TestCard("9987", "lost_card", "Your card was declined."),
+    "pm_card_visa_chargeDeclinedStolenCard": TestCard("9979", "stolen_card", "Your card was declined."),
+    "pm_card_chargeDeclinedFraudulent": TestCard("0019", "fraudulent", "Your card was declined."),
+    "pm_card_chargeDeclinedExpiredCard": TestCard(
+        "0069", "expired_card", "Your card has expired.", error_code="expired_card"
+    ),
+    "pm_card_chargeDeclinedProcessingError": TestCard(
+        "0119",
+        "processing_error",
+        "An error occurred while processing your card. Try again in a little bit.",
+        error_code="processing_error",
+    ),
     "pm_card_authenticationRequired": TestCard("3184", authentication=True),
+    "pm_card_pendingRefund": TestCard("7726", refund=("pending", "succeeded")),
+    "pm_card_refundFail": TestCard("5126", refund=("succeeded", "failed")),
 }
 
 

@@ -3,18 +3,22 @@
 A charge is authorized, then captured in full or in part, or released. Money is posted at capture and at a refund,
 once each, so that captures less refunds are the balance. Stripe's fees are left out. What a capture or a cancellation
 leaves over counts as refunded on the charge (`amount_refunded`), as it does at Stripe, but moves no money.
+
+Most refunds succeed at once. Those of two test cards do not (docs.stripe.com/testing, "Refunds"): one is `pending` for
+a while, the other fails after it had succeeded, and its money comes back.
 """
 
 from __future__ import annotations
 
-from rail402_stripe.currencies import major_units
+from rail402_stripe.currencies import currency, major_units
 from rail402_stripe.sandbox.call import Call, listing, rendered
-from rail402_stripe.sandbox.cards import card_of
+from rail402_stripe.sandbox.cards import card_of, payment_method
 from rail402_stripe.sandbox.errors import ApiError, JsonObject, invalid, missing_param, no_such
 from rail402_stripe.sandbox.ledger import Page
 
 __all__ = [
     "AUTHORIZATION_SECONDS",
+    "REFUND_SECONDS",
     "authorize",
     "capture",
     "create_refund",
@@ -29,6 +33,9 @@ __all__ = [
 
 AUTHORIZATION_SECONDS = 7 * 24 * 3600
 """How long an authorization can be captured; afterwards Stripe cancels the PaymentIntent."""
+
+REFUND_SECONDS = 60
+"""After which a refund becomes what it ends as, where that is not what it begins as."""
 
 _SETTLEMENT_SECONDS = 2 * 24 * 3600  # card money is pending for two days, then available
 _REASONS = ("duplicate", "fraudulent", "requested_by_customer")
@@ -85,8 +92,19 @@ def _charge(call: Call, intent: JsonObject, method: JsonObject) -> JsonObject:
 
 
 def capture(call: Call, charge_id: str, amount: int) -> None:
-    """Take `amount` of an authorized charge and release the rest."""
+    """Take `amount` of an authorized charge and release the rest.
+
+    Raises:
+        ApiError: 400; Stripe captures as little as it charges, and not less.
+    """
     charge = _existing(call, charge_id)
+    unit = currency(charge["currency"])
+    if amount < (unit.minimum or 1):
+        message = f"Amount must be at least {major_units(unit.minimum or 1, unit.code)} {unit.code}"
+        raise ApiError(400, message, code="amount_too_small", param="amount_to_capture", effect="refused")
+    if amount % unit.step:
+        message = f"Amounts in {unit.code} must be multiples of {unit.step}."
+        raise ApiError(400, message, param="amount_to_capture", effect="refused")
     charge["captured"] = True
     charge["amount_captured"] = amount
     charge["amount_refunded"] = charge["amount"] - amount
@@ -154,7 +172,10 @@ def create_refund(call: Call) -> JsonObject:
         "payment_intent": charge["payment_intent"],
         "reason": reason,
         "status": "succeeded",
+        "_ends_as": "succeeded",
     }
+    card = card_of(payment_method(call, charge["payment_method"], param="payment_method"))
+    refund["status"], refund["_ends_as"] = card.refund
     refund["balance_transaction"] = _post(call, refund, -amount, call.now)
     return rendered(call, call.books.insert(refund, parent=charge["payment_intent"]))
 
@@ -177,10 +198,25 @@ def _refundable(call: Call) -> JsonObject:
     return charge
 
 
+def _grown_up(call: Call, refund: JsonObject) -> JsonObject:
+    """Return a refund as it is by now. Nothing runs by itself here, so it happens when somebody looks."""
+    if refund["status"] != refund["_ends_as"] and refund["created"] + REFUND_SECONDS <= call.now:
+        refund["status"] = refund["_ends_as"]
+        call.books.replace(refund)
+        if refund["status"] == "failed":
+            charge = _existing(call, refund["charge"])
+            charge["_refunded_after_capture"] -= refund["amount"]
+            charge["amount_refunded"] -= refund["amount"]
+            charge["refunded"] = False
+            call.books.replace(charge)
+            _post(call, refund | {"id": f"{refund['id']}_failure"}, refund["amount"], call.now)
+    return refund
+
+
 def retrieve_refund(call: Call) -> JsonObject:
     """`GET /v1/refunds/{id}`."""
     call.params.only(("expand",))
-    return rendered(call, call.own("refund"))
+    return rendered(call, _grown_up(call, call.own("refund")))
 
 
 def list_refunds(call: Call) -> JsonObject:
@@ -192,7 +228,8 @@ def list_refunds(call: Call) -> JsonObject:
         starting_after=call.params.text("starting_after"),
         limit=page_limit(call),
     )
-    return listing(call, "/v1/refunds", *call.books.page(page))
+    found, has_more = call.books.page(page)
+    return listing(call, "/v1/refunds", [_grown_up(call, refund) for refund in found], has_more)
 
 
 def page_limit(call: Call) -> int:

@@ -17,14 +17,14 @@ from rail402_stripe.sandbox.call import Call, rendered
 from rail402_stripe.sandbox.cards import TEST_CARDS
 from rail402_stripe.sandbox.errors import ApiError, JsonObject, invalid, missing_param
 from rail402_stripe.sandbox.forms import Params
-from rail402_stripe.sandbox.intents import check_amount, new_intent
+from rail402_stripe.sandbox.intents import abandon, check_amount, new_intent
 
-__all__ = ["HostedPage", "create", "expire", "hosted_page", "pay", "retrieve"]
+__all__ = ["HostedPage", "after_authentication", "create", "expire", "hosted_page", "pay", "retrieve"]
 
 _KIND = "checkout.session"
 _PARAMS = (
     "mode line_items success_url cancel_url metadata client_reference_id customer customer_email expires_at "
-    "payment_intent_data payment_method_types automatic_tax submit_type locale ui_mode expand"
+    "payment_intent_data payment_method_types adaptive_pricing automatic_tax submit_type locale ui_mode expand"
 )
 _LEAST_SECONDS, _MOST_SECONDS = 30 * 60, 24 * 3600
 _MAX_LINES = 100
@@ -131,15 +131,16 @@ def expire(call: Call) -> JsonObject:
     call.params.only(("expand",))
     session = _own(call)
     _require_open(call, session)
-    _close(call, session, status="expired")
+    _expire(call, session)
     return rendered(call, session)
 
 
 def pay(call: Call, card: str) -> JsonObject:
-    """Pay the session with a test card, as its page does; returns the session.
+    """Pay the session with a test card, as its page does; returns the session. It stays open where the card wants its
+    holder to authenticate: the PaymentIntent's `next_action` says where.
 
     Raises:
-        ApiError: 400; the session is not open. 402; the card was declined or wants more than a button.
+        ApiError: 400; the session is not open. 402; the card was declined.
     """
     session = _own(call)
     _require_open(call, session)
@@ -149,28 +150,53 @@ def pay(call: Call, card: str) -> JsonObject:
         known = new_intent(call, session["amount_total"], session["currency"], metadata=wanted["metadata"])
         known |= {name: wanted[name] for name in ("capture_method", "description")}
         known |= {"customer": session["customer"], "payment_method_types": session["payment_method_types"]}
+        known["_session"] = session["id"]
         session["payment_intent"] = call.books.insert(known)["id"]
         call.books.replace(session)
-    attempt(call, known, Attempt(Means(card, None, "payment_method"), fail_on_action=True))
+    attempt(call, known, Attempt(Means(card, None, "payment_method"), return_url=_page_url(call, session)))
     call.books.replace(known)
-    _close(call, session, status="complete", payment_status="paid" if known["status"] == "succeeded" else "unpaid")
+    if known["status"] != "requires_action":
+        _complete(call, session, known)
     return session
 
 
-def hosted_page(call: Call, *, paying: bool) -> HostedPage:
-    """Return the session's page; with `paying`, pay first: a success leads back to the shop."""
+def after_authentication(call: Call, intent: JsonObject) -> str | None:
+    """Return where a cardholder goes on who has approved or refused at the bank; None where it was no session's."""
+    session = call.books.find(_KIND, intent.get("_session") or "")
+    if session is None:
+        return None
+    if intent["status"] not in ("succeeded", "requires_capture"):
+        return _page_url(call, session)
+    _complete(call, session, intent)
+    return _way_back(session)
+
+
+def _complete(call: Call, session: JsonObject, intent: JsonObject) -> None:
+    is_paid = intent["status"] == "succeeded"
+    _close(call, session, status="complete", payment_status="paid" if is_paid else "unpaid")
+
+
+def _page_url(call: Call, session: JsonObject) -> str:
+    return f"{call.public_url}/c/pay/{session['id']}"
+
+
+def _way_back(session: JsonObject) -> str:
+    return str(session["success_url"]).replace("{CHECKOUT_SESSION_ID}", session["id"])
+
+
+def hosted_page(call: Call, *, acting: bool) -> HostedPage:
+    """Return the session's page; with `acting`, pay first: a success leads back to the shop."""
     session = _own(call)
     refusal = ""
-    if paying:
+    if acting:
         call.books.mark()
         try:
-            pay(call, call.params.text("payment_method") or "pm_card_visa")
+            session = pay(call, call.params.text("payment_method") or "pm_card_visa")
         except ApiError as error:
             call.books.undo_to_mark()
             refusal = str(error)
         else:
-            target = session["success_url"].replace("{CHECKOUT_SESSION_ID}", session["id"])
-            return HostedPage(303, "", target)
+            return HostedPage(303, "", _bank_page_url(call, session) or _way_back(session))
     shown = f"{currencies.major_units(session['amount_total'], session['currency'])} {session['currency'].upper()}"
     cards = "".join(f"<option>{name}</option>" for name in TEST_CARDS)
     body = f"<p>This session is {session['status']}.</p>"
@@ -186,11 +212,27 @@ def hosted_page(call: Call, *, paying: bool) -> HostedPage:
     return HostedPage(402 if refusal else 200, page)
 
 
+def _bank_page_url(call: Call, session: JsonObject) -> str | None:
+    """Return where the cardholder has to approve what was just paid; None where the session is complete."""
+    if session["status"] == "complete":
+        return None
+    intent = call.books.find("payment_intent", session["payment_intent"])
+    assert intent is not None, "a session names only PaymentIntents that exist"
+    return str(intent["next_action"]["redirect_to_url"]["url"])
+
+
 def _own(call: Call) -> JsonObject:
     session = call.own(_KIND)
     if session["status"] == "open" and session["expires_at"] <= call.now:
-        _close(call, session, status="expired")
+        _expire(call, session)
     return session
+
+
+def _expire(call: Call, session: JsonObject) -> None:
+    _close(call, session, status="expired")
+    intent = call.books.find("payment_intent", session["payment_intent"] or "")
+    if intent is not None:  # nobody can pay it any more, the page of a bank that is still open included
+        abandon(call, intent)
 
 
 def _close(call: Call, session: JsonObject, **fields: str) -> None:

@@ -17,10 +17,11 @@ from rail402_stripe import currencies
 from rail402_stripe.sandbox import charges, tokens
 from rail402_stripe.sandbox.attempts import Attempt, attempt, means
 from rail402_stripe.sandbox.call import Call, listing, rendered, shown_in_error
+from rail402_stripe.sandbox.customers import existing
 from rail402_stripe.sandbox.errors import ApiError, JsonObject, invalid, missing_param, no_such, unexpected_state
 from rail402_stripe.sandbox.ledger import Page
 
-__all__ = ["cancel", "capture", "check_amount", "confirm", "create", "list_all", "new_intent", "retrieve"]
+__all__ = ["abandon", "cancel", "capture", "check_amount", "confirm", "create", "list_all", "new_intent", "retrieve"]
 
 _MEANS = "payment_method payment_method_data shared_payment_granted_token"
 # The last two lines are taken without effect: they change nothing about the money of a sandbox with one account.
@@ -51,7 +52,9 @@ def create(call: Call) -> JsonObject:
         params.choice("capture_method", ("automatic", "automatic_async", "manual")) or "automatic_async"
     )
     intent["confirmation_method"] = params.choice("confirmation_method", ("automatic", "manual")) or "automatic"
-    for name in ("customer", "description", "receipt_email", "transfer_group", "on_behalf_of"):
+    if "customer" in params:
+        intent["customer"] = existing(call, params.required_text("customer"))
+    for name in ("description", "receipt_email", "transfer_group", "on_behalf_of"):
         intent[name] = params.text(name)
     _method_types(call, intent)
     call.books.insert(intent)
@@ -60,7 +63,7 @@ def create(call: Call) -> JsonObject:
     elif wanted.token is not None:
         raise invalid(wanted.param, "A shared payment token can only be used with `confirm=true`.")
     elif wanted.method is not None:
-        intent["payment_method"] = wanted.resolved(call)["id"]
+        intent["payment_method"] = wanted.resolved(call, intent["customer"])["id"]
         intent["status"] = "requires_confirmation"
     call.books.replace(intent)
     return rendered(call, intent)
@@ -206,6 +209,11 @@ def cancel(call: Call) -> JsonObject:
     return rendered(call, intent)
 
 
+def abandon(call: Call, intent: JsonObject) -> None:
+    """Cancel a PaymentIntent by Stripe's own doing."""
+    _cancel(call, intent, "automatic")
+
+
 def _cancel(call: Call, intent: JsonObject, reason: str | None) -> None:
     if intent["status"] == "requires_capture":
         charges.release(call, intent["latest_charge"])
@@ -248,7 +256,7 @@ def _expire(call: Call, intent: JsonObject) -> None:
     if intent["status"] == "requires_capture":
         charge = call.books.find("charge", intent["latest_charge"])
         if charge is not None and charge["created"] + charges.AUTHORIZATION_SECONDS <= call.now:
-            _cancel(call, intent, "automatic")
+            abandon(call, intent)
 
 
 def _check_client_secret(call: Call, intent: JsonObject) -> None:

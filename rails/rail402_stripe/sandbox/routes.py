@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rail402_stripe.sandbox import charges, checkout, intents, tokens
+from rail402_stripe.sandbox import charges, checkout, customers, intents, tokens
 from rail402_stripe.sandbox.call import Call
 from rail402_stripe.sandbox.errors import ApiError, JsonObject
 
@@ -36,6 +36,9 @@ _ROUTES = (
     _route("POST", "/v1/payment_intents/{id}/confirm", intents.confirm, publishable=True),
     _route("POST", "/v1/payment_intents/{id}/capture", intents.capture),
     _route("POST", "/v1/payment_intents/{id}/cancel", intents.cancel),
+    _route("POST", "/v1/customers", customers.create),
+    _route("GET", "/v1/customers/{id}", customers.retrieve),
+    _route("POST", "/v1/payment_methods/{id}/attach", customers.attach),
     _route("GET", "/v1/charges/{id}", charges.retrieve_charge),
     _route("POST", "/v1/refunds", charges.create_refund),
     _route("GET", "/v1/refunds", charges.list_refunds),

@@ -26,7 +26,14 @@ class SignedEvent:
 
 
 def signed_event(
-    event_type: str, document: JsonObject, *, webhook_secret: str, event_id: str, created: int
+    event_type: str,
+    document: JsonObject,
+    *,
+    webhook_secret: str,
+    event_id: str,
+    created: int,
+    livemode: bool = False,
+    signed_at: int | None = None,
 ) -> SignedEvent:
     """Build the delivery of an event.
 
@@ -35,7 +42,9 @@ def signed_event(
         document: the object the event is about, as the API shows it.
         webhook_secret: the endpoint's `whsec_…`.
         event_id: `evt_…`; what a receiver tells repeated deliveries by.
-        created: the time of the event and of the signature, in Unix seconds.
+        created: the time of the event, in Unix seconds.
+        livemode: which of Stripe's modes it says it is of.
+        signed_at: the time of the signature; that of the event unless told.
     """
     event = {
         "id": event_id,
@@ -43,11 +52,12 @@ def signed_event(
         "api_version": _API_VERSION,
         "created": created,
         "data": {"object": document},
-        "livemode": False,
+        "livemode": livemode,
         "pending_webhooks": 1,
         "request": {"id": None, "idempotency_key": None},
         "type": event_type,
     }
     payload = json.dumps(event).encode()
-    digest = hmac.new(webhook_secret.encode(), f"{created}.".encode() + payload, hashlib.sha256).hexdigest()
-    return SignedEvent(payload, f"t={created},v1={digest}")
+    at = created if signed_at is None else signed_at
+    digest = hmac.new(webhook_secret.encode(), f"{at}.".encode() + payload, hashlib.sha256).hexdigest()
+    return SignedEvent(payload, f"t={at},v1={digest}")

@@ -31,10 +31,10 @@ TOKEN = "/v1/shared_payment/granted_tokens/*"
 class Account:
     """Everything that a test needs; `await close()` at the end."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **options: Any) -> None:
         self.directory, self.clock = directory, FakeClock()
         self.api = StripeApi.sandbox(directory, clock=self.clock)
-        self.rail = StripeRail.sandbox(directory, clock=self.clock)
+        self.rail = StripeRail.sandbox(directory, clock=self.clock, **options)
         self.wallet = StripeWallet.sandbox(directory, clock=self.clock)
         self.sandbox = Sandbox(directory / SANDBOX_LEDGER, clock=self.clock, profile_id=SANDBOX_PROFILE)
         self._ids = itertools.count(1)
@@ -43,8 +43,10 @@ class Account:
     async def close(self) -> None:
         """Close all of it."""
         self.sandbox.close()
-        for part in (self.api, self.rail, self.wallet, *self._wallets):
-            await part.close()
+        await self.api.close()
+        await self.rail.close()
+        for wallet in (self.wallet, *self._wallets):
+            await wallet.close()
 
     # --- what happened
 

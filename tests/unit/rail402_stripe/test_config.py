@@ -19,6 +19,8 @@ from rail402_stripe.config import PLUGIN, RailConfig, WalletConfig, make_rail, m
 def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_KEY", "sk_test_hidden")
     monkeypatch.setenv("LIVE_KEY", "sk_live_hidden")
+    monkeypatch.setenv("WEBHOOK", "whsec_hidden")
+    monkeypatch.setenv("SECRET", "hidden-hidden-hidden")
 
 
 def read(folder: Path, kind: type[Any], text: str) -> Any:
@@ -54,6 +56,9 @@ async def test_an_account(tmp_path: Path) -> None:
         profile_id = "profile_1"
         currency = ["usd", "eur"]
         payment_method_types = ["card"]
+        publishable_key = "pk_live_1"
+        checkout = true
+        webhook_secrets = ["env:WEBHOOK"]
         api_version = "2026-03-04.preview"
         spt_parameter = "top_level"
     """
@@ -63,6 +68,20 @@ async def test_an_account(tmp_path: Path) -> None:
     assert rail.is_sandbox is False
     assert [mechanism.network for mechanism in rail.spec.mechanisms] == ["stripe:live"] * 2
     assert "2026-03-04.preview" in repr(rail)
+    assert set(rail.endpoints()) == {
+        ("POST", "stripe"),
+        ("GET", "stripe"),
+        ("POST", "stripe/checkout"),
+        ("GET", "stripe/return"),
+        ("POST", "stripe/webhook"),
+    }
+    await rail.close()
+
+
+async def test_an_account_that_prepares_nothing(tmp_path: Path) -> None:
+    text = 'backend = "stripe"\nsecret_key = "env:TEST_KEY"\nprofile_id = "profile_1"'
+    rail = make_rail(read(tmp_path, RailConfig, text))
+    assert rail.endpoints() == {}
     await rail.close()
 
 
@@ -80,6 +99,8 @@ async def test_an_account(tmp_path: Path) -> None:
         ('backend = "sandbox"\nprofile_id = "profile_1"', "has no profile_id"),
         ('backend = "sandbox"\nspt_parameter = "top_level"', "has no spt_parameter"),
         ('backend = "sandbox"\nspt_parameter = "other"', "top_level"),
+        ('backend = "sandbox"\npublishable_key = "pk_test_1"', "has no publishable_key"),
+        ('backend = "sandbox"\ncheckout = true', "has no checkout"),
         ('backend = "sandbox"\npayment_method_types = []', "payment_method_types"),
         ('backend = "sandbox"\nkey = "x"', "known are"),
     ],
@@ -97,6 +118,9 @@ def test_a_rails_table_that_is_wrong_says_where(tmp_path: Path, text: str, messa
         'backend = "stripe"\nsecret_key = "env:LIVE_KEY"\nprofile_id = "internal"',
         'backend = "stripe"\nsecret_key = "env:TEST_KEY"\nprofile_id = "profile_sandbox"',
         'backend = "stripe"\nsecret_key = "env:TEST_KEY"\nprofile_id = "p"\napi_version = "new"',
+        'backend = "stripe"\nsecret_key = "env:TEST_KEY"\nprofile_id = "p"\npublishable_key = "pk_live_1"',
+        'backend = "stripe"\nsecret_key = "env:LIVE_KEY"\nprofile_id = "p"\npublishable_key = "pk_test_1"',
+        'backend = "stripe"\nsecret_key = "env:TEST_KEY"\nprofile_id = "acct_1"',
         'backend = "sandbox"\ncurrency = "zzz"',
     ],
 )
@@ -144,12 +168,53 @@ async def test_wallets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: st
         ),
         ('backend = "sandbox"\nsecret_key = "env:LIVE_KEY"', "has no secret_key"),
         ('backend = "sandbox"\nhold_seconds = -1', "hold_seconds"),
+        ('backend = "own_customer"\npayment_method = "pm_1"', "needs publishable_key"),
+        ('backend = "own_customer"\npublishable_key = "pk_test_1"', "needs payment_method"),
+        ('backend = "own_customer"\npublishable_key = "pk_1"\npayment_method = "pm_1"\nmode = "test"', "has no mode"),
+        ('backend = "customer_secret"\norigin = "https://x.example"', "needs customer_secret"),
+        ('backend = "customer_secret"\ncustomer_secret = "env:TEST_KEY"', "needs origin"),
+        ('backend = "checkout"\nmode = "real"', "mode"),
+        ('backend = "checkout"\nsecret_key = "env:TEST_KEY"', "has no secret_key"),
         ('backend = "sandbox"\ncurrencies = []', "currencies"),
     ],
 )
 def test_a_wallets_table_that_is_wrong_says_where(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message) as caught:
         read(tmp_path, WalletConfig, text)
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "network"),
+    [
+        ('backend = "own_customer"\npublishable_key = "pk_live_1"\npayment_method = "pm_1"', "Own", "live"),
+        ('backend = "customer_secret"\ncustomer_secret = "env:SECRET"\norigin = "https://x.example"', "Cus", "live"),
+        ('backend = "checkout"', "Checkout", "live"),
+        ('backend = "checkout"\nmode = "test"\ncheckout_origins = ["https://pay.example"]', "Checkout", "test"),
+    ],
+)
+async def test_wallets_of_people(tmp_path: Path, text: str, kind: str, network: str) -> None:
+    config = read(tmp_path, WalletConfig, text)
+    wallet = make_wallet(config)
+    assert type(wallet).__name__.startswith(kind)
+    assert wallet.spec.mechanisms[0].network == f"stripe:{network}"
+    assert ("https://pay.example" in wallet.origins_for_people) is ("checkout_origins" in text)
+    assert "hidden" not in repr(config) + repr(wallet)
+    await wallet.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'backend = "own_customer"\npublishable_key = "sk_live_hidden"\npayment_method = "pm_1"',
+        'backend = "own_customer"\npublishable_key = "pk_live_1"\npayment_method = "4242"',
+        'backend = "customer_secret"\ncustomer_secret = "env:SECRET"\norigin = "x.example"',
+        'backend = "customer_secret"\ncustomer_secret = "env:TEST_KEY"\norigin = "https://x.example"',
+    ],
+)
+def test_wallets_of_people_that_do_not_fit(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        make_wallet(read(tmp_path, WalletConfig, text))
     assert "hidden" not in str(caught.value)
 
 

@@ -11,7 +11,7 @@ from rail402.protocol.charge import Charge, Operation
 from rail402.protocol.offer import Flow
 from rail402.protocol.rail import Failed, Held, NotPaid, Pending, Refunded, Released, Settled, Unknown
 from rail402_stripe.currencies import currency
-from rail402_stripe.intents import check_intent, idempotency_key, is_of, metadata_of, outcome, reason_code
+from rail402_stripe.intents import check_intent, idempotency_key, is_of, metadata_of, outcome
 from rail402_stripe.wire import StripeSpec
 from tests.unit.rail402_stripe.account import ORDER
 
@@ -158,21 +158,60 @@ def test_refunded_money_is_no_payment(refunded: int, operation: Operation, kind:
         assert answer.code == "refunded"
 
 
+@pytest.mark.parametrize("decline_code", ["try_again_later", "issuer_not_available", "processing_error"])
+def test_a_decline_that_may_pass_leaves_the_payment_as_it_was_but_not_for_ever(decline_code: str) -> None:
+    intent = make_intent("requires_payment_method", last_payment_error={"decline_code": decline_code})
+    for attempt, kind in ((1, NotPaid), (2, NotPaid), (3, Failed), (4, Failed)):
+        charge = make_charge(attempt=attempt)
+        marked = intent | {"metadata": metadata_of(charge)}
+        assert isinstance(outcome(marked, charge, HOLD), kind)
+
+
+# --- captured in part: 20 of 50
+
+
+def captured(back: int, **changes: Any) -> dict[str, Any]:
+    payment = {"amount_captured": 20, "amount_refunded": back} | changes
+    return make_intent(amount_received=20, payment=payment)
+
+
 @pytest.mark.parametrize(
-    ("code", "decline_code", "reason"),
+    ("payment", "operation", "kind"),
     [
-        ("card_declined", "insufficient_funds", "insufficient_funds"),
-        ("card_declined", "generic_decline", "payment_declined"),
-        ("card_declined", "authentication_not_handled", "action_required"),
-        ("authentication_required", "authentication_required", "action_required"),
-        ("authentication_required", None, "action_required"),
-        ("payment_intent_authentication_failure", None, "action_required"),
-        ("expired_card", None, "payment_declined"),
-        (None, None, "payment_declined"),
+        # The 30 that were released count as refunded.
+        (captured(30), SETTLE, Settled),
+        (captured(30), HOLD, Settled),
+        (captured(30), RELEASE, Settled),
+        (captured(30), REFUND, Settled),
+        (captured(31), SETTLE, Failed),
+        (captured(49), REFUND, Settled),
+        (captured(50), REFUND, Refunded),
+        (captured(50, refunded=True), REFUND, Refunded),
+        (captured(50), SETTLE, Failed),
+        # And if they did not.
+        (captured(0), SETTLE, Settled),
+        (captured(0), REFUND, Settled),
+        (captured(20, refunded=True), REFUND, Refunded),
+        (captured(20, refunded=True), SETTLE, Failed),
+        # Another amount than was asked for.
+        (make_intent(), SETTLE, Unknown),
+        (captured(30) | {"amount_received": 21}, SETTLE, Unknown),
+        (captured(30, amount_captured=19), SETTLE, Unknown),
+        (captured(30, captured=False), SETTLE, Unknown),
     ],
 )
-def test_declines_become_our_reasons(code: str | None, decline_code: str | None, reason: str) -> None:
-    assert reason_code(code, decline_code) == reason
+def test_what_was_captured_in_part_is_judged_by_what_was_asked(payment: Any, operation: Operation, kind: type) -> None:
+    assert isinstance(outcome(payment, make_charge(reduced_to=20), operation), kind)
+
+
+def test_less_than_the_price_settles_nothing_that_was_not_reduced() -> None:
+    assert isinstance(outcome(captured(30), make_charge(), SETTLE), Unknown)
+
+
+def test_a_reservation_is_of_the_whole_amount_whatever_is_taken_of_it() -> None:
+    reduced = make_charge(reduced_to=20)
+    assert isinstance(outcome(make_intent("requires_capture"), reduced, SETTLE), Held)
+    assert isinstance(outcome(make_intent("requires_capture", amount_capturable=20), reduced, SETTLE), Unknown)
 
 
 def test_the_marks_hold_nothing_personal() -> None:

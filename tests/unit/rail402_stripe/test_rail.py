@@ -140,7 +140,14 @@ async def test_an_offer_says_who_is_paid_and_how(account: Account) -> None:
     offer = await account.offer(Flow.UPFRONT)
     assert (offer.rail, offer.mechanism, offer.network, offer.asset) == ("stripe", "spt", "stripe:sandbox", "usd")
     assert (offer.amount, offer.payee, offer.flow) == (PRICE, SANDBOX_PROFILE, Flow.UPFRONT)
-    assert offer.extra == {"payment_method_types": ["card", "link"]}
+    assert offer.extra == {
+        "payment_method_types": ["card", "link"],
+        "payment_intent": {
+            "url": "https://shop.example/.well-known/rail402/stripe",
+            "publishable_key": "pk_test_sandbox",
+        },
+        "checkout": {"url": "https://shop.example/.well-known/rail402/stripe"},
+    }
     assert await account.intents() == []
 
 
@@ -601,7 +608,7 @@ async def test_a_capture_after_the_cancellation_takes_nothing(account: Account) 
 
 async def test_a_release_after_the_capture_says_settled(account: Account) -> None:
     charge, _ = await account.held()
-    await account.api.capture(charge.rail_state["payment_intent"], "dashboard")
+    await account.api.capture(charge.rail_state["payment_intent"], "dashboard", PRICE)
     answer = await account.rail.release(step(charge, PaymentEvent.RELEASE))
     assert isinstance(answer, Settled)
     assert isinstance(await account.rail.settle(step(charge, PaymentEvent.SETTLE), None), Settled)
@@ -623,7 +630,7 @@ async def test_a_refund_by_hand_counts(account: Account) -> None:
 
 async def test_a_refund_that_stripe_refuses_leaves_the_money(account: Account) -> None:
     charge = step(await account.settled(), PaymentEvent.REFUND)
-    real, pi = account.rail._api, charge.rail_state["payment_intent"]
+    real, pi = account.rail._cashier._api, charge.rail_state["payment_intent"]
 
     class Refusing:
         async def refund(self, *_: Any) -> Any:
@@ -632,9 +639,9 @@ async def test_a_refund_that_stripe_refuses_leaves_the_money(account: Account) -
         def __getattr__(self, name: str) -> Any:
             return getattr(real, name)
 
-    account.rail._api = Refusing()  # type: ignore[assignment]
+    account.rail._cashier._api = Refusing()  # type: ignore[assignment]
     answer = await account.rail.refund(charge)
-    account.rail._api = real
+    account.rail._cashier._api = real
     assert isinstance(answer, Failed)
     assert await account.balance() == PRICE
 
@@ -644,12 +651,12 @@ async def test_a_refund_that_stripe_refuses_leaves_the_money(account: Account) -
 )
 async def test_a_refund_is_done_when_stripe_says_so(account: Account, status: str, kind: type) -> None:
     charge = step(await account.settled(), PaymentEvent.REFUND)
-    real = account.rail._api
+    real = account.rail._cashier._api
     transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"id": "re_1", "status": status}))
-    account.rail._api = StripeApi("sk_test_1", transport=transport)
+    account.rail._cashier._api = StripeApi("sk_test_1", transport=transport)
     answer = await account.rail.refund(charge)
-    await account.rail._api.close()
-    account.rail._api = real
+    await account.rail._cashier._api.close()
+    account.rail._cashier._api = real
     assert isinstance(answer, kind)
 
 
@@ -659,7 +666,7 @@ async def test_a_refund_under_way_is_waited_for(account: Account, monkeypatch: p
     async def refunds(pi: str) -> list[Any]:
         return [{"id": "re_1", "status": "pending"}]
 
-    monkeypatch.setattr(account.rail._api, "refunds", refunds)
+    monkeypatch.setattr(account.rail._cashier._api, "refunds", refunds)
     assert isinstance(await account.rail.lookup(charge, Operation.REFUND), Pending)
 
 

@@ -59,7 +59,7 @@ async def test_a_person_pays_on_the_hosted_page(
     assert await balance() == {"usd": 500}
 
 
-@pytest.mark.parametrize("card", ["pm_card_visa_chargeDeclined", "pm_card_authenticationRequired", "pm_card_nonsense"])
+@pytest.mark.parametrize("card", ["pm_card_visa_chargeDeclined", "pm_card_nonsense"])
 async def test_a_declined_card_leaves_the_session_open_for_another(
     client: RailStripeClient, http: httpx.AsyncClient, balance: Balance, card: str
 ) -> None:
@@ -71,6 +71,65 @@ async def test_a_declined_card_leaves_the_session_open_for_another(
     assert await balance() == {"usd": 0}
     assert (await http.post(path_of(session))).status_code == 303
     assert await balance() == {"usd": 500}
+
+
+async def authenticating(client: RailStripeClient, http: httpx.AsyncClient, **changes: Any) -> tuple[Any, str]:
+    """Return a session that is paid with a card that wants its holder, and the path of the bank's page."""
+    session = await client.v1.checkout.sessions.create_async(order(**changes))
+    sent_on = await http.post(path_of(session), data={"payment_method": "pm_card_authenticationRequired"})
+    assert sent_on.status_code == 303
+    path = httpx.URL(sent_on.headers["location"]).path
+    assert path.startswith("/c/authenticate/pi_")
+    return session, path
+
+
+async def test_a_cardholder_approves_at_the_bank_and_goes_back_to_the_shop(
+    client: RailStripeClient, http: httpx.AsyncClient, balance: Balance
+) -> None:
+    session, bank = await authenticating(client, http)
+    assert (await client.v1.checkout.sessions.retrieve_async(session.id)).status == "open"
+    assert "Approve" in (await http.get(bank)).text
+    assert await balance() == {"usd": 0}
+    approved = await http.post(bank, data={"outcome": "approve"})
+    assert approved.status_code == 303
+    assert approved.headers["location"] == str(session.success_url).replace("{CHECKOUT_SESSION_ID}", session.id)
+    after = await client.v1.checkout.sessions.retrieve_async(session.id)
+    assert (after.status, after.payment_status) == ("complete", "paid")
+    assert await balance() == {"usd": 500}
+    again = await http.post(bank, data={"outcome": "approve"})
+    assert (again.status_code, "nothing to approve" in again.text) == (200, True)
+    assert await balance() == {"usd": 500}
+
+
+async def test_a_cardholder_who_refuses_is_back_at_checkout_and_may_pay_otherwise(
+    client: RailStripeClient, http: httpx.AsyncClient, balance: Balance
+) -> None:
+    session, bank = await authenticating(client, http)
+    refused = await http.post(bank, data={"outcome": "fail"})
+    assert refused.status_code == 303
+    assert refused.headers["location"].endswith(path_of(session))
+    assert (await client.v1.checkout.sessions.retrieve_async(session.id)).status == "open"
+    assert await balance() == {"usd": 0}
+    assert (await http.post(path_of(session))).status_code == 303
+    assert await balance() == {"usd": 500}
+
+
+async def test_what_is_approved_after_the_session_has_ended_takes_nothing(
+    client: RailStripeClient, http: httpx.AsyncClient, balance: Balance, clock: Any
+) -> None:
+    session, bank = await authenticating(client, http, expires_at=clock.now + 1800)
+    clock.now += 1800
+    assert (await client.v1.checkout.sessions.retrieve_async(session.id)).status == "expired"
+    assert (await http.post(bank, data={"outcome": "approve"})).status_code == 200
+    assert await balance() == {"usd": 0}
+
+
+@pytest.mark.parametrize("form", [{"outcome": "perhaps"}])
+async def test_the_bank_has_two_buttons(client: RailStripeClient, http: httpx.AsyncClient, form: Any) -> None:
+    _, bank = await authenticating(client, http)
+    assert (await http.post(bank, data=form)).status_code == 400
+    assert (await http.get("/c/authenticate/pi_unknown")).status_code == 404
+    assert (await http.get("/c/elsewhere/pi_unknown")).status_code in (401, 404)
 
 
 async def test_manual_capture_holds_the_money(client: RailStripeClient, http: httpx.AsyncClient) -> None:

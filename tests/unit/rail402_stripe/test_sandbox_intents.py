@@ -14,12 +14,13 @@ CARD = {"amount": 500, "currency": "usd", "payment_method": "pm_card_visa", "con
 
 
 async def test_create_and_confirm_takes_the_money(client: RailStripeClient, balance: Balance) -> None:
+    customer = await client.v1.customers.create_async()
     intent = await client.v1.payment_intents.create_async(
         {
             **CARD,
             "metadata": {"charge": "c1", "realm": "api.example.com"},
             "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
-            "customer": "cus_1",
+            "customer": customer.id,
             "off_session": True,
             "description": "Article",
         }
@@ -29,7 +30,7 @@ async def test_create_and_confirm_takes_the_money(client: RailStripeClient, bala
     assert intent.payment_method != "pm_card_visa"
     assert intent.metadata.to_dict() == {"charge": "c1", "realm": "api.example.com"}
     assert intent.livemode is False
-    assert (intent.customer, intent.description) == ("cus_1", "Article")
+    assert (intent.customer, intent.description) == (customer.id, "Article")
     assert intent.automatic_payment_methods is not None
     assert intent.automatic_payment_methods.allow_redirects == "never"
     assert intent.client_secret is not None

@@ -41,6 +41,13 @@ def test_an_unusable_key_is_refused_without_being_repeated(key: str) -> None:
     assert "_x" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["", "sk_test_x", "rk_live_x", "pk_x", "pk_test_", "pk_test_x\n", None])
+def test_a_secret_key_is_no_publishable_one(key: str) -> None:
+    with pytest.raises(ConfigurationError, match="publishable") as caught:
+        stripe_client(key, publishable=True)
+    assert "_x" not in str(caught.value)
+
+
 @pytest.mark.parametrize("base", ["http://api.stripe.com", "ftp://localhost", "api.stripe.com", "", "https://"])
 def test_a_key_is_never_sent_in_the_clear_over_the_network(base: str) -> None:
     with pytest.raises(ConfigurationError):

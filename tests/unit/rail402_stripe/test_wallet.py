@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from rail402.errors import ConfigurationError, PaymentFailed, RailUnavailable
+from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentFailed, RailUnavailable
 from rail402.money import Money
 from rail402.protocol.charge import PaymentEvent
 from rail402.protocol.offer import Flow, Offer
@@ -18,7 +18,7 @@ from rail402_stripe import StripeApi, StripeWallet, TokenFacts, TokenIssuer, Tok
 from rail402_stripe.currencies import currency
 from rail402_stripe.wallet import HOLD_SECONDS
 from rail402_stripe.wire import SANDBOX_PROFILE, StripeSpec
-from tests.unit.rail402_stripe.account import PRICE, Account, step
+from tests.unit.rail402_stripe.account import ORDER, PRICE, Account, step
 
 NOW = 1_800_000_000
 GRANT = "/v1/test_helpers/shared_payment/granted_tokens"
@@ -71,6 +71,7 @@ async def test_the_price_is_the_whole_cost() -> None:
         ({}, {"mechanism": "card"}),
         ({"currencies": ["eur", "gbp"]}, {}),
         ({"payment_method_types": ["link"]}, {}),
+        ({}, {"payee": "acct_1"}),  # an account takes no tokens
     ],
 )
 async def test_what_is_not_the_wallets_is_not_paid(options: Any, changes: Any) -> None:
@@ -192,13 +193,84 @@ async def test_a_token_that_was_never_shown_paid_nothing() -> None:
     assert await wallet.resume(make_offer(), None, record_id="rec_1", now=NOW) == NotPaid()
 
 
+# --- taking a token back
+
+
+class Revoker(Recorder):
+    """Notes what it was asked to revoke."""
+
+    revoked: list[str]
+
+    async def revoke(self, spt: str) -> None:
+        self.revoked = [spt]
+
+
+@pytest.mark.parametrize(
+    ("known", "is_back"),
+    [
+        (facts(ended_at=NOW), True),
+        (facts(expires_at=NOW), True),
+        (facts(), False),  # it was not revoked after all
+        (facts(ended_at=NOW, captured=PRICE), False),
+        (facts(ended_at=NOW, captured=1), False),
+        (facts(ended_at=NOW, consumed=True), False),
+        (None, False),
+    ],
+)
+async def test_a_token_is_back_where_nobody_has_taken_anything(known: TokenFacts | None, is_back: bool) -> None:
+    issuer = Revoker(known)
+    payload = {"spt": "spt_1"}
+    assert await StripeWallet(issuer).withdraw(make_offer(), payload, record_id="r", now=NOW) is is_back
+    assert issuer.revoked == ["spt_1"]
+
+
+async def test_a_function_cannot_take_a_token_back() -> None:
+    async def create(terms: TokenTerms) -> str:
+        return "spt_1"
+
+    assert not await StripeWallet(create).withdraw(make_offer(), {"spt": "spt_1"}, record_id="r", now=NOW)
+
+
+@pytest.mark.parametrize("issued", [True, False])
+async def test_a_token_of_the_sandbox_is_revoked(account: Account, issued: bool) -> None:
+    wallet = StripeWallet.issued_token(account.api, "pm_card_visa") if issued else account.wallet
+    charge, payment = await account.claimed(wallet=wallet)
+
+    async def withdraw() -> bool:
+        return await wallet.withdraw(charge.offer, payment.payload, record_id="r", now=account.clock())
+
+    assert await withdraw()
+    assert (await account.api.granted_token(payment.payload["spt"]))["deactivated_reason"] == "revoked"
+    assert await withdraw()  # once more changes nothing
+    assert not isinstance(await account.rail.hold(charge, payment), Held)
+    assert await account.balance() == 0
+
+
+async def test_a_token_that_was_charged_is_not_back(account: Account) -> None:
+    charge, payment = await account.claimed(Flow.UPFRONT)
+    assert isinstance(await account.rail.settle(charge, payment), Settled)
+    assert not await account.wallet.withdraw(charge.offer, payment.payload, record_id="r", now=account.clock())
+
+
+@pytest.mark.parametrize("issued", [True, False])
+async def test_a_revocation_without_an_answer_is_none(issued: bool) -> None:
+    api, requests = answering(httpx.Response(500, json={"error": {}}))
+    wallet = StripeWallet.issued_token(api, "pm_1") if issued else StripeWallet.test_helper(api)
+    with pytest.raises(OutcomeUnknown):
+        await wallet.withdraw(make_offer("stripe:test"), {"spt": "spt_hidden"}, record_id="r", now=NOW)
+    await wallet.close()
+    place = "shared_payment/issued_tokens" if issued else "test_helpers/shared_payment/granted_tokens"
+    assert requests[0].url.path == f"/v1/{place}/spt_hidden/revoke"
+    assert "hidden" not in requests[0].headers["idempotency-key"]
+
+
 # --- the sandbox
 
 
 async def test_the_sandbox_pays_its_own_publisher_only(account: Account) -> None:
     await account.wallet.start()
     offer = await account.offer()
-    account.wallet.spec.check_offer(offer, None, now=account.clock())  # type: ignore[arg-type]
+    account.wallet.spec.check_offer(offer, ORDER, now=account.clock())
     assert await account.wallet.can_pay(offer) is not None
     assert await account.wallet.can_pay(make_offer("stripe:test")) is None
     assert account.wallet.name == "stripe:sandbox"

@@ -10,6 +10,7 @@ import pytest
 from rail402.errors import ConfigurationError, MalformedInput, OfferRefused, PaymentRejected
 from rail402.protocol.offer import Flow, Offer
 from rail402_stripe.currencies import currency
+from rail402_stripe.proofs import OtherProofs, Preparation
 from rail402_stripe.wire import SANDBOX_PROFILE, StripeSpec, check_profile, payload_of, spt_of, token_key
 from tests.unit.rail402_stripe.account import ORDER, present
 
@@ -274,3 +275,83 @@ def test_a_profile_of_another_mode_is_refused(profile: str, network: Any) -> Non
 )
 def test_a_profile_of_the_mode_is_taken(profile: str, network: Any) -> None:
     check_profile(profile, network)
+
+
+# --- what else a seller takes
+
+PREPARE = f"{ORDER.origin}/.well-known/rail402/stripe"
+OTHERS = [
+    (
+        OtherProofs(payment_intent=Preparation(PREPARE, "pk_test_1")),
+        {"paymentIntent": {"url": PREPARE, "publishableKey": "pk_test_1"}},
+    ),
+    (OtherProofs(checkout_url=PREPARE), {"checkout": {"url": PREPARE}}),
+    (OtherProofs(customers=True), {"customers": True}),
+]
+
+
+@pytest.mark.parametrize(("others", "details"), OTHERS)
+@pytest.mark.parametrize("payee", ["profile_test_1", "acct_1"])
+def test_what_else_is_taken_travels_and_comes_back(others: OtherProofs, details: dict[str, Any], payee: str) -> None:
+    offer = make(other_proofs=others, payee=payee)
+    said = MPP.encode_offer(offer)
+    assert said["request"]["methodDetails"].items() >= details.items()
+    assert (said["request"].get("recipient"), said["request"]["methodDetails"].get("networkId")) == (
+        ("acct_1", None) if payee == "acct_1" else (None, payee)
+    )
+    assert MPP.decode_offer(said, expires_at=offer.expires_at) == offer
+    SPEC.check_offer(offer, ORDER, now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("details", "field"),
+    [
+        ({"paymentIntent": "x"}, "paymentIntent"),
+        ({"paymentIntent": {"url": PREPARE}}, "paymentIntent"),
+        ({"paymentIntent": {"url": PREPARE, "publishableKey": "sk_test_1"}}, "paymentIntent"),
+        ({"paymentIntent": {"url": "javascript:alert(1)", "publishableKey": "pk_test_1"}}, "paymentIntent"),
+        ({"checkout": True}, "checkout"),
+        ({"checkout": {"url": 7}}, "checkout"),
+        ({"checkout": {"url": "https://shop.example/ x"}}, "checkout"),
+    ],
+)
+def test_what_else_is_malformed_names_the_member(details: dict[str, Any], field: str) -> None:
+    with pytest.raises(MalformedInput) as caught:
+        MPP.decode_offer(wire(details=details), expires_at=NOW)
+    assert caught.value.field == f"request.methodDetails.{field}"
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        OtherProofs(checkout_url="https://evil.example/.well-known/rail402/stripe"),
+        OtherProofs(checkout_url=f"{ORDER.origin}.evil.example/stripe"),
+        OtherProofs(payment_intent=Preparation("https://evil.example/stripe", "pk_test_1")),
+        OtherProofs(payment_intent=Preparation(PREPARE, "pk_live_1")),
+    ],
+)
+def test_a_payment_that_would_be_prepared_elsewhere_or_in_another_mode_is_refused(others: OtherProofs) -> None:
+    with pytest.raises(OfferRefused):
+        SPEC.check_offer(make(other_proofs=others), ORDER, now=NOW)
+
+
+@pytest.mark.parametrize("payload", [{"paymentIntent": "pi_1"}, {"checkoutSession": "cs_1"}, {"customer": "c" * 16}])
+def test_other_proofs_travel_without_what_their_payer_keeps(payload: dict[str, str]) -> None:
+    kept = {"clientSecret": "pi_1_secret_2", "url": "https://checkout.example/"}
+    assert MPP.encode_proof(payload | kept | {"externalId": "e"}) == payload | {"externalId": "e"}
+    assert MPP.decode_proof(payload | kept) == payload
+
+
+@pytest.mark.parametrize("payload", [{"paymentIntent": "pi_1"}, {"checkoutSession": "cs_1"}, {"customer": "c" * 16}])
+def test_a_proof_that_the_offer_does_not_take_is_refused(payload: dict[str, str]) -> None:
+    with pytest.raises(PaymentRejected) as caught:
+        SPEC.authenticate(make(), present(payload))
+    assert caught.value.code == "method_not_offered"
+    with pytest.raises(PaymentRejected):
+        SPEC.authenticate(make(payee="acct_1", other_proofs=OTHERS[0][0]), present({"spt": SPT}))
+
+
+@pytest.mark.parametrize("key", ["spt_1", "pi_1"])
+def test_no_proof_replays_by_itself(key: str) -> None:
+    assert SPEC.bare_replay is False
+    assert SPEC.mistaken_keys(present({"spt": key})) == frozenset()

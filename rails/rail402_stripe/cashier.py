@@ -1,0 +1,155 @@
+"""What moves a charge's money at Stripe: creating its PaymentIntent, capturing, cancelling, refunding, and finding it.
+
+Each ends in what the PaymentIntent is then, as Stripe itself returns it; see `intents.outcome`. `OutcomeUnknown` leaves
+here as it is: the rail makes `Unknown` of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from rail402.clock import Clock
+from rail402.errors import RailUnavailable
+from rail402.protocol.charge import Charge, Operation
+from rail402.protocol.payment import Payment
+from rail402.protocol.rail import Failed, NotPaid, Pending, Refunded, Released, Settled, Unknown
+from rail402_stripe.api import Declined, Refused, StripeApi
+from rail402_stripe.customers import unattended
+from rail402_stripe.intents import Outcome, after_decline, idempotency_key, is_of, metadata_of, outcome
+from rail402_stripe.proofs import ProofKind, proof_of
+from rail402_stripe.verification import INTENT, VERIFIED_AT
+
+__all__ = ["Cashier"]
+
+logger = logging.getLogger("rail402.stripe")
+
+# A request whose answer was lost may still be under way, at a proxy say. For so long it is not called undone.
+_LANDING_SECONDS: Final = 120
+# How far Stripe's clock and ours may be apart; and how long after our check a request may reach Stripe at the most.
+_SKEW_SECONDS: Final = 300
+_LATEST_SECONDS: Final = 600
+
+# Codes that say that the request itself is not one, whatever the token: the API's version or its spelling is wrong.
+_OUR_FAULT: Final = ("parameter_unknown", "parameter_missing", "url_invalid")
+_TOO_SMALL: Final = "amount_too_small"
+
+
+class Cashier:
+    """Moves the money of one account.
+
+    Args:
+        clock: Unix seconds.
+    """
+
+    def __init__(self, api: StripeApi, clock: Clock) -> None:
+        self._api, self._clock = api, clock
+
+    async def prepared(self, charge: Charge, operation: Operation) -> Outcome:
+        """See what became of a payment that its payer has made: nothing is sent that could get lost."""
+        try:
+            return outcome(await self._api.intent(charge.rail_state[INTENT]), charge, operation)
+        except Refused as error:
+            return Unknown(detail=error.detail)
+
+    async def create(self, charge: Charge, payment: Payment, operation: Operation, *, capture_method: str) -> Outcome:
+        """Create the charge's PaymentIntent, which charges what the payer shows (or reserves the amount) at once."""
+        proof = proof_of(payment.payload)
+        try:
+            intent = await self._api.create_intent(
+                proof.value if proof.kind is ProofKind.SPT else None,
+                idempotency_key(charge, operation),
+                amount=charge.offer.amount,
+                currency=charge.offer.asset,
+                confirm=True,
+                capture_method=capture_method,
+                automatic_payment_methods={"enabled": True, "allow_redirects": "never"},
+                **unattended(charge.rail_state),
+                metadata=metadata_of(charge),
+            )
+        except Declined as error:
+            return after_decline(charge, error.code, error.detail, may_pass=error.may_pass)
+        except Refused as error:
+            if error.stripe_code in _OUR_FAULT:
+                logger.error("%s: do api_version and spt_parameter of StripeApi fit together?", error)
+                raise RailUnavailable("Stripe does not take the request in this form") from error
+            return Failed(code=error.code, detail=error.detail)
+        return outcome(intent, charge, operation)
+
+    async def capture(self, charge: Charge) -> Outcome:
+        """Take what is held, or as much of it as the charge is reduced to; the rest is free again."""
+        pi, key = charge.rail_state[INTENT], idempotency_key(charge, Operation.SETTLE)
+        try:
+            return outcome(await self._api.capture(pi, key, charge.amount), charge, Operation.SETTLE)
+        except (Declined, Refused) as error:
+            if isinstance(error, Refused) and error.stripe_code == _TOO_SMALL:
+                return await self._give_up(charge)
+            # It did not capture; what the PaymentIntent is now says what to make of it.
+            return await self._look(charge, pi, Operation.SETTLE)
+
+    async def _give_up(self, charge: Charge) -> Outcome:
+        """Cancel what Stripe will never capture: trying again would go on until the reservation ends."""
+        logger.error(
+            "charge %s: Stripe does not capture as little as %s %s; reduce prices to the minimum of the currency that "
+            "the account settles in, at least",
+            charge.id,
+            charge.amount,
+            charge.offer.asset,
+        )
+        answer = await self.cancel(charge)
+        return Failed(code="payment_declined", detail=_TOO_SMALL) if isinstance(answer, Released) else answer
+
+    async def cancel(self, charge: Charge) -> Outcome:
+        """Give free what is held."""
+        pi, key = charge.rail_state[INTENT], idempotency_key(charge, Operation.RELEASE)
+        try:
+            return outcome(await self._api.cancel(pi, key), charge, Operation.RELEASE)
+        except (Declined, Refused):  # it is not reserved (any more)
+            return await self._look(charge, pi, Operation.RELEASE)
+
+    async def refund(self, charge: Charge) -> Outcome:
+        """Give back all that was taken."""
+        pi, key = charge.rail_state[INTENT], idempotency_key(charge, Operation.REFUND)
+        try:
+            refund = await self._api.refund(pi, key, metadata_of(charge))
+        except (Declined, Refused) as error:
+            answer = await self._look(charge, pi, Operation.REFUND)
+            return Failed(code=error.code, detail=error.detail) if isinstance(answer, Settled) else answer
+        match refund.get("status"):
+            case "succeeded":
+                return Refunded(state={"refund": str(refund.get("id"))})
+            case "failed" | "canceled":
+                return Failed(code="payment_declined", detail="the refund did not go through")
+            case _:
+                return Unknown(detail="the refund is under way")
+
+    async def _look(self, charge: Charge, pi: str, operation: Operation) -> Outcome:
+        """Judge a PaymentIntent as it is now, after an operation on it was refused."""
+        try:
+            return outcome(await self._api.intent(pi), charge, operation)
+        except (Refused, RailUnavailable) as error:
+            return Unknown(detail=error.detail)
+
+    async def look_up(self, charge: Charge, operation: Operation) -> Outcome:
+        """Find out what became of an operation whose answer was lost."""
+        try:
+            pi = charge.rail_state.get(INTENT)
+            if pi is None:
+                return await self._find(charge, operation)
+            answer = outcome(await self._api.intent(pi), charge, operation)
+            if operation is Operation.REFUND and isinstance(answer, Settled | Refunded):
+                refunds = await self._api.refunds(pi)
+                if any(refund.get("status") in ("pending", "requires_action") for refund in refunds):
+                    return Pending(retry_after=60)
+            return answer
+        except Refused as error:
+            return Unknown(detail=error.detail)
+
+    async def _find(self, charge: Charge, operation: Operation) -> Outcome:
+        """Find a PaymentIntent of which not even the id is known, by its marks."""
+        began = int(charge.rail_state.get(VERIFIED_AT, charge.created_at))
+        async for intent in self._api.intents_between(began - _SKEW_SECONDS, began + _LATEST_SECONDS):
+            if is_of(intent, charge):
+                return outcome(intent, charge, operation)
+        left = began + _LANDING_SECONDS - self._clock()
+        return NotPaid() if left <= 0 else Pending(retry_after=left)
