@@ -15,6 +15,7 @@ from rail402.errors import (
     ClientError,
     ConfigurationError,
     MalformedInput,
+    PaymentActionRequired,
     PaymentOutcomeUnknown,
     PaymentRejected,
     Rail402Error,
@@ -67,7 +68,7 @@ class TestTree:
     def test_every_client_error_says_what_became_of_the_money(self, name: str) -> None:
         error = make(CLASSES[name])
         assert isinstance(error, ClientError)
-        unknown = issubclass(CLASSES[name], PaymentOutcomeUnknown)
+        unknown = issubclass(CLASSES[name], PaymentOutcomeUnknown | PaymentActionRequired)
         assert (error.outcome, error.record_id) == ("unknown" if unknown else "not_paid", None)
         told = make(CLASSES[name], outcome="paid", record_id="r1", retry_after=3, code="receipt_expired")
         assert isinstance(told, ClientError)

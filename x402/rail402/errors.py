@@ -20,6 +20,7 @@ The tree, by who has to act::
         │   ├── AdministrativePaymentRequired a 402 without terms: a billing matter, not a price
         │   └── StreamingBodyRefused          the request body cannot be sent twice
         ├── PaymentFailed                 the wallet says definitively: nothing was paid
+        ├── PaymentActionRequired         a person has to act first: approve it, or pay at a link
         └── PaymentOutcomeUnknown         paid or perhaps paid, and not served: resume it, never pay again
 
 An error carries a stable `code`, an HTTP status and whether trying the same thing again can help. The code is one of
@@ -28,8 +29,9 @@ An error carries a stable `code`, an HTTP status and whether trying the same thi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = [
     "REASONS",
@@ -44,6 +46,7 @@ __all__ = [
     "OfferRefused",
     "Outcome",
     "OutcomeUnknown",
+    "PaymentActionRequired",
     "PaymentFailed",
     "PaymentOutcomeUnknown",
     "PaymentRefused",
@@ -244,6 +247,8 @@ class ClientError(Rail402Error):
     Attributes:
         outcome: `paid`, `not_paid` or `unknown`: what became of the money.
         record_id: the journal's record of the attempt, if one was written.
+        proof: set by a wallet that cannot say yet whether this is a payment; the journal takes it, and gives it to
+            `resume`. Secret: no error that is raised to a caller has one.
     """
 
     default_code = "payment_failed"
@@ -257,9 +262,10 @@ class ClientError(Rail402Error):
         retry_after: int | None = None,
         outcome: Outcome | None = None,
         record_id: str | None = None,
+        proof: Mapping[str, Any] | None = None,
     ) -> None:
         self.outcome: Outcome = outcome or self.default_outcome
-        self.record_id = record_id
+        self.record_id, self.proof = record_id, proof
         super().__init__(detail, code=code, retry_after=retry_after)
 
 
@@ -314,3 +320,32 @@ class PaymentOutcomeUnknown(ClientError):
 
     default_code = "payment_outcome_unknown"
     default_outcome: Outcome = "unknown"
+
+
+class PaymentActionRequired(ClientError):
+    """A person has to act before this is paid: approve it at their bank, or pay at a link.
+
+    With the outcome `unknown` the amount stays reserved, since money moves when the person acts, and making the same
+    request again goes on with this payment. With `not_paid` nothing is left that could be taken.
+
+    Attributes:
+        url: where the person acts; None where that is not known, or on a host that is not trusted with it. It is for
+            showing: nothing here opens it.
+    """
+
+    default_code = "action_required"
+    default_outcome: Outcome = "unknown"
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        code: str | None = None,
+        url: str | None = None,
+        retry_after: int | None = None,
+        outcome: Outcome | None = None,
+        record_id: str | None = None,
+        proof: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.url = url
+        super().__init__(detail, code=code, retry_after=retry_after, outcome=outcome, record_id=record_id, proof=proof)

@@ -12,7 +12,14 @@ from rail402.client.choice import Candidate, Terms, best_offer, read_terms
 from rail402.client.commands import Request
 from rail402.client.payer import Payer
 from rail402.dialects import X402V2, XReceipt
-from rail402.errors import AdministrativePaymentRequired, BudgetExceeded, NoUsableOffer, PaymentFailed, RailUnavailable
+from rail402.errors import (
+    AdministrativePaymentRequired,
+    BudgetExceeded,
+    NoUsableOffer,
+    PaymentActionRequired,
+    PaymentFailed,
+    RailUnavailable,
+)
 from rail402.money import Money
 from rail402.protocol.dialect import Fields
 from rail402.protocol.offer import Flow, Offer
@@ -179,6 +186,34 @@ def test_terms_that_cannot_be_read_at_all_are_not_administrative(services: Any) 
 @pytest.mark.parametrize("text", [b'{"accepts": []}', b'{"payment": {"network": "solana"}}', b'{"x402Version": 1}'])
 def test_a_price_for_other_rails_is_not_administrative(services: Any, text: bytes) -> None:
     assert read_terms(services, REQUEST, Fields(), text).offers == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [("WWW-Authenticate", 'Payment id="1", method="solana"')],
+        [("WWW-Authenticate", 'Basic realm="x"'), ("WWW-Authenticate", 'L402 macaroon="a", invoice="b"')],
+        [("www-authenticate", "LSAT x")],
+        [("X-Payment-Required", "x")],
+        [("PAYMENT-REQUIRED", "e30=")],
+    ],
+)
+def test_terms_in_the_fields_are_not_administrative_whatever_their_dialect(services: Any, fields: Any) -> None:
+    terms = read_terms(services, REQUEST, Fields(fields), b"")
+    assert terms.offers == []
+    assert isinstance(terms.nothing_bought(), NoUsableOffer)
+
+
+@pytest.mark.parametrize("value", ['Basic realm="x"', "Bearer", "Paymentx y", ""])
+def test_other_schemes_are_no_terms(services: Any, value: str) -> None:
+    with pytest.raises(AdministrativePaymentRequired):
+        read_terms(services, REQUEST, Fields([("WWW-Authenticate", value)]), b"")
+
+
+def test_what_a_person_could_do_is_what_is_said_first() -> None:
+    action = PaymentActionRequired("approve it", url="https://shop.test/", outcome="not_paid")
+    terms = Terms([], [("a", PaymentFailed("declined")), ("b", action), ("c", PaymentFailed("declined"))])
+    assert terms.nothing_bought() is action
 
 
 @pytest.mark.parametrize("text", [None, b"", b"call us", b"[1]", b'{"error": "quota"}'])

@@ -148,6 +148,17 @@ async def test_released_money_can_be_spent_again(journal: Journal) -> None:
     await reserve(journal, record(1), budget=budget)
 
 
+async def test_what_was_withdrawn_counts_like_money_spent(journal: Journal) -> None:
+    budget = Budget(per_hour="1 USD")
+    first = await reserve(journal, record(), budget=budget)
+    await journal.save(first.changed(state=PurchaseState.RELEASED, withdrawn=True), now=NOW + 10)
+    assert await hour(journal, now=NOW + 10) == ("1 USD", "0 USD")
+    assert await journal.unresolved() == []
+    with pytest.raises(BudgetExceeded):
+        await reserve(journal, record(1), budget=budget)
+    assert await hour(journal, now=NOW + 10 + 3600) == ("0", "0")
+
+
 async def test_committed_money_counts_at_its_true_cost_until_the_window_has_passed(journal: Journal) -> None:
     paid = await reserve(journal, record(cost="1 USD"))
     cost = Money.parse("0.4 USD")

@@ -10,7 +10,7 @@ Nothing that a server says in words has a part in this: amounts, payees and netw
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,6 +24,7 @@ from rail402.errors import (
     MalformedInput,
     NoUsableOffer,
     OfferRefused,
+    PaymentActionRequired,
     PaymentFailed,
     Rail402Error,
     RailUnavailable,
@@ -37,7 +38,9 @@ from rail402.rates import RateSource, convert
 
 __all__ = ["Candidate", "Terms", "best_offer", "read_terms"]
 
-_BODY_TERMS: Final = (b'"accepts"', b'"payment"', b'"x402Version"')
+_BODY_TERMS: Final = (b'"accepts"', b'"payment"', b'"x402Version"', b'"offers"')
+_FIELD_TERMS: Final = frozenset({"payment-required", "x-payment-required"})
+_SCHEME_TERMS: Final = frozenset({"payment", "l402", "lsat"})
 _MAX_DETAIL: Final = 1500
 # A wallet may have to ask its node about each offer, and a server must not make it do so for hours.
 _MAX_OFFERS: Final = 16
@@ -70,6 +73,9 @@ class Terms:
 
     def nothing_bought(self) -> ClientError:
         """Return the error that sums up why nothing was paid."""
+        for _, error in self.refusals:
+            if isinstance(error, PaymentActionRequired):
+                return error
         detail = "; ".join(f"{label}: {error.detail or error}" for label, error in self.refusals)[:_MAX_DETAIL]
         for kind in (PaymentFailed, BudgetExceeded):
             if any(isinstance(error, kind) for _, error in self.refusals):
@@ -168,5 +174,10 @@ async def _try_convert(amount: Money, currency: str, rates: RateSource | None) -
 
 def _has_terms(services: Services, fields: Fields, body: bytes) -> bool:
     """Whether this looks like a price for other rails than ours; it decides nothing but the error's class."""
-    names: Iterable[str] = (name.lower() for dialect in services.dialects for name in dialect.response_fields)
-    return any(fields.all(name) for name in names) or any(mark in body for mark in _BODY_TERMS)
+    names = {name.lower() for dialect in services.dialects for name in dialect.response_fields} | _FIELD_TERMS
+    schemes = {challenge.partition(" ")[0].lower() for challenge in fields.all("www-authenticate")}
+    return (
+        any(fields.all(name) for name in names)
+        or not schemes.isdisjoint(_SCHEME_TERMS)
+        or any(mark in body for mark in _BODY_TERMS)
+    )

@@ -26,13 +26,16 @@ import httpx
 
 from rail402.client.choice import Candidate, Terms, best_offer, read_terms
 from rail402.client.commands import Reply, Request, Send, Steps, call, read, send
+from rail402.client.people import with_person
 from rail402.client.presenting import MAX_BODY, Attempt, Served
 from rail402.client.records import Purchase, PurchaseRecord, new_record_id
 from rail402.client.services import PAY_SECONDS, RESERVE_LEASE, Services
 from rail402.errors import (
+    AdministrativePaymentRequired,
     BudgetExceeded,
     OfferRefused,
     OutcomeUnknown,
+    PaymentActionRequired,
     PaymentFailed,
     PaymentOutcomeUnknown,
     PaymentRefused,
@@ -42,7 +45,7 @@ from rail402.errors import (
 )
 from rail402.protocol.base import sha256_hex
 from rail402.protocol.order import Order
-from rail402.protocol.rail import NotPaid, Paid, Unknown, Wallet
+from rail402.protocol.rail import Paid, Wallet
 
 __all__ = ["PurchaseFlow"]
 
@@ -186,20 +189,11 @@ class PurchaseFlow:
                 record_id=record.id,
             )
         attempt = self._begin(wallet, record)
-        found = yield from call(attempt.ask_wallet)
-        if isinstance(found, Unknown) and record.proof is not None:
-            found = Paid(payload=record.proof)  # showing it again cannot cost more than it did
-        if isinstance(found, NotPaid):
-            yield from attempt.release("the wallet found that it was not paid")
-            return None
-        if isinstance(found, Unknown):
-            yield from attempt.suspend(found.detail)
-            raise PaymentOutcomeUnknown(
-                "the wallet does not know yet whether an earlier payment for this went through", record_id=record.id
-            )
         try:
-            return (yield from attempt.present(found))
-        except PaymentFailed:
+            return (yield from with_person(self._services, attempt, attempt.found_again))
+        except (PaymentFailed, PaymentActionRequired) as error:
+            if error.outcome != "not_paid":
+                raise
             return None
         except StoreError as error:
             raise _not_written(attempt, error) from error
@@ -214,9 +208,19 @@ class PurchaseFlow:
                 continue
             try:
                 return (yield from self._purchase(candidate, order))
-            except (PaymentFailed, PaymentRefused) as error:
+            except (PaymentFailed, PaymentRefused, PaymentActionRequired) as error:
+                if error.outcome != "not_paid":
+                    raise
                 terms.refuse(candidate.offer, error)
+                self._read_again(terms)
         raise terms.nothing_bought()
+
+    def _read_again(self, terms: Terms) -> None:
+        """Go on with the offers of the last 402: those of the first one are used up where a payment was refused."""
+        challenge = None if self._attempt is None else self._attempt.challenge
+        if challenge is not None:
+            with suppress(AdministrativePaymentRequired):
+                terms.offers = read_terms(self._services, self._request, *challenge).offers or terms.offers
 
     def _purchase(self, candidate: Candidate, order: Order) -> Steps[Served]:
         services = self._services
@@ -238,8 +242,7 @@ class PurchaseFlow:
             self._attempt = None  # it was not written
             raise
         try:
-            paid = yield from self._pay(candidate, attempt)
-            return (yield from attempt.present(paid))
+            return (yield from with_person(services, attempt, partial(self._pay, candidate, attempt)))
         except StoreError as error:
             raise _not_written(attempt, error) from error
 
@@ -255,9 +258,11 @@ class PurchaseFlow:
         except (PaymentFailed, PaymentRefused, RailUnavailable) as error:
             yield from attempt.release(error.detail)
             raise PaymentFailed(error.detail, record_id=record_id) from error
+        except PaymentActionRequired as action:
+            raise (yield from attempt.waits(action)) from action
         except (PaymentOutcomeUnknown, OutcomeUnknown, TimeoutError, httpx.TransportError) as error:
             detail = "the wallet gave no answer that can be believed"
-            yield from attempt.suspend(detail)
+            yield from attempt.suspend(detail, held=error if isinstance(error, PaymentOutcomeUnknown) else None)
             raise PaymentOutcomeUnknown(
                 f"{detail}; {attempt.record.reserved} stay reserved. Make the same request again to find out",
                 record_id=record_id,

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 from pydantic import ValidationError
 
 from rail402.client.budget import SPENDING_EXPONENT, WINDOWS, Entry, Level, Spent
-from rail402.client.records import PurchaseRecord, PurchaseState
+from rail402.client.records import OPEN, PurchaseRecord, PurchaseState
 from rail402.errors import ConfigurationError, StaleCharge, StoreError
 from rail402.money import Money
 from rail402.stores.connections import ConnectionThreads, Operation, group_commit
@@ -121,9 +121,9 @@ class Journal:
         def work(connection: sqlite3.Connection) -> None:
             if connection.execute(_SQL["update_purchase"], _columns(record)).rowcount != 1:
                 raise JournalConflict(f"another process went on with the purchase {record.id}")
-            if record.state is PurchaseState.RELEASED:
+            if record.state is PurchaseState.RELEASED and not record.withdrawn:
                 connection.execute(_SQL["delete_spending"], {"id": record.id})
-            elif record.state is PurchaseState.COMMITTED or record.moved:
+            elif record.state not in OPEN or record.moved:
                 _close_spending(connection, record, now)
 
         await self._run(work)

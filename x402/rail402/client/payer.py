@@ -19,7 +19,7 @@ from rail402.client.journal import Journal
 from rail402.client.presenting import Attempt
 from rail402.client.records import PurchaseRecord, PurchaseState
 from rail402.client.redaction import redact_logs
-from rail402.client.services import RESERVE_LEASE, Services
+from rail402.client.services import RESERVE_LEASE, Ask, Services
 from rail402.clock import Clock, RandomBytes, system_clock, system_random
 from rail402.dialects import DEFAULT_DIALECTS
 from rail402.errors import ConfigurationError, Outcome, RailUnavailable
@@ -72,6 +72,10 @@ class Payer:
 
     Attributes:
         sleep: awaited with the seconds of each pause; a test may replace it.
+        on_action: set it to have a person asked in the middle of a call: an async function of a URL, which may be shown
+            to people, and the offer. It returns when the person has acted, or has not; what became of the payment is
+            asked of the wallet until the call's `deadline`, which counts the person's time. Without it, or without
+            success, the call raises `PaymentActionRequired`, and the same request goes on with it later.
 
     Raises:
         ConfigurationError: there is no wallet, or two have the same name.
@@ -109,6 +113,15 @@ class Payer:
             deadline=deadline,
             start=self.start,
         )
+
+    @property
+    def on_action(self) -> Ask | None:
+        """See the class."""
+        return self._services.on_action
+
+    @on_action.setter
+    def on_action(self, ask: Ask | None) -> None:
+        self._services.on_action = ask
 
     def __repr__(self) -> str:
         return f"Payer(wallets={list(self._wallets)}, journal={self.journal!r})"

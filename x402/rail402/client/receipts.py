@@ -19,6 +19,7 @@ from rail402.client.records import PurchaseRecord
 from rail402.client.services import Services
 from rail402.errors import MalformedInput, Rail402Error
 from rail402.protocol.base import parse_json
+from rail402.protocol.offer import Flow
 from rail402.protocol.receipt import Receipt, verify_receipt
 
 __all__ = ["JWKS_PATH", "RECEIPT_FIELD", "CheckedReceipt", "check_receipt"]
@@ -98,15 +99,19 @@ def _is_ours(key: Any) -> bool:
 
 
 def _check_subject(receipt: Receipt, record: PurchaseRecord) -> None:
-    """Check that the receipt is about this purchase and no other."""
+    """Check that the receipt is about this purchase and no other.
+
+    Of what was reserved first, less may have been taken.
+    """
     order, offer = record.order, record.offer
+    is_less = offer.flow is Flow.ESCROW and int(receipt.amount) < offer.amount
     expected = {
         "method": order.method,
         "resource": order.url,
         "request_digest": order.request_digest,
         "network": offer.network,
         "asset": offer.asset,
-        "amount": str(offer.amount),
+        "amount": receipt.amount if is_less else str(offer.amount),
         "payee": offer.payee,
     }
     for member, value in expected.items():

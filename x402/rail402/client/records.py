@@ -57,12 +57,14 @@ class PurchaseRecord(Record):
         state: see above.
         reserved: the most that it can cost: price and fee ceiling.
         cost: what it did cost, once it is committed.
-        proof: what the wallet returned. Secret.
+        proof: what the wallet returned, or has in hand. Secret.
         receipt: the server's signed receipt (compact JWS).
         detail: why it was released or is unknown; no secret.
         created_at: Unix seconds; lease_until: until when whoever wrote it last is trusted to be alive.
         asked_by: the wallet was asked to pay before this time, Unix seconds: that of the first write after `reserved`.
         moved: the money is known to have moved, so it counts by its time and no longer as open.
+        withdrawn: it was released because the server refused it for good and the wallet took the proof back. A server
+            that lies may have reserved the amount before that, so it counts in the hour and the day like money spent.
     """
 
     id: str
@@ -80,6 +82,7 @@ class PurchaseRecord(Record):
     lease_until: int
     asked_by: int | None = None
     moved: bool = False
+    withdrawn: bool = False
 
     @property
     def is_open(self) -> bool:

@@ -10,10 +10,14 @@ from rail402.client.budget import Budget
 from rail402.client.journal import Journal
 from rail402.clock import Clock, RandomBytes
 from rail402.protocol.dialect import Context, Dialect
+from rail402.protocol.offer import Offer
 from rail402.protocol.rail import Registry, Wallet
 from rail402.rates import RateSource
 
-__all__ = ["PAY_SECONDS", "RESERVE_LEASE", "Services"]
+__all__ = ["PAY_SECONDS", "RESERVE_LEASE", "Ask", "Services"]
+
+Ask = Callable[[str, Offer], Awaitable[None]]
+"""Has a person act at a URL, so that the offer is paid; returns when that is done, or given up."""
 
 PAY_SECONDS: Final = 90
 """Seconds after which a wallet that has not answered counts as unknown."""
@@ -30,6 +34,7 @@ class Services:
         wallets: those that have started, by name, in the owner's order.
         sleep: waits that many seconds.
         start: opens what is not open yet.
+        on_action: see `Payer`.
         live: the ids of the purchases that are being worked on here.
     """
 
@@ -44,6 +49,7 @@ class Services:
     sleep: Callable[[float], Awaitable[None]]
     deadline: int
     start: Callable[[], Awaitable[None]]
+    on_action: Ask | None = None
     live: set[str] = field(default_factory=set)
 
     def now(self) -> int:
