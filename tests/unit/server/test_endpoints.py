@@ -100,6 +100,14 @@ async def test_a_person_gets_a_link_that_holds_the_offer() -> None:
         assert page.text == f"pay 0.003 USD for {URL}/goods?id=1&x=%22"
 
 
+async def test_what_a_browser_could_not_fetch_has_no_link() -> None:
+    shop = make_shop()
+    sell(shop)
+    async with shop.open():
+        (offer,) = (await shop.client.post("/goods", content=b"x")).json()["offers"]
+        assert "pay_url" not in offer
+
+
 async def test_rails_without_a_page_have_no_link() -> None:
     shop = Shop()
     sell(shop)

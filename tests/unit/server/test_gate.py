@@ -26,6 +26,12 @@ class RealRail(FakeRail):
     is_sandbox = False
 
 
+class FreeRail(RealRail):
+    """A rail on a test network."""
+
+    is_test = True
+
+
 def make(**options: Any) -> Gate:
     defaults: dict[str, Any] = {"rails": [FakeRail(FakeLedger())], "public_url": URL, "store": "memory://"}
     return Gate(**(defaults | options))
@@ -62,10 +68,11 @@ def test_a_wrong_setting_is_named(options: dict[str, Any], named: str) -> None:
     assert "password" not in str(raised.value)
 
 
-def test_play_money_does_not_buy_beside_real_money() -> None:
-    rails = [RealRail(FakeLedger(), FakeSpec("real")), FakeRail(FakeLedger(), FakeSpec("play"))]
+@pytest.mark.parametrize("kind", [FakeRail, FreeRail])
+def test_play_money_does_not_buy_beside_real_money(kind: type[FakeRail]) -> None:
+    rails = [RealRail(FakeLedger(), FakeSpec("real")), kind(FakeLedger(), FakeSpec("play"))]
     for order in (rails, rails[::-1]):
-        with pytest.raises(ConfigurationError, match="play money"):
+        with pytest.raises(ConfigurationError, match="in one gate would sell for nothing"):
             make(rails=order, secret=SECRET, receipt_key=ReceiptKeys.generate()[1])
 
 

@@ -25,8 +25,9 @@ Rules that join the axes:
    `unknown`; it is served once the lookup says settled, and dropped with the next attempt otherwise.
 3. A settled payment whose answer was not stored (failed, or streamed past the limit) may run the handler once more,
    uncharged: `RERUNS` times.
-4. A claim carries a lease. When it lapses, `claimed` is dropped, `held` is released, and every *-ing* state becomes
-   `unknown`; a running handler counts as failed. The version in the row fences out whoever comes back late.
+4. A claim carries a lease. When it lapses, `claimed` is dropped, `held` is released (or used, where its payer comes
+   back before and no handler has run), and every *-ing* state becomes `unknown`; a running handler counts as failed.
+   The version in the row fences out whoever comes back late.
 5. While the handler runs nobody refunds or reclaims: its answer may be on its way out.
 6. A refund whose outcome is unknown ends as `refunded` or `settled`, never as `released`: the money had been taken.
 """

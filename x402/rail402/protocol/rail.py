@@ -164,6 +164,7 @@ class PaymentRail(ABC):
     Attributes:
         spec: the part that its wallets share.
         is_sandbox: only play money moves on it; receipts say so.
+        is_test: its service is real and its money worth nothing: a test network, a test mode.
         takes_less: a held amount may be captured in part: `settle` takes `charge.amount`.
         has_fixed_terms: offers for one order at one price differ in nothing but their expiry, so that a payment which
             comes without its offer can be checked against one that is made anew.
@@ -171,6 +172,7 @@ class PaymentRail(ABC):
 
     spec: RailSpec
     is_sandbox: bool = False
+    is_test: bool = False
     takes_less: bool = False
     has_fixed_terms: bool = False
 

@@ -197,6 +197,8 @@ class Admission:
                 assert error is not None
                 raise error
             case PaymentState.HELD if charge.lease_until <= self._services.clock():
+                if charge.delivery is Delivery.NONE:  # a lookup has found it held, and no handler has seen it
+                    return await self._run(charge)
                 raise OutcomeUnknown(f"charge {charge.id} is being released", retry_after=5)
             case _:
                 return None
@@ -220,7 +222,7 @@ class Admission:
         return await self._run(charge)
 
     async def _run(self, charge: Charge) -> Admitted:
-        """Run the handler for money that was settled before."""
+        """Run the handler for money that was settled or reserved before."""
         started = charge.deliver(DeliveryEvent.START, lease_until=self._services.lease())
         return Admitted(await self._services.store.save(started))
 

@@ -225,9 +225,12 @@ def _for_people(services: Services, rule: Rule, challenge: Challenge, offer: Off
 
 
 def _pay_url(services: Services, rule: Rule, challenge: Challenge, offer: Offer) -> str | None:
-    """Return where a person can pay the offer, if its rail has such a page. The offer itself is in the link."""
+    """Return where a person can pay the offer, if its rail has such a page. The offer itself is in the link.
+
+    There is none where a browser could not fetch what was bought, which it does by GET.
+    """
     rail = services.rails[offer.rail]
-    path = rail.pay_path(offer) if isinstance(rail, Endpoints) else None
+    path = rail.pay_path(offer) if isinstance(rail, Endpoints) and challenge.order.method == "GET" else None
     if path is None:
         return None
     for dialect in services.dialects_of(rule):

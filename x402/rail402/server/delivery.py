@@ -72,7 +72,10 @@ class Delivery:
         return self._phase in (_Phase.STREAMING, _Phase.FAILED)
 
     def reduce(self, price: Money) -> bool:
-        """Take only `price` of what is held; False where the rail or the flow takes all or nothing.
+        """Take only `price` of what is held, and say whether just that is taken.
+
+        It is not where the rail or the flow takes all or nothing, and where the rail cannot take so little: there the
+        least is taken that can be.
 
         Raises:
             ConfigurationError: it is not between nothing and the whole price, in the price's currency; or the
@@ -86,8 +89,10 @@ class Delivery:
         if not self._rail.takes_less or self.charge.payment is not PaymentState.HELD:
             return False
         share = self.charge.offer.amount * price.amount / whole.amount
-        self.charge = self.charge.model_copy(update={"reduced_to": int(share.to_integral_value(ROUND_CEILING))})
-        return True
+        asked = int(share.to_integral_value(ROUND_CEILING))
+        taken = self._rail.least_taken(self.charge.offer, asked)
+        self.charge = self.charge.model_copy(update={"reduced_to": taken})
+        return taken == asked
 
     async def prepare(self) -> None:
         """Take or reserve the money where the flow wants that before the handler, and mark the handler as running.

@@ -90,8 +90,10 @@ class Gate:
         self._registry = Registry([rail.spec for rail in rails])
         self._rails = {rail.spec.name: rail for rail in rails}
         self._store = open_store(store) if isinstance(store, str) else store
-        if len({rail.is_sandbox for rail in rails}) > 1:
-            raise ConfigurationError("sandbox rails beside real ones would sell for play money; make two gates")
+        if len({(rail.is_sandbox, rail.is_test) for rail in rails}) > 1:
+            raise ConfigurationError(
+                "sandbox, test and live rails in one gate would sell for nothing; make several gates"
+            )
         if (secret is None or receipt_key is None) and not rails[0].is_sandbox:
             raise ConfigurationError(
                 "secret and receipt_key are required outside the sandbox; make them: rail402 keygen"
@@ -202,7 +204,8 @@ class Gate:
         """Ask less than the price for this request, because the outcome was worth less; before its response begins.
 
         It works where the amount is held first and may be captured in part (`PaymentRail.takes_less`). Elsewhere the
-        whole price is taken: price such routes by what they cost at least.
+        whole price is taken: price such routes by what they cost at least. Where the rail cannot take so little, the
+        least is taken that it can.
 
         Returns:
             Whether only `price` is taken.
