@@ -50,6 +50,10 @@ class Node:
         """What a rail and a wallet look at the chain with."""
         return ChainReader([URL], self.token, transport=self.transport)
 
+    def recover(self) -> None:
+        """From now on it answers as a node does that is well."""
+        self.status, self.error, self.answers = 200, None, {}
+
     def backend(self, store: str, *, max_fee_per_gas: int = GWEI) -> RpcBackend:
         """What a rail settles with."""
         return RpcBackend(

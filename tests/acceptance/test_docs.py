@@ -41,11 +41,12 @@ from rail402 import errors, plugins
 from rail402.client.budget import Budget
 from rail402.client.payer import Payer
 from rail402.dialects import DEFAULT_DIALECTS
+from rail402.protocol.rail import RailSpec
 from rail402.server import toml as server_toml
 from rail402.server.gate import Gate
 from rail402.server.settings import GateSettings, Receipts
 from rail402.server.toml import gate_from_toml
-from rail402_base import BASE_USDC, BaseSpec
+from rail402_base import BASE_USDC, BaseSpec, Facilitator, FacilitatorBackend, RelaySettings
 from rail402_lightning import LightningSpec
 from rail402_stripe import StripeSpec
 from tests.acceptance.refusals import TLS_CERT
@@ -64,7 +65,7 @@ REFERENCES = {
 }
 """What the pages' configuration refers to by `env:`."""
 
-SPECS = [BaseSpec(BASE_USDC), LightningSpec(), StripeSpec("stripe:test")]
+SPECS: list[RailSpec] = [BaseSpec(BASE_USDC), LightningSpec(), StripeSpec("stripe:test")]
 
 by_name = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -318,6 +319,40 @@ def test_every_key_of_a_rail_is_described_with_its_default(section: str, rail: s
             assert field.is_required() or not field.get_default(call_default_factory=True)
 
 
+def test_the_finer_settings_of_base_have_their_defaults() -> None:
+    table = rows(DOCS / "rails.md", "What follows\nis set in Python only")
+    settings = {f"{names(of)[0]}.{names(name)[0]}": (default, what) for of, name, default, what in table}
+    for of in (RelaySettings, Facilitator, FacilitatorBackend):
+        for name, parameter in inspect.signature(of).parameters.items():
+            said, _ = settings.pop(f"{of.__name__}.{name}", (None, None))
+            assert said in (None, "none", str(parameter.default)), f"{of.__name__}.{name}"
+    assert not settings
+    assert Facilitator("https://f.example.com").settle_timeout < defaults(GateSettings)["settle_seconds"]
+    assert RelaySettings().settle_seconds < defaults(GateSettings)["settle_seconds"]
+
+
+def test_every_wallet_s_table_has_the_keys_that_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pay.macaroon").write_bytes(RECEIVING)
+    monkeypatch.setenv("SECRET", "0123456789abcdef" * 4)
+    token = {"symbol": "T", "address": BASE_USDC.address, "decimals": 6, "name": "T", "version": "1"}
+    secret = dict.fromkeys(("private_key", "secret_key", "customer_secret", "admin_key"), "env:SECRET")
+    lists = {"urls": ["https://x.example.com"], "currencies": ["usd"], "checkout_origins": ["https://x.example.com"]}
+    other = {"network": None, "is_testnet": False, "token": token, "max_fee_sat": 1, "max_fee_ppm": 1, "mode": "test"}
+    other |= {"hold_seconds": 1, "max_timeout": 1, "macaroon": f"file:{tmp_path}/pay.macaroon"}
+    said: dict[str, set[str]] = {}
+    for rail, backend, needs, may_have in rows(DOCS / "rails.md", "## Tables for wallets"):
+        model = plugins.load_plugin(names(rail)[0]).wallet_config
+        given = {key: (secret | lists | other).get(key, "text") for key in names(needs)}
+        more = {key: (secret | lists | other).get(key, "text") for key in names(may_have)}
+        model.model_validate({"backend": names(backend)[0], **given, **more})
+        for missing in given:
+            rest = {key: value for key, value in given.items() if key != missing}
+            with pytest.raises(ValueError, match=f"needs .*{missing}"):
+                model.model_validate({"backend": names(backend)[0], **rest})
+        said.setdefault(names(rail)[0], {"backend"}).update(given, more)
+    assert said == {spec.name: set(plugins.load_plugin(spec.name).wallet_config.model_fields) for spec in SPECS}
+
+
 def test_every_argument_of_a_payer_is_described() -> None:
     table = rows(DOCS / "client.md", "### What a payer takes")
     parameters = inspect.signature(Payer).parameters
@@ -386,7 +421,7 @@ def sources() -> str:
 # Names of others: of Python, of tools, of the formats that we speak, and of the pages' own programs.
 FOREIGN = {
     *("enable_telemetry", "base64url", "vouchers", "inactive_only", "AGENT_KEY", "LNBITS_ADMIN_KEY", "NOT_SET"),
-    *("rk_test_", "rk_live_", "profile_test_61Seller", "STRIPE_TEST_KEY"),
+    *("rk_test_", "rk_live_", "profile_test_61Seller", "STRIPE_TEST_KEY", "SHOP_SECRET"),
     *REFERENCES,
 }
 
@@ -471,6 +506,8 @@ def test_every_command_on_a_page_is_there(page: Path) -> None:
                 assert ":" not in first or f"{first.partition(':')[0]}.py" in files, line
             case "python":
                 assert first in files or (ROOT / first).exists(), line
+            case ".venv/bin/pytest":
+                assert (ROOT / line.split()[-1]).exists(), line
             case other:
                 assert other in ("curl", "lncli", "pip"), line
 

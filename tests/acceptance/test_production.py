@@ -9,15 +9,22 @@ from collections.abc import Awaitable, Iterator
 from functools import cache
 from pathlib import Path
 
+import httpx
 import pytest
+from fastapi import FastAPI
 
+from rail402 import Gate
 from rail402.errors import ConfigurationError, PaymentRejected, Rail402Error, RailUnavailable
+from rail402.protocol.receipt import ReceiptKeys
+from rail402_base import BaseRail
 from rail402_lightning.backends.lnd_macaroon import PAY, RECEIVE
 from rail402_stripe.webhooks import EVENTS
-from tests.acceptance.refusals import CASES
+from tests.acceptance.base_node import PAYEE, Node
+from tests.acceptance.refusals import CASES, TROUBLES
 from tests.acceptance.test_docs import DOCS, ROOT, names, says
 
 PAGES = sorted(DOCS.glob("production*.md"))
+SHOP = "https://api.example.com"
 
 
 def tables(page: Path, head: str) -> Iterator[list[str]]:
@@ -50,6 +57,26 @@ async def test_a_refusal_has_the_words_of_the_page(
     found = [record.getMessage() for record in caplog.records] if error is None else [error.detail]
     assert any(says(text, said.strip("`")) for text in found), found
     assert then in what_follows(error)
+
+
+@pytest.mark.parametrize("what", TROUBLES)
+async def test_what_waits_sells_when_the_trouble_is_over(
+    what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert ("production-base.md", what, "waits") in [(page, what, then) for page, what, _, then in REFUSALS]
+    node = Node(**TROUBLES[what])
+    rail = BaseRail(node.backend(f"sqlite:///{tmp_path}/relayer.db"), pay_to=PAYEE)
+    keys = {"secret": "s" * 32, "receipt_key": ReceiptKeys.generate()[1]}
+    gate = Gate(rails=[rail], public_url=SHOP, store="memory://", reconcile_seconds=0, **keys)
+    app = FastAPI()
+    gate.install(app)
+    app.add_api_route("/article", gate.paid("0.01 USD")(lambda: "text"))
+    async with gate, httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=SHOP) as client:
+        assert "rail base cannot be reached yet" in caplog.text
+        assert (await client.get("/article")).status_code == 503
+        node.recover()
+        unpaid = await client.get("/article")
+    assert (unpaid.status_code, [offer["rail"] for offer in unpaid.json()["offers"]]) == (402, ["base"])
 
 
 async def refusal_of(case: Awaitable[None]) -> Rail402Error | None:
