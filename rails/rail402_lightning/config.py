@@ -20,14 +20,16 @@ __all__ = ["PLUGIN", "RailConfig", "WalletConfig", "make_rail", "make_wallet"]
 
 Backend = Literal["sandbox", "lnbits", "lnd"]
 
+_LIMITS: Final = frozenset({"node_id", "max_fee_sat", "max_fee_ppm"})
+
 _OWN: Final = {
     "sandbox": frozenset({"directory"}),
-    "lnbits": frozenset({"url", "invoice_key", "admin_key"}),
-    "lnd": frozenset({"url", "macaroon", "tls_cert", "private"}),
+    "lnbits": _LIMITS | {"url", "invoice_key", "admin_key"},
+    "lnd": _LIMITS | {"url", "macaroon", "tls_cert", "private"},
 }
 """What only some of the backends have a use for."""
 
-_OPTIONAL: Final = frozenset({"directory", "tls_cert", "private"})
+_OPTIONAL: Final = _LIMITS | {"directory", "tls_cert", "private"}
 
 
 def _resolve_macaroon(value: object) -> str:
@@ -50,7 +52,7 @@ def _check(table: Record, backend: str, network: str | None) -> None:
         raise ValueError(f"network must be one of {', '.join(known.name for known in NETWORKS)}")
     for key in type(table).model_fields:
         users = [f'"{name}"' for name, own in _OWN.items() if key in own]
-        given = getattr(table, key) is not None
+        given = key in table.model_fields_set and getattr(table, key) is not None
         if key in _OWN[backend] and not given and key not in _OPTIONAL:
             raise ValueError(f'backend = "{backend}" needs {key}')
         if users and key not in _OWN[backend] and given:
