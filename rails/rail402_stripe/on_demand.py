@@ -24,6 +24,7 @@ from rail402.protocol.binding import parse_token
 from rail402.protocol.charge import Operation
 from rail402.protocol.endpoint import DISCOVERY, Desk, EndpointReply, EndpointRequest
 from rail402.protocol.offer import Flow, Offer
+from rail402.protocol.order import Order
 from rail402_stripe.api import Declined, Refused, StripeApi
 from rail402_stripe.intents import EXPIRY_MARK, OFFER_MARK, intent_id, offer_metadata
 from rail402_stripe.proofs import OtherProofs, Preparation, ProofKind, proof_kinds_of
@@ -122,13 +123,23 @@ class Preparer:
         said = {"checkout_session": session["id"], "expires_at": session.get("expires_at")}
         return EndpointReply.of({"url": way_on(session, offer, desk), **said})
 
-    def offer(self, dialect: object, envelope: Json, kind: ProofKind, desk: Desk) -> Offer:
-        """Return an offer that came back, to be paid with a proof of that kind.
+    def offer(
+        self,
+        dialect: object,
+        envelope: Json,
+        kind: ProofKind,
+        desk: Desk,
+        *,
+        order: Order | None = None,
+        may_be_expired: bool = False,
+    ) -> Offer:
+        """Return an offer that came back, to be paid with a proof of that kind; `order` is what it must be made for.
 
         Raises:
             MalformedInput, PaymentRejected: see `Desk.offer`; or it is not paid in that way.
         """
-        offer = desk.offer(dialect if isinstance(dialect, str) else "", envelope)
+        spoken = dialect if isinstance(dialect, str) else ""
+        offer = desk.offer(spoken, envelope, order=order, may_be_expired=may_be_expired)
         if (offer.rail, offer.network) != ("stripe", self._api.network) or kind not in proof_kinds_of(offer):
             raise unreadable("offer", f"is not paid with {kind}")
         return offer

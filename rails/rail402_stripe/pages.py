@@ -1,8 +1,7 @@
 """The pages for people: what is paid, the way back from Checkout, and plain messages. Pure.
 
 They load nothing, run no script but the one below, and can be put into no frame. What comes out of a link is written
-as text. The link proves what is charged and by whom; which address it is for is only said, so a page never says more
-of it than that.
+as text. The link proves what is charged, by whom and for which address.
 """
 
 from __future__ import annotations
@@ -144,7 +143,7 @@ def _page(title: str, body: str, policy: str, *, status: int = 200) -> EndpointR
     )
     fields = [
         ("content-security-policy", policy),
-        ("referrer-policy", "no-referrer"),
+        ("referrer-policy", "same-origin"),
         ("x-content-type-options", "nosniff"),
     ]
     return EndpointReply(status=status, body=text.encode(), media_type="text/html; charset=utf-8", fields=fields)

@@ -22,6 +22,7 @@ from rail402.errors import ConfigurationError, Rail402Error
 from rail402.protocol.base import parse_json
 from rail402.protocol.endpoint import DISCOVERY, Desk, EndpointReply, EndpointRequest
 from rail402.protocol.offer import Offer
+from rail402.protocol.order import Order
 from rail402_stripe.currencies import major_units
 from rail402_stripe.on_demand import (
     PREPARE_PATH,
@@ -44,7 +45,7 @@ CHECKOUT_PATH: Final = "stripe/checkout"
 
 _NOTE: Final = "You pay at Stripe and come back here."
 _SANDBOX_NOTE: Final = "This is a sandbox: no money moves."
-_LINK: Final = ("dialect", "offer", "url")
+_LINK: Final = ("dialect", "offer", "url", "route")
 _MAX_BODY: Final = 65_536
 # What browsers keep of one cookie, its name and attributes included.
 _MAX_COOKIE: Final = 3800
@@ -74,6 +75,7 @@ class People:
     async def lead(self, request: EndpointRequest, desk: Desk) -> EndpointReply:
         """Lead to Checkout, and leave what the way back needs with the browser."""
         try:
+            _check_origin(request, desk)
             link = _link(_form(request.body), desk)
             offer, kept = self._offer(link, desk), _carried(link)
             if len(kept) > _MAX_COOKIE:  # better said now than when it is paid
@@ -99,14 +101,19 @@ class People:
                 return message_page("Nothing was paid", "You can close this page.", link=way_back)
             if kept is None or not _is_session(session):
                 return message_page("Thank you", "Go back to the program that asked you to pay: it goes on from here.")
+            self._offer(kept, desk, may_be_expired=True)
             challenge = _opened(kept["offer"]).get("challenge")
         except Rail402Error as error:
             return _refusal(error)
         payload = payload_of(session, None, ProofKind.CHECKOUT_SESSION)
         return fetching_page(kept["url"], f"Payment {_carried({'challenge': challenge, 'payload': payload})}")
 
-    def _offer(self, link: Mapping[str, str], desk: Desk) -> Offer:
-        return self._preparer.offer(link["dialect"], _opened(link["offer"]), ProofKind.CHECKOUT_SESSION, desk)
+    def _offer(self, link: Mapping[str, str], desk: Desk, *, may_be_expired: bool = False) -> Offer:
+        """Return the offer of a link, once it is known to be for what the link leads to: nobody pays for another page,
+        and nobody is led to an address that no offer was made for."""
+        order = Order(method="GET", url=link["url"], route=link["route"])
+        said = link["dialect"], _opened(link["offer"])
+        return self._preparer.offer(*said, ProofKind.CHECKOUT_SESSION, desk, order=order, may_be_expired=may_be_expired)
 
 
 def _link(said: Mapping[str, Any], desk: Desk) -> dict[str, str]:
@@ -122,6 +129,13 @@ def _link(said: Mapping[str, Any], desk: Desk) -> dict[str, str]:
     if not link["url"].startswith(f"{desk.public_url}/") or not is_web_address(link["url"]):
         raise unreadable("url", f"must be one of {desk.public_url}")
     return link
+
+
+def _check_origin(request: EndpointRequest, desk: Desk) -> None:
+    """Refuse a form that another site sent: its link would be left with this browser as if it had been opened here."""
+    origin = request.fields.one("origin")
+    if origin is not None and origin != desk.public_url:
+        raise unreadable("origin", f"must be {desk.public_url}")
 
 
 def _refusal(error: Rail402Error) -> EndpointReply:

@@ -53,8 +53,10 @@ class Gate:
     def __init__(self, offer: Offer) -> None:
         self.known, self.is_used = offer, False
         self.looked: list[tuple[Operation, list[str]]] = []
+        self.how: dict[str, Any] = {}
 
-    def offer(self, dialect: str, envelope: Mapping[str, Any]) -> Offer:
+    def offer(self, dialect: str, envelope: Mapping[str, Any], **how: Any) -> Offer:
+        self.how = how
         if dialect != "mpp" or envelope != {"it": "is mine"}:
             raise PaymentRejected(code="offer_unknown")
         return self.known

@@ -78,7 +78,7 @@ def test_nothing_is_loaded_kept_framed_or_told_to_others(page: EndpointReply) ->
     elements, policy, fields = read(page), policy_of(page), dict(page.fields)
     assert not [tag for tag, attributes in elements.found if "src" in attributes]
     assert policy["default-src"] == policy["frame-ancestors"] == ["'none'"]
-    assert (fields["referrer-policy"], fields["x-content-type-options"]) == ("no-referrer", "nosniff")
+    assert (fields["referrer-policy"], fields["x-content-type-options"]) == ("same-origin", "nosniff")
     style = elements.texts["style"]
     assert policy["style-src"] in ([hashed(style)], ["*", "'unsafe-inline'"])
     assert page.media_type == "text/html; charset=utf-8"

@@ -12,6 +12,7 @@ import pytest
 from rail402.errors import ConfigurationError, PaymentRejected
 from rail402.protocol.dialect import Fields
 from rail402.protocol.endpoint import EndpointReply, EndpointRequest
+from rail402.protocol.order import Order
 from rail402.testing.fakes import FakeClock
 from rail402_stripe.on_demand import Preparer
 from rail402_stripe.people import People
@@ -28,11 +29,12 @@ def packed(value: Any) -> str:
 
 
 def link(**changes: str) -> dict[str, str]:
-    return {"dialect": "mpp", "offer": packed(MINE), "url": URL, **changes}
+    return {"dialect": "mpp", "offer": packed(MINE), "url": URL, "route": "GET /report", **changes}
 
 
-def form_of(fields: dict[str, str]) -> EndpointRequest:
-    return EndpointRequest(method="POST", query={}, fields=Fields(), body=urlencode(fields).encode())
+def form_of(fields: dict[str, str], origin: str | None = ORIGIN) -> EndpointRequest:
+    sent = Fields([] if origin is None else [("origin", origin)])
+    return EndpointRequest(method="POST", query={}, fields=sent, body=urlencode(fields).encode())
 
 
 def page_of(query: dict[str, str], cookie: str | None = None) -> EndpointRequest:
@@ -57,6 +59,30 @@ async def test_the_button_leads_to_checkout_and_leaves_a_cookie(stripe_says: Str
     assert limits.partition("; ")[2] == (
         "Path=/.well-known/rail402/stripe; Max-Age=7200; HttpOnly; SameSite=Lax; Secure"
     )
+
+
+async def test_the_offer_must_be_for_what_the_link_leads_to(stripe_says: Stripe) -> None:
+    gate, order = Gate(offer_of()), Order(method="GET", url=URL, route="GET /report")
+    await people(stripe_says).show(page_of(link()), gate)
+    assert gate.how == {"order": order, "may_be_expired": False}
+    await people(stripe_says).lead(form_of(link()), gate)
+    assert gate.how == {"order": order, "may_be_expired": False}
+    mark = "0" * 32
+    cookie = f"rail402-{mark[:16]}={packed(link())}"
+    await people(stripe_says).come_back(page_of({"offer": mark, "session": "cs_1"}, cookie), gate)
+    assert gate.how == {"order": order, "may_be_expired": True}  # what was paid in time is fetched later
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", f"{ORIGIN}.evil.example", ""])
+async def test_the_form_of_another_site_leaves_nothing_with_the_browser(stripe_says: Stripe, origin: str) -> None:
+    stripe_says.answer = session()
+    reply = await people(stripe_says).lead(form_of(link(), origin), Gate(offer_of()))
+    assert (reply.status, "set-cookie" in dict(reply.fields), stripe_says.asked) == (400, False, [])
+
+
+async def test_a_program_that_names_no_origin_is_led(stripe_says: Stripe) -> None:
+    stripe_says.answer = session()
+    assert (await people(stripe_says).lead(form_of(link(), None), Gate(offer_of()))).status == 303
 
 
 @pytest.mark.parametrize(
@@ -92,8 +118,8 @@ async def test_a_form_that_is_none_makes_nothing(stripe_says: Stripe, body: byte
 
 
 async def test_the_way_back_shows_it_to_the_browser_that_paid(stripe_says: Stripe) -> None:
-    stripe_says.answer, gate = session(), Gate(offer_of())
-    led = await people(stripe_says).lead(form_of(link(offer=packed(MINE | {"challenge": {"id": "c"}}))), _Known(gate))
+    stripe_says.answer, gate = session(), _Known(offer_of())
+    led = await people(stripe_says).lead(form_of(link(offer=packed(MINE | {"challenge": {"id": "c"}}))), gate)
     cookie = dict(led.fields)["set-cookie"].partition(";")[0]
     mark = stripe_says.asked[0][2]["client_reference_id"]
     query = {"offer": mark, "session": "cs_1"}
@@ -121,16 +147,14 @@ async def test_a_cookie_that_leads_elsewhere_leads_nowhere(stripe_says: Stripe) 
 class _Known(Gate):
     """A desk that takes any envelope for its offer."""
 
-    def __init__(self, gate: Gate) -> None:
-        super().__init__(gate.known)
-
-    def offer(self, dialect: str, envelope: Any) -> Any:
+    def offer(self, dialect: str, envelope: Any, **how: Any) -> Any:
+        self.how = how
         return self.known
 
 
 async def test_a_mistake_of_the_publisher_s_is_no_page(stripe_says: Stripe) -> None:
     class Broken(Gate):
-        def offer(self, dialect: str, envelope: Any) -> Any:
+        def offer(self, dialect: str, envelope: Any, **how: Any) -> Any:
             raise ConfigurationError("no secret")
 
     with pytest.raises(ConfigurationError):
@@ -140,7 +164,7 @@ async def test_a_mistake_of_the_publisher_s_is_no_page(stripe_says: Stripe) -> N
 @pytest.mark.parametrize(("code", "title"), [("offer_expired", "expired"), ("offer_unknown", "did not work")])
 async def test_a_link_that_is_over_says_so(stripe_says: Stripe, code: str, title: str) -> None:
     class Late(Gate):
-        def offer(self, dialect: str, envelope: Any) -> Any:
+        def offer(self, dialect: str, envelope: Any, **how: Any) -> Any:
             raise PaymentRejected(code=code)
 
     reply = await people(stripe_says).show(page_of(link()), Late(offer_of()))

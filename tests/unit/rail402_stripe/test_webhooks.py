@@ -40,7 +40,7 @@ class FakeDesk:
         self.asked += [(operation, name) for name in found]
         return bool(self.known & set(found))
 
-    def offer(self, dialect: str, envelope: Json) -> Any:
+    def offer(self, dialect: str, envelope: Json, **how: Any) -> Any:
         raise AssertionError("a webhook asks for no offers")
 
 

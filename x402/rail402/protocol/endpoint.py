@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 from rail402.protocol.charge import Operation
 from rail402.protocol.dialect import Fields
 from rail402.protocol.offer import Offer
+from rail402.protocol.order import Order
 from rail402.protocol.payment import ConsumptionKey
 
 __all__ = ["DISCOVERY", "Desk", "Endpoint", "EndpointReply", "EndpointRequest", "Endpoints"]
@@ -63,18 +64,21 @@ class Desk(Protocol):
     @property
     def public_url(self) -> str: ...
 
-    def offer(self, dialect: str, envelope: Mapping[str, Any]) -> Offer:
+    def offer(
+        self, dialect: str, envelope: Mapping[str, Any], *, order: Order | None = None, may_be_expired: bool = False
+    ) -> Offer:
         """Return the offer that a payer sends back in order to have its payment prepared.
 
-        It is ours, unaltered and not expired, and carries its token. For which order it was made is checked when the
-        payment is presented.
+        It is ours and unaltered, and carries its token.
 
         Args:
             dialect: the dialect that it came in; envelope: what it came as (`Offer.envelope` at the client).
+            order: what it must have been made for; that is checked when the payment is presented, unless it is given.
+            may_be_expired: whether one that has expired is returned too.
 
         Raises:
             MalformedInput: it cannot be read, or the dialect does not send offers back.
-            PaymentRejected: `offer_unknown`, `offer_expired`.
+            PaymentRejected: `offer_unknown`, `offer_expired`, `resource_mismatch`.
         """
         ...
 
@@ -86,6 +90,9 @@ class Desk(Protocol):
 
         Returns:
             Whether there is such a charge. Where not, the hint may have come before the write: it should come again.
+
+        Raises:
+            OutcomeUnknown: its answer is on its way out: the hint must come again.
         """
         ...
 

@@ -237,7 +237,8 @@ def _pay_url(services: Services, rule: Rule, challenge: Challenge, offer: Offer)
         envelope = dialect.envelope(offer, challenge, services.context())
         if envelope is not None:
             carried = base64.urlsafe_b64encode(json.dumps(envelope, separators=(",", ":")).encode()).rstrip(b"=")
-            query = urlencode({"dialect": dialect.name, "offer": carried.decode(), "url": challenge.order.url})
+            order = {"url": challenge.order.url, "route": challenge.order.route}
+            query = urlencode({"dialect": dialect.name, "offer": carried.decode(), **order})
             return f"{services.settings.public_url}{DISCOVERY}{path}?{query}"
     return None
 

@@ -13,6 +13,7 @@ from rail402.protocol.charge import Operation
 from rail402.protocol.dialect import Fields
 from rail402.protocol.endpoint import DISCOVERY, Endpoint, EndpointReply, EndpointRequest, Endpoints
 from rail402.protocol.offer import Offer
+from rail402.protocol.order import Order
 from rail402.protocol.payment import ConsumptionKey
 from rail402.protocol.rail import PaymentRail
 from rail402.server.reconciler import Reconciler
@@ -35,7 +36,9 @@ class GateDesk:
         """The origin that payers see."""
         return self._services.settings.public_url
 
-    def offer(self, dialect: str, envelope: Mapping[str, Any]) -> Offer:
+    def offer(
+        self, dialect: str, envelope: Mapping[str, Any], *, order: Order | None = None, may_be_expired: bool = False
+    ) -> Offer:
         """Return an offer that came back; see `Desk.offer`."""
         context = self._services.context()
         for known in self._services.dialects:
@@ -44,7 +47,9 @@ class GateDesk:
                 break
         else:
             raise MalformedInput("dialect", "is none that this server speaks")
-        if offer.expires_at < context.now:
+        if order is not None:
+            self._services.offer_keys.verify(offer, order)
+        if offer.expires_at < context.now and not may_be_expired:
             raise PaymentRejected("ask for a new offer", code="offer_expired")
         return offer
 
