@@ -210,7 +210,6 @@ async def test_an_unpaid_invoice_may_be_shown_again_once_it_is_paid() -> None:
 
 
 LOGINS = [
-    {"cookie": "session=alice"},
     {"authorization": "Bearer alice"},
     {"authorization": "Basic YWxpY2U6c2VjcmV0"},
     {"authorization": "alice:secret"},
@@ -238,6 +237,31 @@ async def test_a_replay_needs_the_login_of_the_first_request(login: dict[str, st
         again = await shop.client.get("/goods", headers=proof | login)
         assert (again.status_code, again.content) == (200, first.content)
         assert len(served) == 1
+
+
+async def test_cookies_may_change_where_the_token_says_who_asks() -> None:
+    shop = Shop()
+    served = sell(shop)
+    async with shop.open():
+        proof = await shop.quote("/goods")
+        first = await shop.client.get("/goods", headers=proof | {"cookie": "session=1; visits=1"})
+        for cookies in ({"cookie": "session=2; visits=2"}, {}):
+            again = await shop.client.get("/goods", headers=proof | cookies)
+            assert (again.status_code, again.content) == (200, first.content)
+        assert len(served) == 1
+
+
+async def test_a_replay_of_a_bare_proof_needs_the_cookies_of_the_first_request() -> None:
+    shop = Shop(style="invoice")
+    sell(shop)
+    async with shop.open():
+        asked, cookies = await shop.client.get("/goods"), {"cookie": "session=alice"}
+        proof = await shop.proof(asked, "x-receipt")
+        assert (await shop.client.get("/goods", headers=proof | cookies)).status_code == 200
+        for other in ({}, {"cookie": "session=mallory"}):
+            answer = await shop.client.get("/goods", headers=proof | other)
+            assert (answer.status_code, answer.json()["code"]) == (409, "replay_not_proven")
+        assert (await shop.client.get("/goods", headers=proof | cookies | {"accept": "*/*"})).status_code == 200
 
 
 async def test_more_than_the_first_login_does_not_matter() -> None:

@@ -52,6 +52,31 @@ async def test_less_is_taken_of_what_is_held(reduced: str, taken: int) -> None:
         assert refunded.amount == taken
 
 
+@pytest.mark.parametrize(
+    ("offered", "now", "asked", "said", "taken"),
+    [
+        ("0.004 USD", "0.002 USD", "0.001 USD", True, 1000),
+        ("0.002 USD", "0.004 USD", "0.002 USD", True, 2000),
+        ("0.002 USD", "0.004 USD", "0.003 USD", False, 2000),  # no more is held
+    ],
+)
+async def test_a_price_that_has_moved_since_the_offer(
+    offered: str, now: str, asked: str, said: bool, taken: int
+) -> None:
+    shop, prices, found = Shop(), [offered], []
+
+    async def goods(request: Request) -> Response:
+        found.append(shop.gate.reduce(request, asked))
+        return PlainTextResponse("the goods")
+
+    shop.app.add_route("/goods", shop.gate.paid(lambda request: prices[-1], flow="escrow")(goods))
+    async with shop.open():
+        proof = await shop.quote("/goods")
+        prices.append(now)
+        assert (await shop.client.get("/goods", headers=proof)).status_code == 200
+        assert (found, shop.ledger.charged_total) == ([said], taken)
+
+
 async def test_the_lower_amount_survives_a_lost_capture() -> None:
     shop = Shop()
     sell(shop, "0.001 USD", flow="escrow")

@@ -270,8 +270,8 @@ async def test_a_pass_needs_the_login_and_the_token_it_was_bought_with() -> None
     library = Library()
     async with library.shop.open():
         proof = await library.shop.quote("/books/a")
-        assert (await library.get("a", proof | {"cookie": "session=alice"})).status_code == 200
-        for other in ({}, {"cookie": "session=bob"}):
+        assert (await library.get("a", proof | {"authorization": "Bearer alice"})).status_code == 200
+        for other in ({}, {"authorization": "Bearer bob"}):
             stolen = await library.get("b", proof | other)
             assert (stolen.status_code, stolen.json()["code"]) == (409, "replay_not_proven")
 

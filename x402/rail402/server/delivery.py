@@ -20,6 +20,7 @@ from rail402.errors import ConfigurationError, OutcomeUnknown, Rail402Error, Sta
 from rail402.money import Money
 from rail402.protocol.base import sha256_hex
 from rail402.protocol.charge import Charge, DeliveryEvent, PaymentEvent, PaymentState
+from rail402.protocol.offer import Offer
 from rail402.protocol.payment import Payment
 from rail402.protocol.rail import Holds, PaymentRail, Refunds
 from rail402.server.fields import content_length, end_to_end, failed_fields, paid_fields
@@ -88,9 +89,8 @@ class Delivery:
             raise ConfigurationError("reduce the price before the response begins")
         if not self._rail.takes_less or self.charge.payment is not PaymentState.HELD:
             return False
-        share = self.charge.offer.amount * price.amount / whole.amount
-        asked = int(share.to_integral_value(ROUND_CEILING))
-        taken = self._rail.least_taken(self.charge.offer, asked)
+        asked = _share(self.charge.offer, price, whole)
+        taken = self._rail.least_taken(self.charge.offer, min(asked, self.charge.offer.amount))
         self.charge = self.charge.model_copy(update={"reduced_to": taken})
         return taken == asked
 
@@ -190,8 +190,8 @@ class Delivery:
                     return Finished(charge)
                 case PaymentState.UNKNOWN if self._fits:
                     return Finished(charge)  # drained first
-                case _:
-                    return Finished(charge.deliver(DeliveryEvent.FAIL, lease_until=charge.lease_until))
+                case _:  # the work is done: what became of the money may be looked at
+                    return Finished(charge.deliver(DeliveryEvent.FAIL, lease_until=self._services.clock()))
 
         try:
             self.charge = await settle(self._services, self._rail, self.charge, self._payment, finish)
@@ -317,3 +317,11 @@ class Delivery:
                 await self._services.store.return_use(self.charge.id)
         elif isinstance(self._rail, Refunds) and not self.charge.reruns:
             self.charge = await refund(self._services, self._rail, self.charge)
+
+
+def _share(offer: Offer, price: Money, whole: Money) -> int:
+    """Return `price` in the offer's atomic units: exactly where it is in the offer's currency, which may have been made
+    at another price than today's; else in proportion to the `whole` price."""
+    if price.currency == offer.currency:
+        return price.to_atomic(offer.exponent)
+    return int((offer.amount * price.amount / whole.amount).to_integral_value(ROUND_CEILING))

@@ -222,9 +222,12 @@ def _concluded(services: Services, charge: Charge, answer: Answer) -> Charge:
             return charge.on(PaymentEvent.REJECTED, lease_until=lease, code=answer.code)
         case _ if charge.payment is PaymentState.UNKNOWN:
             return charge
-        case _:  # nobody works on it any more: the reconciler may look at once
+        case _:  # the reconciler may look at once, unless the handler is still at work
             facts = {"rail_state": {**charge.rail_state, **answer.state}} if isinstance(answer, Unknown) else {}
-            return charge.on(PaymentEvent.LOST, lease_until=services.clock(), **facts)
+            running = charge.delivery is Delivery.RUNNING
+            return charge.on(
+                PaymentEvent.LOST, lease_until=charge.lease_until if running else services.clock(), **facts
+            )
 
 
 def _keeps_hold(charge: Charge) -> bool:

@@ -71,11 +71,13 @@ class Reconciler:
 
         Raises:
             StaleCharge: another worker is at it.
+            OutcomeUnknown: its answer is on its way out; ask again.
         """
         services, now = self._services, self._services.clock()
-        if operation is Operation.REFUND and charge.payment is PaymentState.SETTLED:
-            if charge.delivery is Delivery.RUNNING:
-                return  # its answer may be on its way out; whoever told us tells us again, or the publisher knows
+        refunded = operation is Operation.REFUND and charge.payment is PaymentState.SETTLED
+        if charge.delivery is Delivery.RUNNING and (refunded or charge.operation is operation):
+            raise OutcomeUnknown(f"charge {charge.id} is being served", retry_after=60)
+        if refunded:
             asked = charge.on(PaymentEvent.REFUND, lease_until=now)
             charge = await services.store.save(asked.on(PaymentEvent.LOST, lease_until=now))
         if charge.operation is operation and charge.offer.rail in services.rails:

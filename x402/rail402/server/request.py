@@ -13,12 +13,15 @@ from rail402.protocol.base import sha256_hex
 from rail402.protocol.dialect import Fields
 from rail402.protocol.order import Order
 
-__all__ = ["ClientDisconnected", "GatedRequest", "Message", "Receive", "Scope", "Send", "read_body"]
+__all__ = ["LOGIN", "ClientDisconnected", "GatedRequest", "Message", "Receive", "Scope", "Send", "read_body"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+
+LOGIN = "authorization"
+"""What begins the marks of logins in `GatedRequest.context`."""
 
 _CREDENTIAL = re.compile(r"(?:^|,)[ \t]*(?:payment|l402|lsat)[ \t]+[^,]*", re.IGNORECASE)
 """A payment in an Authorization line; what is left of the line without it is a login, whatever its form."""
@@ -98,12 +101,11 @@ class GatedRequest:
 
     @cached_property
     def context(self) -> tuple[str, ...]:
-        """Digests of the cookies and of every Authorization that is no payment: a replay must bring them again."""
+        """Digests of the cookies and of every Authorization that is no payment; each says which of them it is."""
         crumbs = [crumb.strip() for line in self.fields.all("cookie") for crumb in line.split(";")]
         logins = [_CREDENTIAL.sub("", line).strip(" \t,") for line in self.fields.all("authorization")]
-        marked = {f"cookie:{crumb}" for crumb in crumbs if crumb}
-        marked |= {f"authorization:{login}" for login in logins if login}
-        return tuple(sorted(sha256_hex(text.encode()) for text in marked))
+        marked = {("cookie", crumb) for crumb in crumbs if crumb} | {(LOGIN, login) for login in logins if login}
+        return tuple(sorted(f"{kind}:{sha256_hex(text.encode())}" for kind, text in marked))
 
     def _slot(self) -> str:
         """Return where the response of one use of a pass is kept: the digest of the Idempotency-Key, or nothing."""
