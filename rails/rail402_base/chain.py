@@ -7,7 +7,7 @@ one over the local ledger of `sandbox.py`; `rpc.reader` and `rpc.backend` reach 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from rail402.clock import Clock
 from rail402.errors import ConfigurationError, PaymentRejected
@@ -15,7 +15,7 @@ from rail402_base.eip3009 import Authorization
 from rail402_base.sandbox import Mined, SandboxChain
 from rail402_base.tokens import SANDBOX, Network, Token
 
-__all__ = ["Chain", "ChainView", "SandboxBackend", "Submitted", "Trace", "Transfer", "Unused", "Void"]
+__all__ = ["FINAL", "Chain", "ChainView", "SandboxBackend", "Submitted", "Trace", "Transfer", "Unused", "Void"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +57,9 @@ class Unused:
 
     expired: bool
 
+
+FINAL: Final = frozenset({"proof_already_used", "authorization_expired"})
+"""Codes of what the token refuses an authorization for today and for ever, whoever hands it in."""
 
 Trace = Transfer | Submitted | Void | Unused
 """What became of an authorization."""
@@ -131,7 +134,9 @@ class Chain(ChainView, Protocol):
             The transfer, or `Submitted` where it was sent but not mined in the time that a settlement may take.
 
         Raises:
-            PaymentRejected: the contract refused and nothing moved; `proof_already_used` where the nonce was used.
+            PaymentRejected: the contract refused, and will whoever hands it in. `proof_already_used`: its nonce was
+                used. `authorization_expired`: it is too late, and the nonce may have been used before. Any other code:
+                besides, it was not sent, so that nobody else can have it from us.
             OutcomeUnknown: it may have been sent, and there is no answer that can be believed.
             RailUnavailable: it was not sent.
         """
@@ -205,5 +210,9 @@ class SandboxBackend:
 
 def _transfer(mined: Mined, authorization: Authorization) -> Transfer:
     return Transfer(
-        transaction=mined.transaction, log_index=mined.log_index, to=authorization.to, value=authorization.value
+        transaction=mined.transaction,
+        log_index=mined.log_index,
+        to=authorization.to,
+        value=authorization.value,
+        at=mined.at,
     )

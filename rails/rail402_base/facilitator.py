@@ -21,7 +21,7 @@ import httpx
 
 from rail402.clock import Clock, system_clock
 from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentRejected, RailUnavailable
-from rail402_base.chain import ChainView, Submitted, Trace, Transfer, Unused, Void
+from rail402_base.chain import FINAL, ChainView, Submitted, Trace, Transfer, Unused, Void
 from rail402_base.eip3009 import Authorization, same_address
 from rail402_base.facilitator_api import Facilitator, FacilitatorApi
 from rail402_base.facilitator_breaker import CircuitBreaker
@@ -208,7 +208,7 @@ class FacilitatorBackend:
         """Have a facilitator hand an authorization in, and see on the chain what came of it; see `Chain.settle`.
 
         Raises:
-            PaymentRejected: the chain shows that it was not taken, and why.
+            PaymentRejected: the chain shows that it was not taken, and that it cannot be any more.
             OutcomeUnknown: the chain shows neither that nor the transfer.
             RailUnavailable: no facilitator has looked at it.
         """
@@ -328,6 +328,9 @@ def _claim(facilitator: FacilitatorApi, settlement: Settlement, payment: SignedT
 def _outcome(found: _Finding, authorization: Authorization, claim: _Claim) -> Transfer | Submitted:
     """Return what settling came to, by what the chain shows; see `FacilitatorBackend.settle` for what is raised."""
     match found:
+        case PaymentRejected(code=code) if code not in FINAL:
+            # The facilitator has it, and can hand it in until it expires: the payer may have the money again by then.
+            raise OutcomeUnknown(f"{claim.detail}; now the chain would not take it: {found.detail}")
         case PaymentRejected() | OutcomeUnknown():
             raise found
         case Transfer(to=to, value=value) if (to, value) == (authorization.to, authorization.value):

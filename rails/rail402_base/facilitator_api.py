@@ -63,14 +63,15 @@ _NOT_THE_PAYERS: Final = frozenset(
         "missing_eip712_domain",
         "network_mismatch",
         "unexpected_settle_error",
-        "unexpected_verify_error",
         "unsupported_scheme",
         "invalid_exact_evm_failed_to_get_asset_info",
         "invalid_exact_evm_failed_to_get_network_config",
-        "invalid_exact_evm_failed_to_verify_signature",
     }
 )
 """Reasons of x402 for which any other payment would be refused as well."""
+
+_STUMBLES: Final = frozenset({"unexpected_verify_error", "invalid_exact_evm_failed_to_verify_signature"})
+"""Reasons of x402 by which a facilitator says that it failed, and that may be due to what the payer sent."""
 
 _is_header_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 
@@ -172,6 +173,9 @@ class FacilitatorApi:
     async def verify(self, payment: SignedTransfer, *, now: int) -> Verdict:
         """Ask whether a payment is good.
 
+        A facilitator that stumbles over one payment is not said to have failed: a payer could make it stumble over
+        many, and have it left alone while others want to pay.
+
         Raises:
             RailUnavailable: there is no verdict that could be meant for this payment.
         """
@@ -179,14 +183,25 @@ class FacilitatorApi:
         with self.breaker.call():
             answer = await self._ask("POST", "/verify", request_body(version, payment, now=now))
             verdict = parse_verdict(answer.body)
-            if verdict is None or (verdict.is_valid and answer.status != 200):
-                raise RailUnavailable(f"{self.name} answered {answer.status} to /verify, and no verdict")
-            if verdict.payer is not None and not same_address(verdict.payer, payment.authorization.from_):
-                raise RailUnavailable(f"{self.name} gave its verdict on the payment of somebody else")
-            if not verdict.is_valid and verdict.reason in _NOT_THE_PAYERS:
-                raise RailUnavailable(f"{self.name} would not settle any payment: {verdict.reason}")
+            no_verdict = RailUnavailable(f"{self.name} answered {answer.status} to /verify, and no verdict")
+            if verdict is not None:
+                self._require_sane(verdict, answer.status, payment)
+            elif answer.status == 200 or answer.status in _TURNED_AWAY:
+                raise no_verdict
+        if verdict is None:
+            raise no_verdict
+        if not verdict.is_valid and verdict.reason in _STUMBLES:
+            raise RailUnavailable(f"{self.name} could not verify a payment: {verdict.reason}")
         self.breaker.worked()
         return verdict
+
+    def _require_sane(self, verdict: Verdict, status: int, payment: SignedTransfer) -> None:
+        if verdict.is_valid and status != 200:
+            raise RailUnavailable(f"{self.name} answered {status} to /verify, and no verdict")
+        if verdict.payer is not None and not same_address(verdict.payer, payment.authorization.from_):
+            raise RailUnavailable(f"{self.name} gave its verdict on the payment of somebody else")
+        if not verdict.is_valid and verdict.reason in _NOT_THE_PAYERS:
+            raise RailUnavailable(f"{self.name} would not settle any payment: {verdict.reason}")
 
     async def settle(self, payment: SignedTransfer, *, now: int) -> Settlement:
         """Have a payment settled.
@@ -250,11 +265,14 @@ class FacilitatorApi:
         if 300 <= status < 400:
             detail = f"{what} redirects ({status}); write the address that it leads to"
             raise ConfigurationError(detail) if path == "/supported" else OutcomeUnknown(detail)
-        if not (200 <= status < 300 or 400 <= status < 500):
+        # Many answer 500 to a question that they stumble over, as others do 400.
+        if not (200 <= status < 300 or 400 <= status < 500 or (status == 500 and not settling)):
             raise OutcomeUnknown(f"{what} answered {status}")
         try:
             return _Answer(status, parse_json(content, field="answer", max_bytes=MAX_ANSWER))
         except MalformedInput:
+            if status >= 400 and not settling:
+                return _Answer(status, {})
             raise OutcomeUnknown(f"{what} answered {status}, and not in JSON") from None
 
     async def _request(self, method: str, path: str, body: Json | None) -> httpx.Request:

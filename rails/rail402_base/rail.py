@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,9 +15,9 @@ from rail402.money import Money
 from rail402.protocol.charge import Charge, Operation
 from rail402.protocol.offer import Mechanism, Offer
 from rail402.protocol.order import Order
-from rail402.protocol.payment import Payment
+from rail402.protocol.payment import ConsumptionKey, Payment
 from rail402.protocol.rail import Failed, NotPaid, PaymentRail, Pending, Settled, Terms, Unknown, Verified
-from rail402_base.chain import Chain, Submitted, Transfer, Unused, Void
+from rail402_base.chain import FINAL, Chain, Submitted, Transfer, Unused, Void
 from rail402_base.eip3009 import Authorization, parse_address, parse_authorization
 from rail402_base.sandbox_keys import open_sandbox, sandbox_signer
 from rail402_base.tokens import BASE_USDC, Token, usdc_on
@@ -33,6 +34,10 @@ logger = logging.getLogger("rail402.base")
 # What `Terms.timeout_seconds` has on top of the handler's deadline and the settle budget: the time that a payer has
 # from signing to our check, clocks that differ included.
 _MARGIN: Final = 60
+
+# How old a transfer may be that came before our check. When its offer was made is not known here. But a client signs
+# for a few minutes only, while a gate keeps a charge for a day at least after it was settled (`retention_seconds`).
+_PREEMPTED_SECONDS: Final = 3600
 
 
 class BaseRail(PaymentRail):
@@ -224,8 +229,40 @@ class BaseRail(PaymentRail):
             detail = f"validBefore is {left} s away and must be {needed} s away at least"
             raise PaymentRejected(detail, code="authorization_expired")
         await self._ready()
-        await self.chain.check(self.token, authorization, signature)
+        try:
+            await self.chain.check(self.token, authorization, signature)
+        except PaymentRejected as error:
+            if error.code == "proof_already_used":
+                return await self._preempted(offer, authorization, verified, error, now=now)
+            raise
         return verified
+
+    async def _preempted(
+        self, offer: Offer, authorization: Authorization, verified: Verified, refusal: PaymentRejected, *, now: int
+    ) -> Verified:
+        """Accept an authorization that is used already, where the money came to us by it a short while ago.
+
+        Anybody who sees one on its way to us can hand it in before we have checked it; its payer must not be asked for
+        the money once more. It pays for one charge as ever: its nonce and its transfer are claimed. A charge that was
+        forgotten claims nothing any more, so only a transfer counts that is younger than any forgotten charge.
+
+        Raises:
+            PaymentRejected: the refusal; the nonce was used for something else, or long ago.
+            RailUnavailable: the chain does not show yet by what it was used.
+        """
+        try:
+            found = await self.chain.trace(
+                self.token, authorization.from_, authorization.nonce, valid_before=authorization.valid_before
+            )
+        except OutcomeUnknown as error:
+            raise RailUnavailable(error.detail, retry_after=5) from error
+        if isinstance(found, Submitted | Unused):
+            raise RailUnavailable("the nonce was used, and the chain does not show yet by what", retry_after=2)
+        if isinstance(found, Void) or (found.to, found.value) != (offer.payee, offer.amount):
+            raise refusal
+        if found.at is None or found.at < now - _PREEMPTED_SECONDS:
+            raise refusal
+        return replace(verified, keys=verified.keys | {self._key(found)})
 
     async def settle(self, charge: Charge, payment: Payment | None) -> Settled | NotPaid | Failed | Unknown:
         """Hand the authorization in; see `PaymentRail.settle`."""
@@ -235,7 +272,7 @@ class BaseRail(PaymentRail):
         try:
             outcome = await self.chain.settle(self.token, authorization, signature)
         except PaymentRejected as error:
-            if error.code == "proof_already_used":
+            if error.code in FINAL:
                 return await self._used_by_another(charge, authorization)
             return Failed(code=error.code, detail=error.detail)
         except OutcomeUnknown as error:
@@ -245,7 +282,7 @@ class BaseRail(PaymentRail):
         return self._settled(charge, outcome)
 
     async def _used_by_another(self, charge: Charge, authorization: Authorization) -> Settled | Failed | Unknown:
-        """Find out who used the nonce between our check and our transaction.
+        """Find out who used the nonce before our transaction; of one that has expired too, which may have been used.
 
         Anybody who sees an authorization can hand it in first (preemption). The money is ours then all the same, if it
         was this authorization and not another one with the same nonce.
@@ -260,7 +297,9 @@ class BaseRail(PaymentRail):
             return self._settled_if_ours(charge, found)
         if isinstance(found, Void):
             return _VOID
-        return Unknown(detail="the chain says that the nonce was used, and does not say by what")
+        if found == Unused(expired=True):
+            return Failed(code="authorization_expired", detail="it was not taken while it was valid")
+        return Unknown(detail="the token takes it no more, and the chain does not say what became of it")
 
     async def lookup(self, charge: Charge, operation: Operation) -> Settled | NotPaid | Failed | Pending | Unknown:
         """Find out whether the authorization was taken; see `PaymentRail.lookup`."""
@@ -295,8 +334,11 @@ class BaseRail(PaymentRail):
         return Settled(
             transaction=transfer.transaction,
             at=transfer.at,
-            keys=frozenset({transfer_key(self.token, transfer.transaction, transfer.log_index)}),
+            keys=frozenset({self._key(transfer)}),
         )
+
+    def _key(self, transfer: Transfer) -> ConsumptionKey:
+        return transfer_key(self.token, transfer.transaction, transfer.log_index)
 
 
 _VOID: Final = Failed(code="proof_already_used", detail="the payer cancelled the authorization")

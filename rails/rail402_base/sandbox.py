@@ -201,7 +201,7 @@ class SandboxChain:
             ledger.submit(hash_, authorization)
             if fault == "pending":
                 return Pending(hash_)
-            mined = ledger.mine(hash_, authorization)
+            mined = ledger.mine(hash_, authorization, at=self._clock())
             if fault == "lost_answer":
                 return OutcomeUnknown("the sandbox chain's answer was lost (a scripted fault)")
             return mined
@@ -261,7 +261,7 @@ class SandboxChain:
                 except Reverted:
                     ledger.revert(each.hash)
                 else:
-                    ledger.mine(each.hash, each.authorization)
+                    ledger.mine(each.hash, each.authorization, at=self._clock())
             return [ledger.transaction(each.hash) for each in waiting]
 
         return tuple(each for each in await self._file.write(mine_all) if each)

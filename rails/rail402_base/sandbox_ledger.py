@@ -32,7 +32,7 @@ MAX_SUPPLY = 2**63 - 1
 
 # Marks the file as a ledger, so that no other database is ever written to: "r402" in ASCII.
 _APPLICATION_ID = 0x72343032
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SCHEMA = f"""
 PRAGMA journal_mode = WAL;
 PRAGMA application_id = {_APPLICATION_ID};
@@ -51,29 +51,34 @@ CREATE TABLE transactions (
     hash TEXT NOT NULL UNIQUE,
     state TEXT NOT NULL CHECK (state IN ('pending', 'mined', 'reverted')),
     block INTEGER UNIQUE,
+    mined_at INTEGER,
     from_address TEXT NOT NULL,
     to_address TEXT NOT NULL,
     value INTEGER NOT NULL,
     valid_after TEXT NOT NULL,
     valid_before TEXT NOT NULL,
     nonce BLOB NOT NULL,
-    CHECK ((state = 'mined') = (block IS NOT NULL))
+    CHECK ((state = 'mined') = (block IS NOT NULL AND mined_at IS NOT NULL))
 );
 CREATE INDEX transactions_by_nonce ON transactions (from_address, nonce);
 CREATE TABLE faults (id INTEGER PRIMARY KEY, kind TEXT NOT NULL);
 """
 _SELECT_TRANSACTION = """
-SELECT hash, state, block, from_address, to_address, value, valid_after, valid_before, nonce FROM transactions
+SELECT hash, state, block, mined_at, from_address, to_address, value, valid_after, valid_before, nonce FROM transactions
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Mined:
-    """Where a transfer stands on the chain: transaction hash (`0x`, 64 hex digits), its Transfer's log index, block."""
+    """Where a transfer stands on the chain: transaction hash (`0x`, 64 hex digits), its Transfer's log index, block.
+
+    `at` is the block's time, Unix seconds.
+    """
 
     transaction: str
     log_index: int
     block: int
+    at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +159,7 @@ class Ledger:
             ),
         )
 
-    def mine(self, hash_: str, authorization: Authorization) -> Mined:
+    def mine(self, hash_: str, authorization: Authorization, *, at: int) -> Mined:
         """Put a pending transaction into the next block: the nonce is used up and the money moves."""
         (block,) = self._database.execute("SELECT coalesce(max(block), 0) + 1 FROM transactions").fetchone()
         self.use_nonce(authorization.from_, authorization.nonce)
@@ -162,8 +167,10 @@ class Ledger:
             "UPDATE balances SET amount = amount - ? WHERE address = ?", (authorization.value, authorization.from_)
         )
         self._credit(authorization.to, authorization.value)
-        self._database.execute("UPDATE transactions SET state = 'mined', block = ? WHERE hash = ?", (block, hash_))
-        return Mined(hash_, TRANSFER_LOG_INDEX, block)
+        self._database.execute(
+            "UPDATE transactions SET state = 'mined', block = ?, mined_at = ? WHERE hash = ?", (block, at, hash_)
+        )
+        return Mined(hash_, TRANSFER_LOG_INDEX, block, at)
 
     def revert(self, hash_: str) -> None:
         self._database.execute("UPDATE transactions SET state = 'reverted' WHERE hash = ?", (hash_,))
@@ -198,8 +205,10 @@ class Ledger:
         return fault
 
 
-def _transaction(row: tuple[str, TransactionState, int | None, str, str, int, str, str, bytes]) -> Transaction:
-    hash_, state, block, from_, to, value, valid_after, valid_before, nonce = row
+def _transaction(
+    row: tuple[str, TransactionState, int | None, int | None, str, str, int, str, str, bytes],
+) -> Transaction:
+    hash_, state, block, mined_at, from_, to, value, valid_after, valid_before, nonce = row
     authorization = Authorization(
         from_=from_,
         to=to,
@@ -208,7 +217,7 @@ def _transaction(row: tuple[str, TransactionState, int | None, str, str, int, st
         valid_before=int(valid_before),
         nonce=nonce,
     )
-    mined = None if block is None else Mined(hash_, TRANSFER_LOG_INDEX, block)
+    mined = None if block is None or mined_at is None else Mined(hash_, TRANSFER_LOG_INDEX, block, mined_at)
     return Transaction(hash=hash_, state=state, authorization=authorization, mined=mined)
 
 

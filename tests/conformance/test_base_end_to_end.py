@@ -166,6 +166,43 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield world
 
 
+# An authorization that somebody else hands in
+
+
+async def preempt(world: World, fields: dict[str, str]) -> None:
+    authorization, signature = parse_authorization(opened(fields)[1])
+    await world.chain.transfer_with_authorization(SANDBOX_USDC, authorization, signature)
+
+
+@pytest.mark.parametrize("when", ["before it is shown", "after a release"])
+async def test_who_was_preempted_has_paid(world: World, when: str) -> None:
+    fields = await world.payment("/article")
+    if when == "after a release":
+        world.status = 500
+        assert (await world.http.get("/article", headers=fields)).status_code == 500
+        world.status = 200
+    await preempt(world, fields)
+    answer = await world.http.get("/article", headers=fields)
+    assert (answer.status_code, "payment-response" in answer.headers) == (200, True)
+    await world.assert_books(paid=3000)
+    again = await world.http.get("/article", headers=fields)
+    assert (again.status_code, again.content) == (200, answer.content)
+    accepted = await world.accepted("/article")
+    assert await world.refused("/article", header(accepted, opened(fields)[1]), status=409) == "replay_not_proven"
+
+
+@pytest.mark.parametrize("how", ["by us", "by somebody else"])
+async def test_a_transfer_pays_for_nothing_once_its_charge_is_forgotten(world: World, how: str) -> None:
+    fields = await world.payment("/article", valid_before=2**256 - 1)
+    if how == "by somebody else":
+        await preempt(world, fields)
+    assert (await world.http.get("/article", headers=fields)).status_code == 200
+    world.clock.advance(31 * 86_400)
+    await world.gate.reconcile()
+    accepted = await world.accepted("/article")
+    assert await world.refused("/article", header(accepted, opened(fields)[1])) == "proof_already_used"
+
+
 # A payer that pays
 
 

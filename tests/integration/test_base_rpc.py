@@ -24,7 +24,7 @@ from fastapi import FastAPI, Request
 from hexbytes import HexBytes
 
 from rail402.client.payer import Payer
-from rail402.errors import ClientError, ConfigurationError, PaymentRejected, RailUnavailable
+from rail402.errors import ClientError, ConfigurationError, OutcomeUnknown, PaymentRejected, RailUnavailable
 from rail402.protocol.receipt import ReceiptKeys
 from rail402.server.gate import Gate
 from rail402_base.chain import Submitted, Transfer, Unused, Void
@@ -403,9 +403,8 @@ async def test_the_payer_moves_the_money_away_before_the_block(evm: EvmChain, sh
             await until(lambda: len(shop.waiting()) == 1)
             evm.set_usdc(shop.payer.address, 0)
             evm.mine()
-            with pytest.raises(PaymentRejected) as caught:
+            with pytest.raises(OutcomeUnknown, match="exceeds balance"):  # anybody can hand it in once more
                 await task
-        assert caught.value.code == "insufficient_funds"
         assert await shop.trace(backend, payment) == Unused(expired=False)
         with evm.at(payment.valid_before):
             assert await shop.trace(backend, payment) == Unused(expired=True)

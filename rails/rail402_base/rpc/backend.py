@@ -11,7 +11,7 @@ from typing import Final
 
 from rail402.clock import Clock, system_clock
 from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentRejected, RailUnavailable, StoreError
-from rail402_base.chain import Submitted, Trace, Transfer, Unused
+from rail402_base.chain import FINAL, Submitted, Trace, Transfer, Unused
 from rail402_base.eip3009 import Authorization
 from rail402_base.rpc.fees import GWEI
 from rail402_base.rpc.reader import ChainReader, matching_transfer
@@ -177,14 +177,14 @@ class RpcBackend:
     ) -> PaymentRejected | OutcomeUnknown:
         """Return the error for a transaction of ours that moved nothing.
 
-        The authorization is public by then. As long as the token would take it, anybody can hand it in, so it is not
-        over: what became of it is looked up after its expiry.
+        The authorization is public by then: anybody can hand it in until it expires, and what the token refuses it for
+        now, such as an empty account, may have passed. So it is over only where its nonce was used or it has expired.
         """
         try:
             refused = await self.reader.simulate(authorization, signature, sender=self.relayer.account.address)
         except RailUnavailable as error:
             return OutcomeUnknown(f"{stored.hash} failed, and the nodes cannot be asked why: {error.detail}")
-        if isinstance(refused, PaymentRejected) and (receipt is not None or refused.code == "proof_already_used"):
+        if isinstance(refused, PaymentRejected) and refused.code in FINAL:
             return refused
         if receipt is None:
             return OutcomeUnknown(f"another transaction has the nonce of {stored.hash}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from rail402.errors import OutcomeUnknown, RailUnavailable
@@ -72,7 +72,7 @@ async def look_up(endpoint: Endpoint, sought: Sought) -> tuple[Block, Trace | Us
         return head, Unused(expired=confirmed.time >= sought.valid_before)
     try:
         for receipt in map(parse_receipt, receipts):
-            if receipt is not None and (trace := _in_receipt(receipt, sought, confirmed)) is not None:
+            if receipt is not None and (trace := await _in_receipt(endpoint, receipt, sought, confirmed)) is not None:
                 return head, trace
         return head, await _searched(endpoint, sought, head, confirmed)
     except (RailUnavailable, OutcomeUnknown) as error:
@@ -80,11 +80,15 @@ async def look_up(endpoint: Endpoint, sought: Sought) -> tuple[Block, Trace | Us
         return head, Used(error.detail)
 
 
-def _in_receipt(receipt: Receipt, sought: Sought, confirmed: Block) -> Trace | None:
+async def _in_receipt(endpoint: Endpoint, receipt: Receipt, sought: Sought, confirmed: Block) -> Trace | None:
     transfer = used_in(receipt, sought.token, sought.authorizer, sought.nonce)
-    if transfer is None or receipt.block_number <= confirmed.number:
-        return transfer
-    return Submitted(transaction=receipt.transaction)
+    if transfer is None:
+        return None
+    if receipt.block_number > confirmed.number:
+        return Submitted(transaction=receipt.transaction)
+    if transfer.at is None:  # not every node says it beside the event
+        return replace(transfer, at=(await _block(endpoint, hex(receipt.block_number))).time)
+    return transfer
 
 
 async def _searched(endpoint: Endpoint, sought: Sought, head: Block, confirmed: Block) -> Trace:
@@ -93,7 +97,7 @@ async def _searched(endpoint: Endpoint, sought: Sought, head: Block, confirmed: 
         return Void() if log.block_number <= confirmed.number else Unused(expired=False)
     (answer,) = await endpoint.ask([Call("eth_getTransactionReceipt", (log.transaction,))])
     receipt = parse_receipt(answer)
-    trace = None if receipt is None else _in_receipt(receipt, sought, confirmed)
+    trace = None if receipt is None else await _in_receipt(endpoint, receipt, sought, confirmed)
     if trace is None:
         raise OutcomeUnknown(f"{endpoint.host} has an event of {log.transaction}, and no receipt that fits")
     return trace

@@ -79,8 +79,8 @@ class Outbox:
         address = self._account.address
         self._floor = quantity(await self._reader.rpc.call("eth_getTransactionCount", address, "pending"))
         for stored in await self._store.live(self._account):
-            await self.broadcast(stored)
-            self.follow(stored)
+            if await self._broadcast_again(stored):
+                self.follow(stored)
 
     async def close(self) -> None:
         """Stop waiting, and finish what is being written."""
@@ -93,9 +93,9 @@ class Outbox:
         """Take a nonce, sign and store; see `RelayerStore.allocate`."""
         return await self._store.allocate(self._account, purpose, sign, floor=self._floor, now=self._clock())
 
-    async def refuse(self, stored: Stored) -> None:
-        """Note that no node has a transaction, and that its nonce is free."""
-        await self._store.finish(stored, "refused")
+    async def refuse(self, stored: Stored) -> bool:
+        """Note that no node has a transaction that is new, and that its nonce is free; see `RelayerStore.refuse`."""
+        return await self._store.refuse(stored)
 
     async def broadcast(self, stored: Stored) -> Refusal | None:
         """Give a transaction to a node; None where it took it."""
@@ -113,6 +113,16 @@ class Outbox:
         level = logging.DEBUG if refused is Refusal.KNOWN else logging.WARNING
         logger.log(level, "%s (nonce %d): %s", stored.hash, stored.nonce, sent.answer.message)
         return Refusal.UNCLEAR if sent.is_doubtful and refused in NEVER_TAKEN else refused
+
+    async def _broadcast_again(self, stored: Stored) -> bool:
+        """Broadcast what another worker, or another task, may have in hand too; False where it is not live any more.
+
+        Whoever stored it must learn of that before any node does: what that one could not send may be sent here.
+        """
+        if not await self._store.share(stored):
+            return False
+        await self.broadcast(stored)
+        return True
 
     def follow(self, stored: Stored) -> asyncio.Future[Receipt | None]:
         """Wait for a transaction in the background, and note in the store that it was mined.
@@ -204,14 +214,14 @@ class Outbox:
         is_moot = await self._is_moot(stored.purpose, head)
         if not is_too_cheap and not is_moot:
             logger.warning("%s (nonce %d) is in no pool; it is broadcast again", stored.hash, stored.nonce)
-            await self.broadcast(stored)
+            await self._broadcast_again(stored)
             return
         try:
             await self._put_another_in_place_of(stored, head, tip, is_moot=is_moot)
         except RailUnavailable as error:
             logger.warning("%s (nonce %d) has to wait: %s", stored.hash, stored.nonce, error.detail)
             if not is_known:
-                await self.broadcast(stored)
+                await self._broadcast_again(stored)
 
     async def _put_another_in_place_of(self, stored: Stored, head: Block, tip: Answer, *, is_moot: bool) -> None:
         """Offer more for the same, or for nothing where it could do nothing any more but cost gas.

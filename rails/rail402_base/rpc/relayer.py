@@ -159,8 +159,7 @@ class Relayer:
             refused = await self._outbox.broadcast(stored)
             if refused is Refusal.NONCE_USED and await self._is_lost(stored):
                 continue
-            if is_new and refused in NEVER_TAKEN:
-                await self._refuse(stored)
+            if is_new and refused in NEVER_TAKEN and await self._refuse(stored):
                 raise RailUnavailable(_WHY_NEVER_TAKEN[refused].format(self.account.address), retry_after=60)
             self.follow(stored)
             return stored
@@ -201,9 +200,10 @@ class Relayer:
             logger.warning("it is not known whether %s was mined: %s", stored.hash, error)
             return False
 
-    async def _refuse(self, stored: Stored) -> None:
+    async def _refuse(self, stored: Stored) -> bool:
+        """Note that no node has it; False where another worker has broadcast it meanwhile, or may have."""
         try:
-            await self._outbox.refuse(stored)
+            return await self._outbox.refuse(stored)
         except StoreError as error:
             raise OutcomeUnknown(f"{stored.hash} will be broadcast after all: {error.detail}") from error
 

@@ -87,7 +87,8 @@ class RelayerStore(Protocol):
         """Take the lowest free nonce from `floor` on, sign with it, and store that.
 
         Returns:
-            The stored transaction, and True. Where a live one has the same purpose, that one and False.
+            The stored transaction, and True. Where a live one has the same purpose, that one and False; it is shared
+            from then on, see `share`.
         """
         ...
 
@@ -97,7 +98,22 @@ class RelayerStore(Protocol):
         """Store another transaction with a live one's nonce in its place; None where that is not live any more."""
         ...
 
-    async def finish(self, stored: Stored, state: State) -> None:
+    async def share(self, stored: Stored) -> bool:
+        """Note that somebody else than who stored a transaction will broadcast it; say whether it is live at all.
+
+        To be done before it is broadcast: a transaction that is not live is not to be, and one that is shared cannot
+        be refused any more.
+        """
+        ...
+
+    async def refuse(self, stored: Stored) -> bool:
+        """Note that no node has a transaction, and that its nonce is free; say whether that could be noted.
+
+        It is for who stored it, and cannot be noted of one that is shared or not live.
+        """
+        ...
+
+    async def finish(self, stored: Stored, state: Literal["mined", "replaced"]) -> None:
         """Note what became of a live transaction; nothing happens to one that is not live."""
         ...
 
@@ -168,6 +184,7 @@ class SqliteRelayerStore:
             if purpose is not None:
                 row = connection.execute(_sql("of_authorization"), _columns(account, purpose)).fetchone()
                 if row is not None and _stored(row).state == "live":
+                    connection.execute(_sql("share"), {"hash": _stored(row).hash})
                     return _stored(row), False
             values = {"chain_id": account.chain_id, "relayer": account.address, "floor": floor}
             (nonce,) = connection.execute(_sql("next_nonce"), values).fetchone()
@@ -188,10 +205,17 @@ class SqliteRelayerStore:
 
         return await self._run(work)
 
-    async def finish(self, stored: Stored, state: State) -> None:
+    async def share(self, stored: Stored) -> bool:
+        """Note that somebody else will broadcast it too; see `RelayerStore.share`."""
+        return await self._changes("share", {"hash": stored.hash})
+
+    async def refuse(self, stored: Stored) -> bool:
+        """Note that no node has it; see `RelayerStore.refuse`."""
+        return await self._changes("refuse", {"hash": stored.hash})
+
+    async def finish(self, stored: Stored, state: Literal["mined", "replaced"]) -> None:
         """Note what became of a transaction; see `RelayerStore.finish`."""
-        values = {"hash": stored.hash, "state": state}
-        await self._run(lambda connection: connection.execute(_sql("finish"), values).rowcount)
+        await self._changes("finish", {"hash": stored.hash, "state": state})
 
     async def live(self, account: Account) -> Sequence[Stored]:
         """Return the live transactions, by nonce."""
@@ -204,6 +228,10 @@ class SqliteRelayerStore:
     async def _rows(self, query: str, values: dict[str, Any]) -> Sequence[Stored]:
         rows = await self._run(lambda connection: connection.execute(_sql(query), values).fetchall())
         return [_stored(row) for row in rows]
+
+    async def _changes(self, query: str, values: dict[str, Any]) -> bool:
+        """Say whether a statement changed the row that it is about."""
+        return await self._run(lambda connection: connection.execute(_sql(query), values).rowcount) == 1
 
     async def _run(self, operation: Operation[T]) -> T:
         """Run one operation; the one seam to SQLite."""

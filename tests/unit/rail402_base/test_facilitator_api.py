@@ -139,7 +139,7 @@ async def test_a_question_without_an_answer_moves_nothing(rig: Rig, path: str, a
 
 
 @pytest.mark.parametrize("path", ["/supported", "/verify", "/settle"])
-@pytest.mark.parametrize("answer", [Reply(500, HTML), httpx.ReadTimeout("slow"), httpx.ConnectError("refused")])
+@pytest.mark.parametrize("answer", [Reply(503, HTML), httpx.ReadTimeout("slow"), httpx.ConnectError("refused")])
 async def test_each_failure_is_counted(rig: Rig, path: str, answer: Any) -> None:
     await rig.api.check()
     rig.net.tell(path, answer)
@@ -263,8 +263,10 @@ async def test_a_refusal_may_come_with_an_error_status(rig: Rig) -> None:
         VALID | {"payer": THIRD},
         {"isValid": True, "payer": 5},
         {"isValid": False, "invalidReason": "insufficient_funds", "payer": THIRD},
-        {"isValid": False, "invalidReason": "unexpected_verify_error"},
         {"isValid": False, "invalidReason": "invalid_network", "payer": PAYER},
+        {"isValid": "yes"},
+        Reply(401),
+        Reply(400, VALID),
     ],
 )
 async def test_a_verdict_that_is_not_on_this_payment_is_a_failure(rig: Rig, answer: Answer) -> None:

@@ -140,12 +140,64 @@ async def test_an_offer_is_honoured_until_it_expires(till: Till) -> None:
     assert await till.refusal(offer, present(signed(till.authorization()))) == "offer_expired"
 
 
-async def test_a_used_or_cancelled_nonce_is_refused(till: Till) -> None:
-    offer, used, cancelled = await till.offer(), till.authorization(), till.authorization()
-    await till.hand_in(used)
+async def test_a_cancelled_nonce_is_refused(till: Till) -> None:
+    cancelled = till.authorization()
     await till.cancel(cancelled)
-    for authorization in (used, cancelled):
-        assert await till.refusal(offer, present(signed(authorization))) == "proof_already_used"
+    assert await till.refusal(await till.offer(), present(signed(cancelled))) == "proof_already_used"
+
+
+async def preempted(till: Till, **members: Any) -> Payment:
+    """A payment that somebody else hands in before it is shown to us."""
+    authorization = till.authorization(**members)
+    await till.hand_in(authorization)
+    return present(signed(authorization))
+
+
+async def test_an_authorization_that_was_handed_in_before_our_check_is_accepted(till: Till) -> None:
+    payment = await preempted(till)
+    charge = await till.verify(await till.offer(), payment)
+    settled = await till.rail.settle(charge, payment)
+    assert isinstance(settled, Settled)
+    assert settled.keys < set(charge.keys), "its transfer is claimed with it"
+    assert len(charge.keys) == 2
+    await assert_conserved(till, payee=PRICE)
+
+
+@pytest.mark.parametrize(("ago", "is_good"), [(3600, True), (3601, False), (31 * 86_400, False)])
+async def test_a_transfer_of_long_ago_pays_for_nothing(till: Till, ago: int, is_good: bool) -> None:
+    """Its charge may have been forgotten."""
+    payment = await preempted(till, valid_before=FAR)
+    till.clock.advance(ago)
+    offer = await till.offer()
+    if is_good:
+        await till.verify(offer, payment)
+    else:
+        assert await till.refusal(offer, payment) == "proof_already_used"
+
+
+@pytest.mark.parametrize("change", [{"to": THIRD}, {"value": PRICE - 1}, {"to": PAYER, "value": 0}])
+async def test_a_nonce_that_was_used_for_another_transfer_is_refused(till: Till, change: dict[str, Any]) -> None:
+    authorization = till.authorization()
+    await till.hand_in(replace(authorization, **change))
+    assert await till.refusal(await till.offer(), present(signed(authorization))) == "proof_already_used"
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (Unused(expired=False), RailUnavailable),
+        (Submitted(transaction="0x1"), RailUnavailable),
+        (OutcomeUnknown("the nodes disagree"), RailUnavailable),
+        (RailUnavailable("down"), RailUnavailable),
+        (Transfer(transaction="0x1", log_index=1, to=PAYEE, value=PRICE, at=None), PaymentRejected),
+    ],
+    ids=repr,
+)
+async def test_a_used_nonce_must_be_explained(till: Till, answer: Trace | Exception, expected: type[Exception]) -> None:
+    offer, payment = await till.offer(), await preempted(till)
+    public(till, answer)
+    with pytest.raises(expected):
+        await till.verify(offer, payment)
 
 
 async def test_a_payer_without_the_money_is_refused(till: Till) -> None:
@@ -198,6 +250,16 @@ async def test_an_authorization_that_ran_out_meanwhile_fails_for_good(till: Till
     failed = await till.rail.settle(charge, payment)
     assert isinstance(failed, Failed)
     assert failed.code == "authorization_expired"
+
+
+async def test_an_authorization_that_was_used_and_ran_out_meanwhile_is_settled(till: Till) -> None:
+    """The token says that it has expired, whether it was used before or not."""
+    authorization = till.authorization()
+    payment = present(signed(authorization))
+    charge = await till.verify(await till.offer(), payment)
+    await till.hand_in(authorization)
+    till.clock.advance(TIMEOUT)
+    assert isinstance(await till.rail.settle(charge, payment), Settled)
 
 
 async def test_a_cancelled_authorization_fails_for_good(till: Till) -> None:

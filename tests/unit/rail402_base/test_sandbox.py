@@ -94,7 +94,7 @@ async def test_a_transfer_moves_the_money_and_uses_the_nonce(chain: SandboxChain
     authorization = cheque()
     assert not await chain.authorization_state(PAYER, authorization.nonce)
     mined = await settle(chain, authorization)
-    assert mined == Mined("0x" + f"{1:064x}", 1, 1)
+    assert mined == Mined("0x" + f"{1:064x}", 1, 1, NOW)
     assert await chain.balance_of(PAYER) == 700
     assert await chain.balance_of(PAYEE.lower()) == 300
     assert await chain.authorization_state(PAYER.lower(), authorization.nonce)

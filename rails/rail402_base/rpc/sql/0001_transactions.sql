@@ -14,6 +14,8 @@ CREATE TABLE transactions (
     authorization_nonce BLOB,
     valid_before        TEXT,
     state               TEXT NOT NULL CHECK (state IN ('live', 'mined', 'refused', 'replaced')),
+    -- Whether somebody else than who stored it may have broadcast it: then nobody can say that no node has it.
+    shared              INTEGER NOT NULL DEFAULT 0,
     created_at          INTEGER NOT NULL
 );
 

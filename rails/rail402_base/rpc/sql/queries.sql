@@ -19,10 +19,17 @@ INSERT INTO transactions
     (hash, chain_id, relayer, nonce, raw, token, authorizer, authorization_nonce, valid_before, state, created_at)
 VALUES
     (:hash, :chain_id, :relayer, :nonce, :raw, :token, :authorizer, :authorization_nonce, :valid_before, 'live', :now)
-    ON CONFLICT (hash) DO UPDATE SET state = 'live', created_at = :now WHERE state = 'refused';
+    ON CONFLICT (hash) DO UPDATE SET state = 'live', shared = 0, created_at = :now WHERE state = 'refused';
 
 -- name: finish
 UPDATE transactions SET state = :state WHERE hash = :hash AND state = 'live';
+
+-- name: share
+UPDATE transactions SET shared = 1 WHERE hash = :hash AND state = 'live';
+
+-- name: refuse
+-- Only for who stored it, and as long as nobody else has a hand in it.
+UPDATE transactions SET state = 'refused' WHERE hash = :hash AND state = 'live' AND NOT shared;
 
 -- name: live
 SELECT hash, nonce, raw, token, authorizer, authorization_nonce, valid_before, state, created_at FROM transactions

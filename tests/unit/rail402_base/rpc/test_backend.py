@@ -311,6 +311,11 @@ class Failing(SqliteRelayerStore):
             raise StoreError("disk full")
         await super().finish(*args, **kwargs)
 
+    async def refuse(self, *args: Any, **kwargs: Any) -> bool:
+        if self.fails == "when refusing":
+            raise StoreError("disk full")
+        return await super().refuse(*args, **kwargs)
+
 
 async def failing(shop: Shop, fails: str) -> RpcBackend:
     store = Failing(shop.url)
@@ -334,7 +339,7 @@ async def test_without_a_record_nothing_is_sent(shop: Shop, fails: str, expected
 
 async def test_a_refused_one_that_stays_in_the_file_is_not_said_to_be_over(shop: Shop) -> None:
     """It would be broadcast at the next start."""
-    backend = await failing(shop, "when finishing")
+    backend = await failing(shop, "when refusing")
     shop.chain.ether.clear()
     with pytest.raises(OutcomeUnknown):
         await shop.settle(backend, shop.chain.authorize())
@@ -462,6 +467,59 @@ async def test_closing_while_one_waits(shop: Shop, backend: RpcBackend) -> None:
     assert len(await shop.live()) == 1
 
 
+class CutOff(httpx.AsyncBaseTransport):
+    """The network of one process: its first broadcasts run into time-outs, the last of them when told."""
+
+    def __init__(self, network: Network, *, sends: int) -> None:
+        self.network, self.left = network, sends
+        self.is_waiting, self.over = asyncio.Event(), asyncio.Event()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if b"eth_sendRawTransaction" in request.content and self.left:
+            self.left -= 1
+            if not self.left:
+                self.is_waiting.set()
+                await self.over.wait()
+            raise httpx.ConnectTimeout("no route")
+        return await self.network.handle_async_request(request)
+
+
+@pytest.mark.parametrize("who", ["another worker starts", "another worker tends", "the same worker tends"])
+async def test_what_another_broadcasts_meanwhile_is_not_said_to_be_unsent(tmp_path: Path, who: str) -> None:
+    """The first broadcast reaches nobody; before it gives up, somebody else sends the same row."""
+    shop = Shop(tmp_path, "one.test", "two.test")
+    backend = await shop.open()
+    backend.reader.rpc._transport._inner = cut_off = CutOff(shop.network, sends=2)
+    other = await shop.open() if who == "another worker tends" else backend
+    paying = asyncio.create_task(shop.settle(backend, shop.chain.authorize()))
+    await cut_off.is_waiting.wait()
+    if who == "another worker starts":
+        await shop.open()
+    else:
+        shop.clock.advance(3600)
+        await other.relayer._outbox.tend()
+    cut_off.over.set()
+    found = await paying
+    assert isinstance(found, Transfer)
+    assert found.transaction == shop.relayed()[0]["transactionHash"]
+    shop.assert_paid(3000)
+    for each in shop.backends:
+        await each.close()
+
+
+async def test_what_nobody_could_send_is_sent_by_nobody_later(shop: Shop, backend: RpcBackend) -> None:
+    """Another worker has read the row while it was live; then the first says that nothing was sent."""
+    backend.reader.rpc._transport._inner = cut_off = CutOff(shop.network, sends=1)
+    paying = asyncio.create_task(shop.settle(backend, shop.chain.authorize()))
+    await cut_off.is_waiting.wait()
+    (stored,) = await shop.live()
+    cut_off.over.set()
+    with pytest.raises(RailUnavailable):
+        await paying
+    assert not await backend.relayer._outbox._broadcast_again(stored)
+    assert shop.network.node.sent == []
+
+
 # --- transactions that move nothing
 
 
@@ -484,27 +542,49 @@ async def test_somebody_was_first(shop: Shop, backend: RpcBackend) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "expected"),
+    "spoil",
     [
-        (lambda it: it.balances.update({PAYER.lower(): -100 * USDC}), PaymentRejected),
-        (lambda it: setattr(it, "paused", True), OutcomeUnknown),
+        lambda it: it.balances.update({PAYER.lower(): -100 * USDC}),
+        lambda it: setattr(it, "paused", True),
     ],
     ids=["the payer moved the money away", "the token was paused"],
 )
-async def test_one_that_reverts(
-    shop: Shop, backend: RpcBackend, spoil: Callable[[Chain], object], expected: type[Exception]
+async def test_one_that_reverts_can_be_handed_in_again(
+    shop: Shop, backend: RpcBackend, spoil: Callable[[Chain], object]
 ) -> None:
+    """By anybody: it stands in the block. So it is not over, and the charge stays open until the chain says more."""
     authorization = shop.chain.authorize()
     shop.chain.mines_at_once = False
     task = asyncio.create_task(shop.settle(backend, authorization))
     await until(lambda: bool(shop.chain.pool))
+    balances = shop.chain.balances.copy()
     spoil(shop.chain)
     shop.chain.mine()
-    with pytest.raises(expected):
+    with pytest.raises(OutcomeUnknown, match="reverted"):
         await task
     assert shop.chain.usdc_of(PAYEE) == 0
-    shop.chain.paused = False
     assert await shop.trace(backend, authorization) == Unused(expired=False)
+    shop.chain.paused, shop.chain.mines_at_once = False, True
+    shop.chain.balances.update(balances)
+    shop.chain.hand_in(authorization)
+    assert isinstance(await shop.trace(backend, authorization), Transfer)
+
+
+async def test_one_that_reverts_because_it_has_expired_is_over(shop: Shop, backend: RpcBackend) -> None:
+    authorization = shop.chain.authorize()
+    shop.chain.mines_at_once = False
+    task = asyncio.create_task(shop.settle(backend, authorization))
+    await until(lambda: bool(shop.chain.pool))
+    pool = shop.chain.pool.copy()
+    shop.chain.pool.clear()
+    while shop.chain.head.time < authorization.valid_before:
+        shop.chain.mine(100)
+    shop.chain.pool.update(pool)
+    shop.chain.mine()
+    with pytest.raises(PaymentRejected) as caught:
+        await task
+    assert caught.value.code == "authorization_expired"
+    assert await shop.trace(backend, authorization) == Unused(expired=True)
 
 
 async def test_one_that_reverted_for_a_reason_that_is_gone_is_not_over(shop: Shop, backend: RpcBackend) -> None:

@@ -57,6 +57,26 @@ async def test_the_newest_blocks_are_searched_first(network: Network, chain: Cha
     assert windows(network) == [5000, 5000, 2102]
 
 
+async def test_a_node_that_does_not_say_when_beside_an_event_is_asked_for_the_block(
+    network: Network, chain: Chain
+) -> None:
+    chain.hand_in(chain.authorize())
+    at = chain.head.time
+    chain.mine(3)
+    truth = network.node.eth_get_transaction_receipt
+
+    def without_time(hash_: str) -> object:
+        receipt = truth(hash_)
+        assert isinstance(receipt, dict)
+        logs = [{name: log[name] for name in log if name != "blockTimestamp"} for log in receipt["logs"]]
+        return receipt | {"logs": logs}
+
+    network.node.answers["eth_getTransactionReceipt"] = without_time
+    found = await look(network)
+    assert isinstance(found, Transfer)
+    assert found.at == at
+
+
 async def test_what_has_expired_was_used_before_that(network: Network, chain: Chain) -> None:
     chain.hand_in(chain.authorize())
     chain.mine(20_000)

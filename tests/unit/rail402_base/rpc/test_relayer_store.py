@@ -81,7 +81,7 @@ async def test_what_was_stored_is_there_after_a_crash(tmp_path: Path, store: Sql
 
 async def test_a_refused_nonce_is_free_again(store: SqliteRelayerStore) -> None:
     first, second = await allocate(store, 1), await allocate(store, 2)
-    await store.finish(first, "refused")
+    assert await store.refuse(first)
     assert await store.live(ACCOUNT) == [second]
     third = await allocate(store, 3, salt=3)
     assert third.nonce == first.nonce
@@ -90,8 +90,25 @@ async def test_a_refused_nonce_is_free_again(store: SqliteRelayerStore) -> None:
 
 async def test_the_same_bytes_may_be_stored_again_after_a_refusal(store: SqliteRelayerStore) -> None:
     first = await allocate(store)
-    await store.finish(first, "refused")
+    assert await store.refuse(first)
     assert await allocate(store) == first
+    assert await store.refuse(first), "it is nobody else's again"
+
+
+async def test_one_that_somebody_else_broadcasts_is_not_refused(store: SqliteRelayerStore) -> None:
+    first, second = await allocate(store, 1), await allocate(store, 2)
+    assert await store.share(first)
+    await store.allocate(ACCOUNT, purpose(2), sign, floor=0, now=NOW)  # by who hands the same authorization in
+    for stored in (first, second):
+        assert not await store.refuse(stored)
+    assert await store.live(ACCOUNT) == [first, second]
+
+
+async def test_one_that_was_refused_is_broadcast_by_nobody_else(store: SqliteRelayerStore) -> None:
+    first = await allocate(store)
+    assert await store.refuse(first)
+    assert not await store.share(first)
+    assert not await store.refuse(first)
 
 
 @pytest.mark.parametrize("state", ["mined", "replaced"])
@@ -100,13 +117,13 @@ async def test_the_nonce_of_one_that_is_over_is_not(store: SqliteRelayerStore, s
     await store.finish(first, state)  # type: ignore[arg-type]
     assert (await allocate(store, 2)).nonce == 1
     assert [each.state for each in await store.of(ACCOUNT, purpose())] == [state]
-    await store.finish(first, "refused")
+    assert not await store.refuse(first)
     assert [each.state for each in await store.of(ACCOUNT, purpose())] == [state], "over is over"
 
 
 async def test_a_gap_is_filled_first(store: SqliteRelayerStore) -> None:
     stored = [await allocate(store, number, salt=number) for number in range(4)]
-    await store.finish(stored[1], "refused")
+    assert await store.refuse(stored[1])
     filler, is_new = await store.allocate(ACCOUNT, None, sign, floor=0, now=NOW)
     assert (filler.nonce, filler.purpose, is_new) == (1, None, True)
     assert (await store.allocate(ACCOUNT, None, lambda nonce: sign(nonce, 9), floor=0, now=NOW))[0].nonce == 4
