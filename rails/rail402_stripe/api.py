@@ -23,7 +23,7 @@ from rail402.clock import Clock, RandomBytes, system_clock, system_random
 from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentRejected, Rail402Error, RailUnavailable
 from rail402.protocol.base import Json
 from rail402.sandbox import sandbox_directory
-from rail402_stripe.client import STRIPE_API_BASE, RailStripeClient, stripe_client
+from rail402_stripe.client import STRIPE_API_BASE, RailStripeClient, stripe_client, time_of
 from rail402_stripe.declines import decline
 from rail402_stripe.intents import intent_id
 from rail402_stripe.sandbox import SANDBOX_URL, Sandbox, SandboxTransport
@@ -99,8 +99,8 @@ class StripeApi:
     """One Stripe account, seen through a secret key.
 
     Args:
-        secret_key: `sk_test_…`, `sk_live_…`, or a restricted key that may write PaymentIntents, refunds and, for
-            people, Checkout Sessions, and read shared payment tokens.
+        secret_key: `sk_…`, or a restricted key that may write PaymentIntents, refunds and, for people, Checkout
+            Sessions, and read shared payment tokens.
         api_version: the version of the API to speak.
         spt_parameter: where that version takes the token.
         transport: carries the requests instead of the network.
@@ -133,6 +133,7 @@ class StripeApi:
         self._api_version, self._spt_parameter = api_version, spt_parameter
         self._client: RailStripeClient | None = self._connect()  # checks the key and the address; nothing is sent
         self.sandbox_app: Sandbox | None = None
+        self._time: int | None = None
         self.network: Network = "stripe:live" if "_live_" in secret_key[:8] else "stripe:test"
 
     def __repr__(self) -> str:
@@ -187,6 +188,18 @@ class StripeApi:
                 case _:
                     raise
 
+    @property
+    def time(self) -> int:
+        """Stripe's own time at its latest answer, Unix seconds: it dates by that clock. Raises: RailUnavailable."""
+        if self._time is None:
+            raise RailUnavailable("Stripe does not say what time it is")
+        return self._time
+
+    async def ask_time(self) -> int:
+        """Return Stripe's own time now. Raises: Refused, RailUnavailable."""
+        await self._get("/v1/payment_intents", limit=1)
+        return self.time
+
     async def balance(self) -> Mapping[str, int]:
         """Return the account's balance, pending and available together: minor units by currency.
 
@@ -207,22 +220,24 @@ class StripeApi:
         """Create a PaymentIntent; with `confirm` it charges (or reserves) at once.
 
         Args:
-            spt: the shared payment token to charge; None where `params` say what is charged, or nothing is yet.
+            spt: the shared payment token to charge; None where `params` say what is charged.
             key: the idempotency key. Where it was used before, Stripe repeats its answer of then; the PaymentIntent is
                 retrieved, so that what is returned is as it is now.
 
-        Raises:
-            Refused, Declined, RailUnavailable, OutcomeUnknown.
+        Raises: Refused, Declined, RailUnavailable, OutcomeUnknown.
         """
-        means: dict[str, Any] = {}
         if spt is not None:
             token = {"shared_payment_granted_token": spt}
-            means = token if self._spt_parameter == "top_level" else {"payment_method_data": token}
-        found, replayed = await self._post("/v1/payment_intents", key, **params, **means, expand=["latest_charge"])
+            params |= token if self._spt_parameter == "top_level" else {"payment_method_data": token}
+        return (await self.intent_of_key(key, **params))[0]
+
+    async def intent_of_key(self, key: str, **params: Any) -> tuple[Json, bool]:
+        """Do the same without a token; return also whether the key had been used before. Raises: see above."""
+        found, replayed = await self._post("/v1/payment_intents", key, **params, expand=["latest_charge"])
         if not replayed:
-            return found
+            return found, False
         try:
-            return await self.intent(intent_id(found))
+            return await self.intent(intent_id(found)), True
         except (RailUnavailable, Refused) as error:
             raise OutcomeUnknown("the PaymentIntent was created before and cannot be looked at now") from error
 
@@ -266,8 +281,7 @@ class StripeApi:
     async def create_session(self, key: str, **params: Any) -> Json:
         """Create a Checkout Session; with a key that was used before, return that session as it is now.
 
-        Raises:
-            Refused, RailUnavailable, OutcomeUnknown.
+        Raises: Refused, RailUnavailable, OutcomeUnknown.
         """
         found, replayed = await self._post("/v1/checkout/sessions", key, **params, expand=[_SESSIONS_CHARGE])
         if not replayed:
@@ -348,6 +362,7 @@ class StripeApi:
             answer = await client.raw_request_async(method, path, stripe_version=self._api_version, **params)
         except stripe.StripeError as error:
             raise _translated(error, asks_only=method == "get") from error
+        self._time = time_of(answer.headers)
         if not isinstance(answer.data, dict):
             raise _no_answer("is no object", asks_only=method == "get")
         return answer.data, answer.headers.get("idempotent-replayed") == "true"

@@ -6,11 +6,12 @@ here as it is: the rail makes `Unknown` of it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Final
 
 from rail402.clock import Clock
-from rail402.errors import RailUnavailable
+from rail402.errors import OutcomeUnknown, RailUnavailable
 from rail402.protocol.charge import Charge, Operation
 from rail402.protocol.payment import Payment
 from rail402.protocol.rail import Failed, NotPaid, Pending, Refunded, Released, Settled, Unknown
@@ -18,7 +19,7 @@ from rail402_stripe.api import Declined, Refused, StripeApi
 from rail402_stripe.customers import unattended
 from rail402_stripe.intents import Outcome, after_decline, idempotency_key, is_of, metadata_of, outcome
 from rail402_stripe.proofs import ProofKind, proof_of
-from rail402_stripe.verification import INTENT, VERIFIED_AT
+from rail402_stripe.verification import INTENT, STRIPE_TIME, VERIFIED_AT
 
 __all__ = ["Cashier"]
 
@@ -26,9 +27,15 @@ logger = logging.getLogger("rail402.stripe")
 
 # A request whose answer was lost may still be under way, at a proxy say. For so long it is not called undone.
 _LANDING_SECONDS: Final = 120
-# How far Stripe's clock and ours may be apart; and how long after our check a request may reach Stripe at the most.
-_SKEW_SECONDS: Final = 300
-_LATEST_SECONDS: Final = 600
+# A payment is charged within so many seconds of its check, or not at all: the landing begins with the check.
+_SEND_SECONDS: Final = 30
+# Where a PaymentIntent is searched for: from so many seconds before the check (Stripe has many clocks) to the end of
+# each of these spans, one after the other. It is next to always in the first, which nobody can fill up afterwards.
+_MARGIN_SECONDS: Final = 10
+_SPANS: Final = (2, 10, 60, _LANDING_SECONDS + 60)
+
+# The member of a charge's `rail_state` that says when a refund was asked for whose answer was lost, Unix seconds.
+_REFUND_ASKED: Final = "refund_asked"
 
 # Codes that say that the request itself is not one, whatever the token: the API's version or its spelling is wrong.
 _OUR_FAULT: Final = ("parameter_unknown", "parameter_missing", "url_invalid")
@@ -44,6 +51,7 @@ class Cashier:
 
     def __init__(self, api: StripeApi, clock: Clock) -> None:
         self._api, self._clock = api, clock
+        self._cut_off: dict[str, int] = {}  # when refunds were asked for that the gate had no more time for
 
     async def prepared(self, charge: Charge, operation: Operation) -> Outcome:
         """See what became of a payment that its payer has made: nothing is sent that could get lost."""
@@ -53,7 +61,13 @@ class Cashier:
             return Unknown(detail=error.detail)
 
     async def create(self, charge: Charge, payment: Payment, operation: Operation, *, capture_method: str) -> Outcome:
-        """Create the charge's PaymentIntent, which charges what the payer shows (or reserves the amount) at once."""
+        """Create the charge's PaymentIntent, which charges what the payer shows (or reserves the amount) at once.
+
+        Raises:
+            RailUnavailable: nothing was charged. OutcomeUnknown: it may have been.
+        """
+        if self._clock() - charge.rail_state[VERIFIED_AT] > _SEND_SECONDS:
+            raise RailUnavailable("the payment was checked too long ago")
         proof = proof_of(payment.payload)
         try:
             intent = await self._api.create_intent(
@@ -110,8 +124,14 @@ class Cashier:
     async def refund(self, charge: Charge) -> Outcome:
         """Give back all that was taken."""
         pi, key = charge.rail_state[INTENT], idempotency_key(charge, Operation.REFUND)
+        asked = self._clock()
         try:
             refund = await self._api.refund(pi, key, metadata_of(charge))
+        except OutcomeUnknown as error:
+            return Unknown(detail=error.detail, state={_REFUND_ASKED: asked})
+        except asyncio.CancelledError:
+            self._cut_off[charge.id] = asked
+            raise
         except (Declined, Refused) as error:
             answer = await self._look(charge, pi, Operation.REFUND)
             return Failed(code=error.code, detail=error.detail) if isinstance(answer, Settled) else answer
@@ -141,15 +161,30 @@ class Cashier:
                 refunds = await self._api.refunds(pi)
                 if any(refund.get("status") in ("pending", "requires_action") for refund in refunds):
                     return Pending(retry_after=60)
+                if isinstance(answer, Settled) and (left := self._landing_of_refund(charge)) > 0:
+                    return Pending(retry_after=left)
             return answer
         except Refused as error:
             return Unknown(detail=error.detail)
 
+    def _landing_of_refund(self, charge: Charge) -> int:
+        """Return for how many seconds more a refund that Stripe does not show may still reach it."""
+        asked = max(self._cut_off.get(charge.id, 0), int(charge.rail_state.get(_REFUND_ASKED, 0)))
+        left = asked + _LANDING_SECONDS - self._clock()
+        if left <= 0:
+            self._cut_off.pop(charge.id, None)
+        return left
+
     async def _find(self, charge: Charge, operation: Operation) -> Outcome:
-        """Find a PaymentIntent of which not even the id is known, by its marks."""
-        began = int(charge.rail_state.get(VERIFIED_AT, charge.created_at))
-        async for intent in self._api.intents_between(began - _SKEW_SECONDS, began + _LATEST_SECONDS):
-            if is_of(intent, charge):
-                return outcome(intent, charge, operation)
-        left = began + _LANDING_SECONDS - self._clock()
+        """Find a PaymentIntent of which not even the id is known, by its marks. All times here are Stripe's own."""
+        began = charge.rail_state.get(STRIPE_TIME)
+        if not isinstance(began, int):
+            return Unknown(detail="when it was sent is not known by Stripe's clock")
+        since = began - _MARGIN_SECONDS
+        for span in _SPANS:
+            async for intent in self._api.intents_between(since, began + span):
+                if is_of(intent, charge):
+                    return outcome(intent, charge, operation)
+            since = began + span + 1
+        left = began + _LANDING_SECONDS - self._api.time
         return NotPaid() if left <= 0 else Pending(retry_after=left)

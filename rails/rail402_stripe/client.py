@@ -13,6 +13,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -23,7 +24,7 @@ import stripe
 from rail402.errors import ConfigurationError, MalformedInput
 from rail402.protocol.base import nests_too_deep
 
-__all__ = ["STRIPE_API_BASE", "RailStripeClient", "stripe_client"]
+__all__ = ["STRIPE_API_BASE", "RailStripeClient", "stripe_client", "time_of"]
 
 STRIPE_API_BASE = "https://api.stripe.com"
 
@@ -95,6 +96,15 @@ def _harmless(response: httpx.Response) -> bytes:
         message = "Stripe gave an answer that cannot be read"
         raise stripe.APIError(message, http_status=response.status_code) from error
     return _SECRET.sub(r"\1…", text).encode() if failed else response.content
+
+
+def time_of(headers: Mapping[str, str]) -> int | None:
+    """Return when an answer was given by the clock of who gave it, Unix seconds; None where its `Date` is none."""
+    try:
+        moment = parsedate_to_datetime(headers["date"])
+    except (KeyError, ValueError):
+        return None
+    return None if moment.tzinfo is None else int(moment.timestamp())
 
 
 class RailStripeClient(stripe.StripeClient):

@@ -3,8 +3,9 @@
     POST stripe    {"dialect": "mpp", "offer": <challenge>, "prepare": "payment_intent" | "checkout"}
 
 What is made is marked with the offer's consumption key, under an idempotency key that has nothing else in it: whoever
-asks twice gets the same one. A client secret is in the answer to who asked, and nowhere else. What nobody has paid when
-its time is over is cancelled; Checkout Sessions end by themselves.
+asks twice gets the same one. A client secret is put into the answer to who asked, and nowhere else; Stripe itself adds
+it to the address `stripe/return` at which a browser comes back from 3-D Secure. What nobody has paid when its time is
+over is cancelled; Checkout Sessions end by themselves.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import logging
 import re
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from rail402.clock import Clock
-from rail402.errors import MalformedInput, PaymentRejected, Rail402Error, RailUnavailable
+from rail402.errors import MalformedInput, OutcomeUnknown, PaymentRejected, Rail402Error, RailUnavailable
 from rail402.protocol.base import Json, parse_json
 from rail402.protocol.binding import parse_token
 from rail402.protocol.charge import Operation
@@ -29,10 +30,11 @@ from rail402_stripe.api import Declined, Refused, StripeApi
 from rail402_stripe.intents import EXPIRY_MARK, OFFER_MARK, intent_id, offer_metadata
 from rail402_stripe.proofs import OtherProofs, Preparation, ProofKind, proof_kinds_of
 from rail402_stripe.sandbox_pages import reachable
-from rail402_stripe.verification import PAID_WITHIN, PAY_GRACE
+from rail402_stripe.verification import PAID_WITHIN, PAY_GRACE, PRESENT_GRACE
 from rail402_stripe.wire import check_publishable_key, payment_method_types_of
 
 __all__ = [
+    "MOST_OFFER_SECONDS",
     "PREPARE_PATH",
     "RETURN_PATH",
     "OnDemand",
@@ -46,6 +48,8 @@ __all__ = [
 
 logger = logging.getLogger("rail402.stripe")
 
+A = TypeVar("A")
+
 PREPARE_PATH: Final = "stripe"
 RETURN_PATH: Final = "stripe/return"
 """Where Checkout sends a person back. Paths are below `/.well-known/rail402/`."""
@@ -56,6 +60,10 @@ _MAX_BODY: Final = 65_536
 _CLOCK_SKEW: Final = 60
 _UNPAID: Final = ("requires_payment_method", "requires_confirmation", "requires_action")
 _TURN_SECONDS: Final = 60
+MOST_OFFER_SECONDS: Final = 20 * 3600
+"""For how long an offer may be good: Stripe forgets an idempotency key after a day, and until `PRESENT_GRACE` after the
+offer's end whoever asks again must get the same PaymentIntent and no second one."""
+
 # How far back a process that starts looks for what others have left: longer than offers are honoured.
 _LEFT_SECONDS: Final = 86_400
 
@@ -116,8 +124,9 @@ class Preparer:
             raise unreadable("prepare", f"must be one of {', '.join(_KINDS)}")
         if not isinstance(envelope, dict):
             raise unreadable("offer", "must be the challenge that was sent")
-        offer = self.offer(asked.get("dialect"), envelope, kind, desk)
-        if kind is ProofKind.PAYMENT_INTENT:
+        is_intent = kind is ProofKind.PAYMENT_INTENT
+        offer = self.offer(asked.get("dialect"), envelope, kind, desk, may_be_expired=is_intent)
+        if is_intent:
             return EndpointReply.of(await self._intent(offer, desk))
         session = await self.session(offer, desk)
         said = {"checkout_session": session["id"], "expires_at": session.get("expires_at")}
@@ -145,9 +154,13 @@ class Preparer:
         return offer
 
     async def _intent(self, offer: Offer, desk: Desk) -> dict[str, Any]:
-        intent = await _made(
-            self._api.create_intent(
-                None,
+        """Return the PaymentIntent of an offer. Of one that has expired it is what was made before, as it is now: so
+        a payer who lost it with a crash sees whether it was paid, for as long as it may be presented."""
+        late = self._clock() - offer.expires_at
+        if late > PRESENT_GRACE:
+            raise _expired("ask for a new offer")
+        intent, is_old = await _made(
+            self._api.intent_of_key(
                 _idempotency_key(offer, "payment_intent"),
                 amount=offer.amount,
                 currency=offer.asset,
@@ -157,9 +170,12 @@ class Preparer:
                 metadata=offer_metadata(_key(offer), host_of(desk), offer.expires_at),
             )
         )
-        if intent.get("status") == "canceled":
+        if late > 0 and not is_old:
+            self._until[intent_id(intent)] = 0  # nobody has its secret, and the next turn cancels it
+            raise _expired("nothing was prepared for this offer in time; ask for a new one")
+        if late <= 0 and intent.get("status") == "canceled":
             raise _expired("what was prepared for this offer was canceled; ask for a new one")
-        if intent.get("status") in _UNPAID:
+        if late <= 0 and intent.get("status") in _UNPAID:
             self._until[intent_id(intent)] = offer.expires_at + PAID_WITHIN
             await _check_unused(offer, desk)
         secret = intent.get("client_secret")
@@ -219,6 +235,9 @@ class Preparer:
                 if not found:
                     await self.find_left()
                     found = True
+            except Rail402Error as error:
+                logger.warning("PaymentIntents that other processes have left unpaid are not all found: %s", error)
+            try:
                 await self.cancel_unpaid()
             except Rail402Error as error:
                 logger.warning("PaymentIntents that nobody paid are not cancelled yet: %s", error)
@@ -236,7 +255,12 @@ class Preparer:
                 self._until[intent_id(intent)] = int(expires_at) + PAID_WITHIN
 
     async def cancel_unpaid(self) -> int:
-        """Cancel each whose time is over; return how many were. Raises: RailUnavailable, OutcomeUnknown."""
+        """Cancel each whose time is over; return how many were.
+
+        Raises:
+            RailUnavailable, OutcomeUnknown: not all could be; what is left is tried again by the next call.
+        """
+        failed: Rail402Error | None = None
         cancelled, now = 0, self._clock()
         for intent in [intent for intent, until in self._until.items() if until < now]:
             # Between the look and the cancellation it may still be paid, too late: what is reserved is given free
@@ -247,7 +271,12 @@ class Preparer:
                     cancelled += 1
             except (Declined, Refused) as error:
                 logger.info("%s is not cancelled: %s", intent, error)
-            del self._until[intent]
+            except (RailUnavailable, OutcomeUnknown) as error:
+                failed = error
+                continue  # the others need not wait for it
+            self._until.pop(intent, None)
+        if failed is not None:
+            raise failed
         return cancelled
 
 
@@ -268,7 +297,7 @@ def way_on(session: Json, offer: Offer, desk: Desk) -> str:
     return reachable(url, desk)
 
 
-async def _made(creating: Awaitable[Json]) -> Json:
+async def _made(creating: Awaitable[A]) -> A:
     """Return what was made; what Stripe refuses here is the publisher's configuration, whatever the payer does.
 
     Raises:

@@ -272,13 +272,13 @@ class OwnCustomerWallet(Wallet):
     async def resume(self, offer: Offer, payload: Json | None, *, record_id: str, now: int) -> Paid | NotPaid | Unknown:
         """Find out what became of a payment, by what Stripe says of its PaymentIntent; see `Wallet.resume`.
 
-        Without a payload the publisher is asked for the offer's PaymentIntent again: it is the same one. It is not
-        confirmed again, by this or by anything.
+        Without a payload the publisher is asked for the offer's PaymentIntent again, which it shows for as long as it
+        can be presented: it is the same one. It is not confirmed again, by this or by anything.
         """
         if payload is None:
             try:
                 prepared = await self._prepare(offer)
-            except PaymentFailed as error:  # the offer has ended
+            except PaymentFailed as error:  # the offer has ended, and the time for presenting it
                 return Unknown(detail=error.detail)
         else:
             known = _Prepared.of(payload.get(ProofKind.PAYMENT_INTENT.value), payload.get(_SECRET))
@@ -290,7 +290,7 @@ class OwnCustomerWallet(Wallet):
         except Refused as error:
             return Unknown(detail=error.detail)
         found = _judged(intent, prepared, offer, now=now)
-        if payload is None and isinstance(found, Unknown):
+        if payload is None and isinstance(found, Unknown) and now <= offer.expires_at:
             return Paid(payload=prepared.payload(offer))  # so that it is written down
         return found
 

@@ -41,7 +41,7 @@ from rail402_stripe.cashier import Cashier
 from rail402_stripe.currencies import currency as currency_of
 from rail402_stripe.customers import Customers
 from rail402_stripe.intents import PREPARED_FOR, Outcome
-from rail402_stripe.on_demand import PREPARE_PATH, RETURN_PATH, OnDemand, Preparer
+from rail402_stripe.on_demand import MOST_OFFER_SECONDS, PREPARE_PATH, RETURN_PATH, OnDemand, Preparer
 from rail402_stripe.people import CHECKOUT_PATH, PAY_PATH, People
 from rail402_stripe.proofs import ProofKind, is_account, proof_kinds_of
 from rail402_stripe.sandbox_pages import SANDBOX_PATH, SandboxPages
@@ -115,6 +115,7 @@ class StripeRail(PaymentRail, Holds, Refunds):
         # On an instance this is the flag of `PaymentRail`; on the class it is the constructor below.
         self.is_sandbox = self._api.network == "stripe:sandbox"
         self.is_test = self._api.network == "stripe:test"
+        self.max_offer_seconds = None if on_demand == _NOT_PREPARED else MOST_OFFER_SECONDS
 
     def __repr__(self) -> str:
         return f"StripeRail({self._api!r}, profile_id={self.profile_id!r})"

@@ -22,7 +22,7 @@ from rail402_stripe.customers import Customers
 from rail402_stripe.intents import OFFER_MARK, PREPARED_FOR, intent_id
 from rail402_stripe.proofs import Proof, ProofKind, offer_key, proof_of
 
-__all__ = ["INTENT", "PAID_WITHIN", "PAY_GRACE", "PRESENT_GRACE", "VERIFIED_AT", "Verifier"]
+__all__ = ["INTENT", "PAID_WITHIN", "PAY_GRACE", "PRESENT_GRACE", "STRIPE_TIME", "VERIFIED_AT", "Verifier"]
 
 PAY_GRACE: Final = 1800
 """Seconds after an offer's expiry for which a payment that was prepared in time may be made."""
@@ -36,6 +36,7 @@ PAID_WITHIN: Final = PAY_GRACE + 300
 
 # Members of a charge's `rail_state`.
 VERIFIED_AT: Final = "verified_at"
+STRIPE_TIME: Final = "stripe_time"  # the same moment by Stripe's clock, where a lookup would need it
 INTENT: Final = "payment_intent"
 
 _PROCESSING_RETRY_AFTER: Final = 60
@@ -83,14 +84,16 @@ class Verifier:
             detail = "Stripe knows no such shared payment token for this seller"
             raise PaymentRejected(detail, code="payment_declined") from error
         _check_token(token, offer, now=now)
+        state = {**verified.state, STRIPE_TIME: self._api.time}
         agent = _members(token, "agent_details").get("network_business_profile")
-        return replace(verified, payer=agent if isinstance(agent, str) else None)
+        return replace(verified, payer=agent if isinstance(agent, str) else None, state=state)
 
     async def _customer(self, proof: Proof, verified: Verified) -> Verified:
         saved = None if self._customers is None else await self._customers(proof.value)
         if saved is None:
             raise PaymentRejected("no customer has this secret", code="payment_declined")
-        return replace(verified, payer=saved.customer, state={**verified.state, **saved.state})
+        state = {**verified.state, **saved.state, STRIPE_TIME: await self._api.ask_time()}
+        return replace(verified, payer=saved.customer, state=state)
 
     async def _prepared(self, proof: Proof, offer: Offer, key: str, verified: Verified) -> Verified:
         """Believe a payment that was prepared for this very offer, as far as Stripe itself calls it paid."""

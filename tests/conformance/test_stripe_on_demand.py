@@ -21,14 +21,17 @@ import pytest
 import stripe
 from fastapi import Request
 
+from rail402.client.payer import Payer
 from rail402.errors import OutcomeUnknown
 from rail402.protocol.charge import Delivery, PaymentState
 from rail402.protocol.dialect import Fields
 from rail402.protocol.offer import Offer
-from rail402_stripe import SavedCustomer, StripeRail
+from rail402.testing.fakes import FakeClock
+from rail402_stripe import OwnCustomerWallet, SavedCustomer, StripeApi, StripeRail
 from rail402_stripe.api import SANDBOX_LEDGER
 from rail402_stripe.sandbox import SANDBOX_URL, Fault, SandboxTransport
 from rail402_stripe.verification import PAID_WITHIN, PRESENT_GRACE
+from rail402_stripe.wire import SANDBOX_PROFILE
 from tests.conformance.test_stripe_end_to_end import MPP, URL, Shop
 from tests.unit.rail402_stripe.account import CANCEL, CAPTURE, CREATE, INTENT, PRICE, REFUND, Account
 
@@ -260,9 +263,11 @@ async def test_an_offer_that_was_altered_or_has_expired_prepares_nothing(account
             asked = {"dialect": "mpp", "offer": {"challenge": {**honest, **change}}, "prepare": "checkout"}
             assert code_of(await shop.client.post(PREPARE, json=asked)) == (402, "offer_unknown")
         account.clock.advance(601)
-        assert code_of(await ask(shop, offer, "payment_intent")) == (402, "offer_expired")
+        assert code_of(await ask(shop, offer, "checkout")) == (402, "offer_expired")
         await account.balance()
         assert objects(account) == {}
+        assert code_of(await ask(shop, offer, "payment_intent")) == (402, "offer_expired")
+        assert await account.rail.cancel_unpaid() == 1  # to see that there was none makes one, which nobody gets
 
 
 # --- each proof buys once
@@ -526,7 +531,7 @@ async def test_unpaid_payment_intents_are_cancelled_when_their_time_is_over(acco
         account.spoil(CANCEL, "timeout")  # a turn that fails is made up for by the next one
         with pytest.raises(OutcomeUnknown):
             await account.rail.cancel_unpaid()
-        assert await account.rail.cancel_unpaid() == 3
+        assert await account.rail.cancel_unpaid() == 1  # the other two it had cancelled all the same
         by_id = {intent["id"]: intent["status"] for intent in await account.intents()}
         assert [by_id[one["payment_intent"]] for one in asked] == [
             "canceled",
@@ -537,6 +542,77 @@ async def test_unpaid_payment_intents_are_cancelled_when_their_time_is_over(acco
         answer = await show(shop, offers[0], {"paymentIntent": asked[0]["payment_intent"]})
         assert code_of(answer) == (402, "authorization_expired")
         assert (await show(shop, offers[1], {"paymentIntent": asked[1]["payment_intent"]})).json() == {"n": 1}
+
+
+async def test_after_its_end_an_offer_shows_what_was_made_and_makes_nothing(account: Account) -> None:
+    async with Shop(account, "upfront", "memory://").open() as shop:
+        offers = [(await challenge(shop))[0] for _ in range(3)]
+        paid, unpaid = [(await ask(shop, offer, "payment_intent")).json() for offer in offers[:2]]
+        await confirm(shop, paid)
+        account.clock.advance(600 + PAID_WITHIN + 1)
+        assert await account.rail.cancel_unpaid() == 1
+        assert [(await ask(shop, offer, "payment_intent")).json() for offer in offers[:2]] == [paid, unpaid]
+        assert code_of(await ask(shop, offers[2], "payment_intent")) == (402, "offer_expired")
+        assert await account.rail.cancel_unpaid() == 1  # what that made, and nobody has seen
+        assert code_of(await ask(shop, offers[0], "checkout")) == (402, "offer_expired")
+        account.clock.advance(PRESENT_GRACE - PAID_WITHIN)
+        assert code_of(await ask(shop, offers[0], "payment_intent")) == (402, "offer_expired")
+        assert sorted(await account.statuses()) == ["canceled", "canceled", "succeeded"]
+
+
+class Died(BaseException):
+    """The end of a process, as nothing catches it."""
+
+
+@pytest.mark.parametrize(("confirms", "minutes"), [(True, 11), (True, 129), (False, 13), (False, 129)])
+async def test_an_agent_that_dies_while_it_pays_comes_back(
+    account: Account, tmp_path: Path, confirms: bool, minutes: int
+) -> None:
+    async with Shop(account, "upfront", "memory://").open() as shop:
+        wallet = OwnCustomerWallet.sandbox(tmp_path, transport=shop.transport(), clock=account.clock)
+        confirm_at_stripe = wallet._api.confirm
+
+        async def dies(*args: Any) -> Any:
+            if confirms:
+                await confirm_at_stripe(*args)
+            raise Died
+
+        wallet._api.confirm = dies  # type: ignore[method-assign]
+        payer = Payer([wallet], journal=f"sqlite:///{tmp_path}/wallet.db", clock=account.clock)
+        async with payer, httpx.AsyncClient(transport=payer.transport(shop.transport()), base_url=URL) as agent:
+            with pytest.raises(Died):
+                await agent.get("/report")
+            wallet._api.confirm = confirm_at_stripe  # type: ignore[method-assign]
+            account.clock.advance(minutes * 60)
+            await account.rail.cancel_unpaid()
+            if not confirms:  # nothing was paid, which is what its resumption finds out
+                await payer.recover()
+                assert await payer.journal.unresolved() == []
+            assert (await agent.get("/report")).json() == {"n": 1}
+            assert await account.balance() == PRICE
+
+
+@pytest.mark.parametrize("ahead", [-360, 0, 360])
+async def test_a_lost_charge_is_found_whatever_our_clock_says(tmp_path: Path, customers: Customers, ahead: int) -> None:
+    account = Account(tmp_path, customers=customers)
+    customers.known[SECRET] = await saved(account)
+    stripe_clock = account.clock
+    api = StripeApi.sandbox(tmp_path, clock=stripe_clock)
+    ours = FakeClock(stripe_clock() + ahead)
+    await account.rail.close()
+    account.rail = StripeRail(api, profile_id=SANDBOX_PROFILE, customers=customers, clock=ours)
+    account.clock = ours
+    async with Shop(account, "upfront", "memory://").open() as shop:
+        offer = await shop.offer()
+        account.spoil(CREATE, "timeout", applied=True)
+        assert (await show(shop, offer, {"customer": SECRET})).status_code == 503
+        for clock in (ours, stripe_clock):
+            clock.advance(130)
+        await shop.gate.reconcile()
+        assert (await shop.only_charge()).payment is PaymentState.SETTLED
+        assert (await show(shop, offer, {"customer": SECRET})).json() == {"n": 1}
+        assert await account.balance() == PRICE
+    await account.close()
 
 
 async def test_a_process_that_starts_cancels_what_another_has_left(account: Account) -> None:

@@ -61,7 +61,7 @@ class Sandbox:
         public_url: str = SANDBOX_URL,
     ) -> None:
         self._ledger = Ledger(path)
-        self._clock = clock
+        self.clock = clock
         self._random_bytes = random_bytes
         self._profile_id = profile_id
         self._public_url = public_url.rstrip("/")
@@ -96,7 +96,7 @@ class Sandbox:
             raise ConfigurationError(f"the sandbox has no PaymentIntent, charge, refund or session {object_id!r}")
         event_id = f"evt_{self._random_bytes(12).hex()}"
         return signed_event(
-            event_type, public(found[0]), webhook_secret=webhook_secret, event_id=event_id, created=self._clock()
+            event_type, public(found[0]), webhook_secret=webhook_secret, event_id=event_id, created=self.clock()
         )
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
@@ -138,7 +138,7 @@ class Sandbox:
             if not carried_out and fault is not None and fault.answer != "server_error":
                 return fault, None
             saved = idempotency.claim(
-                books, admitted.key, request.path, admitted.params, now=self._clock(), request_id=request_id
+                books, admitted.key, request.path, admitted.params, now=self.clock(), request_id=request_id
             )
             if saved is None and not carried_out:
                 error = _server_error()
@@ -200,7 +200,7 @@ class Sandbox:
             books,
             params,
             object_id,
-            self._clock(),
+            self.clock(),
             self._random_bytes,
             publishable,
             self._profile_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from email.utils import formatdate
 from pathlib import Path
 
 import httpx
@@ -31,7 +32,8 @@ class SandboxTransport(httpx.AsyncBaseTransport):
             answer = await self._sandbox.handle(received)
         except AnswerLost as error:
             raise httpx.ReadTimeout("the sandbox lost the answer, as ordered", request=request) from error
-        return httpx.Response(answer.status, headers=list(answer.headers), content=answer.body, request=request)
+        date = ("date", formatdate(self._sandbox.clock(), usegmt=True))  # over a socket the server says that
+        return httpx.Response(answer.status, headers=[*answer.headers, date], content=answer.body, request=request)
 
     async def aclose(self) -> None:
         self._sandbox.close()

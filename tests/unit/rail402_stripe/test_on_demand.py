@@ -323,6 +323,31 @@ async def test_only_unpaid_ones_whose_time_is_over_are_cancelled(stripe_says: St
     assert await preparer.cancel_unpaid() == 0
 
 
+async def test_what_others_left_cannot_be_listed_and_the_rest_is_cancelled(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_demand, "_TURN_SECONDS", 0)
+    preparer = Preparer(account.api, SETTINGS, account.clock)
+    made = [await account.api.intent_of_key(f"made:{n}", amount=50, currency="usd") for n in range(3)]
+    preparer._until = {intent["id"]: 0 for intent, _ in made}
+    tries, cancelled = 0, asyncio.Event()
+
+    async def too_many() -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 3:
+            cancelled.set()
+        raise RailUnavailable("more than can be read")
+
+    monkeypatch.setattr(preparer, "find_left", too_many)
+    account.spoil("/v1/payment_intents/*/cancel", "timeout")  # of one alone: the next turn makes up for it
+    running = asyncio.create_task(preparer.run_forever())
+    await cancelled.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert await account.statuses() == ["canceled"] * 3
+
+
 @pytest.mark.parametrize("status", ["requires_capture", "succeeded", "canceled", "processing"])
 async def test_what_was_paid_meanwhile_is_left_alone(stripe_says: Stripe, status: str) -> None:
     clock = FakeClock()

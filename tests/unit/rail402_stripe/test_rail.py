@@ -5,6 +5,7 @@ Money is counted by the account's balance.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from pathlib import Path
@@ -33,6 +34,7 @@ from rail402.protocol.rail import (
 )
 from rail402_stripe import StripeApi, StripeRail
 from rail402_stripe.intents import metadata_of
+from rail402_stripe.on_demand import MOST_OFFER_SECONDS
 from rail402_stripe.wire import SANDBOX_PROFILE, payload_of, token_key
 from tests.unit.rail402_stripe.account import (
     CANCEL,
@@ -51,6 +53,8 @@ from tests.unit.rail402_stripe.account import (
 DECLINED = "pm_card_visa_chargeDeclined"
 NO_FUNDS = "pm_card_visa_chargeDeclinedInsufficientFunds"
 WANTS_PERSON = "pm_card_authenticationRequired"
+
+DATED = {"date": "Fri, 15 Jan 2027 08:00:00 GMT"}
 
 LOST = [("timeout", False), ("timeout", True), ("server_error", False), ("server_error", True), ("html", False)]
 LOST += [("html", True), ("truncated", True)]
@@ -192,7 +196,7 @@ async def test_a_good_token_is_verified_without_using_it(account: Account) -> No
     verified = await verify(account, spt)
     assert verified.keys == {token_key(spt)}
     assert verified.payer == "profile_test_sandbox_agent"
-    assert verified.state == {"verified_at": account.clock()}
+    assert verified.state == {"verified_at": account.clock(), "stripe_time": account.clock()}
     assert await account.intents() == []
 
 
@@ -278,7 +282,7 @@ async def test_nothing_is_burnt_where_the_token_cannot_be_looked_at(account: Acc
     ],
 )
 async def test_tokens_of_other_forms(token: dict[str, Any], code: str | None) -> None:
-    transport = httpx.MockTransport(lambda _: httpx.Response(200, json=token))
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json=token, headers=DATED))
     rail = make_rail(StripeApi("sk_test_1", transport=transport))
     terms = Terms(amount=PRICE, flow=Flow.ESCROW, now=0, expires_at=600, timeout_seconds=180)
     offer = await rail.offer(ORDER, rail.spec.mechanisms[0], terms)
@@ -436,7 +440,9 @@ async def _unasked_charge(rail: StripeRail) -> Charge:
     offer = await rail.offer(ORDER, rail.spec.mechanisms[0], terms)
     assert offer is not None
     facts: Any = {"order": ORDER, "offer": offer, "price": offer.price, "window": 600, "dialect": "mpp"}
-    charge = Charge(id="ch_1", keys=("k",), created_at=0, lease_until=9, rail_state={"verified_at": 0}, **facts)
+    charge = Charge(
+        id="ch_1", keys=("k",), created_at=0, lease_until=9, rail_state={"verified_at": rail._clock()}, **facts
+    )
     return charge.on(PaymentEvent.HOLD, lease_until=9)
 
 
@@ -524,9 +530,85 @@ async def test_what_lands_late_is_found(account: Account) -> None:
     await account.rail.hold(charge, payment)
     account.clock.advance(90)
     assert isinstance(await account.rail.lookup(charge, Operation.HOLD), Pending)
-    assert isinstance(await account.rail.hold(charge, payment), Held)  # as if the first request arrived only now
+    checked_now = charge.model_copy(update={"rail_state": {**charge.rail_state, "verified_at": account.clock()}})
+    assert isinstance(await account.rail.hold(checked_now, payment), Held)  # as if the first request arrived only now
     account.clock.advance(90)
     assert isinstance(await account.rail.lookup(charge, Operation.HOLD), Held)
+
+
+async def test_what_was_checked_long_ago_is_not_charged(account: Account) -> None:
+    """The lookup calls it undone two minutes after the check: by then nothing may be sent any more."""
+    charge, payment = await account.claimed()
+    account.clock.advance(31)
+    with pytest.raises(RailUnavailable, match="too long ago"):
+        await account.rail.hold(charge, payment)
+    assert await account.statuses() == []
+
+
+async def test_without_stripe_s_time_nothing_is_called_undone(account: Account) -> None:
+    charge, _ = await account.claimed()
+    state = {name: value for name, value in charge.rail_state.items() if name != "stripe_time"}
+    account.clock.advance(1000)
+    undated = charge.model_copy(update={"rail_state": state})
+    assert isinstance(await account.rail.lookup(undated, Operation.HOLD), Unknown)
+
+
+async def test_what_others_create_does_not_hide_a_charge(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    charge, payment = await account.claimed()
+    account.spoil(CREATE, "timeout", applied=True)
+    await account.rail.hold(charge, payment)
+    for n in range(15):  # newer ones come first in Stripe's lists
+        account.clock.advance(1)
+        await account.api.intent_of_key(f"flood:{n}", amount=PRICE, currency="usd")
+    monkeypatch.setattr("rail402_stripe.api._PAGE", 1)
+    pages, get = 0, account.rail._api._get
+
+    async def counted(path: str, **params: Any) -> Any:
+        nonlocal pages
+        pages += 1
+        return await get(path, **params)
+
+    monkeypatch.setattr(account.rail._api, "_get", counted)
+    assert isinstance(await account.rail.lookup(charge, Operation.HOLD), Held)
+    assert pages == 3  # those of the first two seconds after the check
+
+
+async def test_without_a_date_no_token_is_verified() -> None:
+    token = httpx.MockTransport(lambda _: httpx.Response(200, json={"livemode": False}))
+    rail = make_rail(StripeApi("sk_test_1", transport=token))
+    terms = Terms(amount=PRICE, flow=Flow.ESCROW, now=0, expires_at=600, timeout_seconds=180)
+    offer, payment = await rail.offer(ORDER, rail.spec.mechanisms[0], terms), present({"spt": "spt_1"})
+    assert offer is not None
+    with pytest.raises(RailUnavailable, match="what time it is"):
+        await rail.verify(offer, payment, rail.spec.authenticate(offer, payment), now=0)
+    await rail.close()
+
+
+async def test_no_offer_outlives_what_stripe_remembers(account: Account) -> None:
+    tokens_alone = make_rail()
+    assert (tokens_alone.max_offer_seconds, account.rail.max_offer_seconds) == (None, MOST_OFFER_SECONDS)
+    await tokens_alone.close()
+
+
+async def test_a_refund_that_the_gate_cuts_off_may_still_land(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    charge = step(await account.settled(), PaymentEvent.REFUND)
+    sent = asyncio.Event()
+
+    async def hangs(*_: Any) -> None:
+        sent.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(account.rail._api, "refund", hangs)
+    refunding = asyncio.create_task(account.rail.refund(charge))
+    await sent.wait()
+    refunding.cancel()
+    await asyncio.gather(refunding, return_exceptions=True)
+    account.clock.advance(20)
+    assert await account.rail.lookup(charge, Operation.REFUND) == Pending(retry_after=100)
+    account.clock.advance(100)
+    assert isinstance(await account.rail.lookup(charge, Operation.REFUND), Settled)
 
 
 async def test_the_same_try_never_charges_twice(account: Account) -> None:

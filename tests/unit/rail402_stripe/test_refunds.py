@@ -113,6 +113,26 @@ async def test_a_refund_that_lands_late_is_not_made_again(account: Account) -> N
         assert await account.balance() == 0
 
 
+async def test_a_lost_refund_is_not_called_undone_while_it_may_land(account: Account) -> None:
+    """Otherwise the failed handler would run once more for money that goes back."""
+    async with Shop(account, "upfront", "memory://").open() as shop:
+        shop.status = iter([500])
+        account.spoil(REFUND, "timeout")
+        shop.offer_bought, shop.spt = await shop.offer(), await account.token()
+        assert (await again(shop)).status_code == 500
+        for seconds in (1, 118):
+            account.clock.advance(seconds)
+            await shop.gate.reconcile()
+            assert (await shop.only_charge()).payment is PaymentState.UNKNOWN
+            assert (await again(shop)).status_code == 503
+        charge = await shop.only_charge()
+        await account.api.refund(str(charge.transaction), f"rail402:{charge.id}:refund:1:2", {})  # it lands
+        account.clock.advance(2)
+        await shop.gate.reconcile()
+        assert (await again(shop)).json()["code"] == "refunded"
+        assert (shop.served, await account.balance()) == (0, 0)
+
+
 async def test_what_is_left_after_a_part_was_refunded_by_hand(account: Account) -> None:
     async with Shop(account, "escrow", "memory://").open() as shop:
         charge = await buy(shop)

@@ -7,7 +7,7 @@ import pytest
 import stripe
 
 from rail402.errors import ConfigurationError
-from rail402_stripe.client import STRIPE_API_BASE, stripe_client
+from rail402_stripe.client import STRIPE_API_BASE, stripe_client, time_of
 
 
 def _recording(requests: list[httpx.Request]) -> httpx.MockTransport:
@@ -105,3 +105,18 @@ async def test_no_secret_reaches_a_log(caplog: pytest.LogCaptureFixture) -> None
 async def test_neither_key_nor_client_secret_is_in_the_repr() -> None:
     async with stripe_client("sk_test_hidden", transport=_recording([])) as client:
         assert "hidden" not in repr(client)
+
+
+@pytest.mark.parametrize(
+    ("date", "seconds"),
+    [
+        ("Fri, 15 Jan 2027 08:00:00 GMT", 1_800_000_000),
+        ("Fri, 15 Jan 2027 08:00:00", None),
+        ("Fri, 99 Jan 99999 08:00:00 GMT", None),
+        ("soon", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_when_an_answer_was_given(date: str | None, seconds: int | None) -> None:
+    assert time_of({} if date is None else {"date": date}) == seconds

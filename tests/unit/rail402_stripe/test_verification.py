@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import AsyncIterator
+from email.utils import formatdate
 from typing import Any
 
 import httpx
@@ -93,12 +94,13 @@ class Stripe:
         self.answer: Any = {}
         self.status = 200
         self.asked: list[str] = []
+        self.dated = {"date": formatdate(NOW + 7, usegmt=True)}
         self.api = StripeApi("sk_test_1", transport=httpx.MockTransport(self._handle))
         self.known: SavedCustomer | None = None
 
     def _handle(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(f"{request.method} {request.url.path}")
-        return httpx.Response(self.status, content=json.dumps(self.answer).encode())
+        return httpx.Response(self.status, content=json.dumps(self.answer).encode(), headers=self.dated)
 
     async def customer(self, secret: str) -> SavedCustomer | None:
         return self.known if secret == SECRET else None
@@ -256,9 +258,14 @@ async def test_a_customer_is_who_the_publisher_says(stripe_says: Stripe) -> None
     stripe_says.known = SavedCustomer("cus_1", "pm_1")
     verified = await stripe_says.verify({"customer": SECRET})
     assert verified.payer == "cus_1"
-    assert verified.state == {"customer": "cus_1", "payment_method": "pm_1", "verified_at": NOW + 10}
+    assert verified.state == {
+        "customer": "cus_1",
+        "payment_method": "pm_1",
+        "verified_at": NOW + 10,
+        "stripe_time": NOW + 7,
+    }
     assert SECRET not in repr(verified)
-    assert stripe_says.asked == []
+    assert stripe_says.asked == ["GET /v1/payment_intents"]  # for its time
     for payload, customers in (({"customer": "x" * 16}, True), ({"customer": SECRET}, False)):
         with pytest.raises(PaymentRejected) as caught:
             await stripe_says.verify(payload, customers=customers)
