@@ -88,11 +88,11 @@ class LightningSpec:
         """Check that the payment is the one that the offer's invoice asks for.
 
         A preimage proves it by itself. An invoice does not: it counts together with the token of the offer, which the
-        402 told to this payer alone, and at the first presentation, where that token has been verified.
+        402 told to this payer alone. An offer has it where it was verified, or is the charge's own shown again.
 
         Raises:
             PaymentRejected: `preimage_invalid`, what differs between offer and invoice, or `replay_not_proven` where
-                an invoice is shown again.
+                an invoice is shown without the token.
         """
         invoice = invoice_of(offer)
         payment_hash = _payment_hash(payment)

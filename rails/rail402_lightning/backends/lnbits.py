@@ -12,7 +12,6 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from itertools import chain, repeat
 from typing import Any, Final
 
@@ -108,8 +107,9 @@ class LnbitsReceiver:
         """Return what became of an invoice.
 
         LNbits hands out the preimage of an invoice that is not paid, so that says nothing; `paid` does. An invoice
-        that has expired it marks as failed without asking its node; a payment that arrives later makes it paid. The
-        time of a settlement is when LNbits booked it.
+        that has expired it marks as failed without asking its node; a payment that arrives later makes it paid. When a
+        payment arrived it does not say, only when it booked it, which may be much later if it was down meanwhile. That
+        nobody pays too late is left to its node, which takes no payment of an invoice that has expired.
         """
         row = await _row(self._api, payment_hash, timeout=_TIMEOUT)
         if row is None:
@@ -119,7 +119,7 @@ class LnbitsReceiver:
             raise RailUnavailable("an invoice was paid from the very LNbits wallet that it is for; use another one")
         match row["status"]:
             case "success":
-                return InvoiceStatus(state="settled", received_msat=amount, settled_at=_time(row.get("updated_at")))
+                return InvoiceStatus(state="settled", received_msat=amount)
             case "failed":
                 labels = row.get("labels")
                 expired = isinstance(labels, list) and "expired" in labels
@@ -361,14 +361,3 @@ def _integer(members: Json, name: str) -> int:
     if type(value) is not int:
         raise RailUnavailable(f"LNbits sent no whole number as {name}")
     return value
-
-
-def _time(value: object) -> int | None:
-    """Read a time of LNbits, which is UTC whether it says so or not."""
-    try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-    if moment is None:
-        return None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())

@@ -68,6 +68,14 @@ def test_a_wrong_setting_is_named(options: dict[str, Any], named: str) -> None:
     assert "password" not in str(raised.value)
 
 
+def test_offers_are_good_for_no_longer_than_a_rail_can_keep_them() -> None:
+    rail = FakeRail(FakeLedger())
+    rail.max_offer_seconds = 600
+    make(rails=[rail], offer_seconds=600)
+    with pytest.raises(ConfigurationError, match="offer_seconds must be 600 at most with the rail fake"):
+        make(rails=[rail], offer_seconds=601)
+
+
 @pytest.mark.parametrize("kind", [FakeRail, FreeRail])
 def test_play_money_does_not_buy_beside_real_money(kind: type[FakeRail]) -> None:
     rails = [RealRail(FakeLedger(), FakeSpec("real")), kind(FakeLedger(), FakeSpec("play"))]

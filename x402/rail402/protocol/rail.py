@@ -166,6 +166,7 @@ class PaymentRail(ABC):
         is_sandbox: only play money moves on it; receipts say so.
         is_test: its service is real and its money worth nothing: a test network, a test mode.
         takes_less: a held amount may be captured in part: `settle` takes `charge.amount`.
+        max_offer_seconds: for how long an offer may be good at most; None for as long as the gate says.
         has_fixed_terms: offers for one order at one price differ in nothing but their expiry, so that a payment which
             comes without its offer can be checked against one that is made anew.
     """
@@ -175,6 +176,7 @@ class PaymentRail(ABC):
     is_test: bool = False
     takes_less: bool = False
     has_fixed_terms: bool = False
+    max_offer_seconds: int | None = None
 
     async def start(self) -> None:
         """Open connections and check the configuration against the backend."""

@@ -172,7 +172,7 @@ class Admission:
             dead = charge.payment in (PaymentState.RELEASED, PaymentState.REJECTED)
             code = "proof_already_used" if dead else "payment_in_progress"
             raise PaymentRejected("another payment was made for this offer", code=code)
-        self._rail.spec.authenticate(charge.offer, self._payment)
+        self._rail.spec.authenticate(self._offer_of(charge), self._payment)
         shown = None if self._token is None else _digest(self._token.nonce)
         proven = self._rail.spec.bare_replay if charge.secret_digest is None else shown == charge.secret_digest
         # With the token its payer is known, and browsers' cookies change by themselves; a login must come again anyhow.
@@ -186,6 +186,12 @@ class Admission:
             same = mine.digest == order.digest
         if not same:
             raise PaymentRejected("the payment was made for another request", code="resource_mismatch")
+
+    def _offer_of(self, charge: Charge) -> Offer:
+        """Return a charge's offer, with its token where that is shown again: some proofs count only beside it."""
+        if self._token is None or _digest(self._token.nonce) != charge.secret_digest:
+            return charge.offer
+        return charge.offer.model_copy(update={"token": self._payment.offer_token})
 
     async def _step(self, charge: Charge) -> Admitted | None:
         """Return what the charge's state allows now; None while somebody else works on it."""
@@ -243,7 +249,7 @@ class Admission:
 
     async def _reclaim(self, charge: Charge) -> Admitted:
         """Claim a released payment once more, verified anew."""
-        verified = self._rail.spec.authenticate(charge.offer, self._payment)
+        verified = self._rail.spec.authenticate(self._offer_of(charge), self._payment)
         verified = await self._rail.verify(charge.offer, self._payment, verified, now=self._services.clock())
         claimed = charge.on(
             PaymentEvent.RECLAIM,

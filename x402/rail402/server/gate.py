@@ -31,7 +31,7 @@ from rail402.server.reconciler import Reconciler
 from rail402.server.request import Receive, Scope, Send
 from rail402.server.routes import Found, Protected, mark, rule_of, rules_of, walk, wrap
 from rail402.server.services import Services
-from rail402.server.settings import GateSettings, Price, Receipts, Rule, names
+from rail402.server.settings import GateSettings, Price, Receipts, Rule, check_rails, names
 from rail402.stores import open_store
 from rail402.stores.base import Store
 
@@ -90,10 +90,7 @@ class Gate:
         self._registry = Registry([rail.spec for rail in rails])
         self._rails = {rail.spec.name: rail for rail in rails}
         self._store = open_store(store) if isinstance(store, str) else store
-        if len({(rail.is_sandbox, rail.is_test) for rail in rails}) > 1:
-            raise ConfigurationError(
-                "sandbox, test and live rails in one gate would sell for nothing; make several gates"
-            )
+        check_rails(rails, self._settings)
         if (secret is None or receipt_key is None) and not rails[0].is_sandbox:
             raise ConfigurationError(
                 "secret and receipt_key are required outside the sandbox; make them: rail402 keygen"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 from rail402.errors import ConfigurationError
 from rail402.money import Money, as_money
 from rail402.protocol.offer import Flow
+from rail402.protocol.rail import PaymentRail
 
-__all__ = ["GateSettings", "Price", "Receipts", "Rule", "parse_duration"]
+__all__ = ["GateSettings", "Price", "Receipts", "Rule", "check_rails", "parse_duration"]
 
 Price = Money | str | Callable[..., "Money | str | Awaitable[Money | str | None] | None"]
 """A fixed price, or a function of the request; None from the function means that this request is free."""
@@ -166,3 +167,17 @@ def names(value: Any, what: str) -> tuple[str, ...] | None:
     if isinstance(value, str) or not all(isinstance(name, str) for name in value) or not value:
         raise ConfigurationError(f'{what}={value!r} must be a list of names, such as ["base", "lightning"]')
     return tuple(value)
+
+
+def check_rails(rails: Collection[PaymentRail], settings: GateSettings) -> None:
+    """Check that rails go together, and with the gate's settings.
+
+    Raises:
+        ConfigurationError: they do not.
+    """
+    if len({(rail.is_sandbox, rail.is_test) for rail in rails}) > 1:
+        raise ConfigurationError("sandbox, test and live rails in one gate would sell for nothing; make several gates")
+    for rail in rails:
+        most = rail.max_offer_seconds
+        if most is not None and settings.offer_seconds > most:
+            raise ConfigurationError(f"offer_seconds must be {most} at most with the rail {rail.spec.name}")
