@@ -98,7 +98,7 @@ class TestTable:
     @pytest.mark.parametrize("status", [409, 503])
     def test_what_may_pass_by_itself_says_so(self, status: int) -> None:
         stubborn = {code for code, row in REASONS.items() if row.status == status and not row.retryable}
-        assert stubborn == ({"replay_not_proven"} if status == 409 else set())
+        assert stubborn == ({"replay_not_proven", "identifier_conflict"} if status == 409 else set())
 
     def test_the_peers_bytes_are_never_our_fault(self) -> None:
         assert all(row.status in (400, 402, 413) for row in REASONS.values() if row.fault == "peer")

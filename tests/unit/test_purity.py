@@ -15,15 +15,23 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "x402" / "rail402"
-PURE = sorted([CORE / "errors.py", CORE / "money.py", *CORE.glob("protocol/*.py"), *CORE.glob("dialects/*.py")])
+PURE = sorted(
+    [
+        CORE / "errors.py",
+        CORE / "money.py",
+        *CORE.glob("protocol/*.py"),
+        *CORE.glob("dialects/*.py"),
+        *CORE.glob("mcp/*.py"),
+    ]
+)
 
 # What computes and does nothing else. Whatever is not here, a pure module has no use for.
 COMPUTES = {
     *("__future__", "abc", "base64", "binascii", "collections", "dataclasses", "datetime", "decimal", "enum"),
-    *("functools", "hashlib", "hmac", "itertools", "json", "math", "re", "string", "struct", "types", "typing"),
-    *("urllib.parse", "joserfc", "pydantic", "rfc8785"),
+    *("functools", "hashlib", "hmac", "itertools", "json", "math", "operator", "re", "string", "struct", "types"),
+    *("typing", "urllib.parse", "joserfc", "pydantic", "rfc8785"),
 }
-OURS = {"rail402.errors", "rail402.money", "rail402.protocol", "rail402.dialects"}
+OURS = {"rail402.errors", "rail402.money", "rail402.protocol", "rail402.dialects", "rail402.mcp"}
 
 EFFECTS = {"open", "input", "print", "exec", "eval", "compile", "__import__", "breakpoint"}
 IMPURE_METHODS = {

@@ -91,6 +91,7 @@ REASONS = _table(
     Reason("payment_required", 402, False, "payer", "Payment is required", "payment_required", "payment-required"),
     # The peer's bytes.
     Reason("malformed_payment", 400, False, "peer", "The payment cannot be read", "invalid_payload", "malformed-credential"),
+    Reason("malformed_credential", 402, False, "peer", "The credential cannot be read", "invalid_payload", "malformed-credential"),
     Reason("malformed_request", 400, False, "peer", "The request cannot be read", "invalid_payload", "bad-request"),
     Reason("receipt_invalid", 400, False, "peer", "The receipt does not verify", "invalid_payload", "bad-request"),
     Reason("several_payments", 400, False, "peer", "The request carries two different payments", "invalid_payload", "bad-request"),
@@ -100,6 +101,7 @@ REASONS = _table(
     Reason("method_not_offered", 402, False, "payer", "This route does not offer that payment method", "unsupported_scheme", "method-unsupported"),
     Reason("offer_unknown", 402, False, "payer", "The offer was not made by this server, or was altered", "invalid_payment_requirements", "invalid-challenge"),
     Reason("offer_expired", 402, False, "payer", "The offer has expired", "invalid_exact_evm_payload_authorization_valid_before", "payment-expired"),
+    Reason("extension_mismatch", 402, False, "payer", "An extension of the offer came back altered", "extension_echo_mismatch", "invalid-challenge"),
     Reason("resource_mismatch", 402, False, "payer", "The payment was made for another request", "invalid_payment_requirements", "invalid-challenge"),
     Reason("amount_mismatch", 402, False, "payer", "The payment is for another amount", "invalid_exact_evm_payload_authorization_value_mismatch", "payment-insufficient"),
     Reason("payee_mismatch", 402, False, "payer", "The payment goes to another payee", "invalid_exact_evm_payload_recipient_mismatch", "verification-failed"),
@@ -121,6 +123,7 @@ REASONS = _table(
     # Known payment, but not this way or not now.
     Reason("payment_in_progress", 409, True, "payer", "The same payment is being processed", "duplicate_settlement", "invalid-challenge"),
     Reason("replay_not_proven", 409, False, "payer", "The payment is public: a replay needs the secret it came with", "duplicate_settlement", "invalid-challenge"),
+    Reason("identifier_conflict", 409, False, "payer", "The payment's id was used with another payment", "duplicate_settlement", "invalid-challenge"),
     Reason("store_conflict", 409, True, "store", "Another worker changed the charge first", "duplicate_settlement", "invalid-challenge"),
     # Fail closed.
     Reason("rail_unavailable", 503, True, "rail", "The payment rail cannot be reached", "unexpected_verify_error", "internal-payment-error"),
@@ -149,9 +152,11 @@ class Rail402Error(Exception):
         code: a stable machine-readable code.
         detail: one or two sentences for a person; never holds a secret.
         retry_after: seconds after which the same thing may be tried again, where that is known.
+        rail: the rail of the payment that it is about, where that is known: it may have a word of its own for `code`.
     """
 
     default_code = "configuration_invalid"
+    rail: str = ""
 
     def __init__(self, detail: str = "", *, code: str | None = None, retry_after: int | None = None) -> None:
         self.code = code or self.default_code

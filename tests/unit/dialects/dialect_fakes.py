@@ -33,11 +33,15 @@ class Rail:
         self, name: str, network: str, method: str, *, flow: Flow, speaks: str = "x402-v2 mpp x-receipt"
     ) -> None:
         self.name, self.network, self.method, self.flow = name, network, method, flow
+        self.bare_replay = name == "lightning"
         every = {
             "x402-v1": X402V1Binding(self),
             "x402-v2": X402Binding(self),
             "mpp": MppBinding(self),
             "x-receipt": XReceiptBinding(self),
+            "x-payment": XPaymentBinding(self),
+            "x-price": XPriceBinding(self),
+            "payment-uri": PaymentUriBinding(self),
         }
         self.bindings = {dialect: every[dialect] for dialect in speaks.split()}
 
@@ -159,8 +163,69 @@ class XReceiptBinding(Binding):
         return {"proof": proof}
 
 
-BASE = Rail("base", "eip155:84532", "evm", flow=Flow.AUTHORIZATION, speaks="x402-v1 x402-v2 mpp x-receipt")
-LIGHTNING = Rail("lightning", "lnbtc:0f9188f13cb7b2c71f2a335e3a4fc328", "lightning", flow=Flow.UPFRONT)
+class ProofBinding(Binding):
+    """Proofs are transaction hashes on the chain, preimages on Lightning."""
+
+    def encode_proof(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        return {"proof": {self.member: payload["proof"]}}
+
+    def decode_proof(self, wire: Mapping[str, Any]) -> dict[str, Any] | None:
+        proof = wire["proof"].get(self.member)
+        return None if proof is None else super().decode_proof({"proof": proof})
+
+    @property
+    def member(self) -> str:
+        return "preimage" if self.rail.bare_replay else "transaction"
+
+
+class XPaymentBinding(ProofBinding):
+    def encode_offer(self, offer: Offer) -> dict[str, Any]:
+        return {"price": str(offer.amount), "receiver": offer.payee, "network": offer.network, "asset": offer.asset}
+
+    def decode_offer(self, wire: Mapping[str, Any], *, expires_at: int) -> Offer | None:
+        if wire.get("network") != self.rail.network:
+            return None
+        return self.rail.offer(wire.get("price", ""), wire.get("receiver"), 60, None, expires_at)
+
+
+class XPriceBinding(ProofBinding):
+    def encode_offer(self, offer: Offer) -> dict[str, Any]:
+        said = {"price": str(offer.amount), "currency": "USDC", "paymentAddress": offer.payee}
+        return said | {"network": offer.network}
+
+    def decode_offer(self, wire: Mapping[str, Any], *, expires_at: int) -> Offer | None:
+        if wire.get("network", self.rail.network) != self.rail.network or wire.get("currency", "USDC") != "USDC":
+            return None
+        return self.rail.offer(wire["price"], wire["paymentAddress"], 60, None, expires_at)
+
+
+class PaymentUriBinding(ProofBinding):
+    def encode_offer(self, offer: Offer) -> dict[str, Any]:
+        return {"uri": f"{self.rail.name}:{offer.payee}/{offer.amount}"}
+
+    def decode_offer(self, wire: Mapping[str, Any], *, expires_at: int) -> Offer | None:
+        scheme, _, rest = wire["uri"].partition(":")
+        if scheme != self.rail.name:
+            return None
+        payee, _, amount = rest.partition("/")
+        invoice = "lnbcrt1" if self.rail.bare_replay else None
+        return self.rail.offer(amount, payee, 60, invoice, expires_at)
+
+
+BASE = Rail(
+    "base",
+    "eip155:84532",
+    "evm",
+    flow=Flow.AUTHORIZATION,
+    speaks="x402-v1 x402-v2 mpp x-receipt x-payment x-price payment-uri",
+)
+LIGHTNING = Rail(
+    "lightning",
+    "lnbtc:0f9188f13cb7b2c71f2a335e3a4fc328",
+    "lightning",
+    flow=Flow.UPFRONT,
+    speaks="x402-v2 mpp x-receipt payment-uri",
+)
 STRIPE = Rail("stripe", "stripe:test", "stripe", flow=Flow.ESCROW, speaks="mpp")
 RAILS = (BASE, LIGHTNING, STRIPE)
 SERVER = Context(specs=Registry(RAILS), now=NOW, realm="api.example.com", keys=KEYS)  # type: ignore[arg-type]

@@ -132,6 +132,16 @@ def test_the_preimage_may_be_upper_case_and_the_base64_of_any_kind() -> None:
         assert len(payments(f"L402 {text}:{PREIMAGE.upper()}")) == 1
 
 
+def test_a_preimage_whose_digits_were_read_as_base64_is_known_all_the_same() -> None:
+    misread = base64.b64decode(PREIMAGE).hex()  # as l402-requests 0.9 does with what lnd answers
+    (payment,) = payments(f"L402 {minted()}:{misread}")
+    assert payment.payload == {"preimage": PREIMAGE}
+    with pytest.raises(PaymentRejected):
+        payments(f"L402 {minted()}:{base64.b64decode('22' * 32).hex()}")
+    with pytest.raises(MalformedInput, match="send the preimage"):
+        payments(f"L402 {minted()}:{base64.b64decode(HASH).hex()}")
+
+
 def test_one_credential_under_two_words_is_one_payment() -> None:
     assert len(payments(f"LSAT {minted()}:{PREIMAGE}", f"L402 {minted()}:{PREIMAGE}", "Bearer abc")) == 1
 

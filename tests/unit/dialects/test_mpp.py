@@ -101,6 +101,30 @@ def refusal(message: object, body_digest: str = EMPTY_BODY_DIGEST) -> str:
     return caught.value.code
 
 
+BARE = ("id", "realm", "method", "intent", "request", "expires")
+
+
+@pytest.mark.parametrize("body_digest", [EMPTY_BODY_DIGEST, BODY_DIGEST])
+def test_a_lightning_client_need_not_send_back_more_than_its_draft_shows(body_digest: str) -> None:
+    message = credential(offer_of(LIGHTNING, order(body_digest)), body_digest=body_digest)
+    assert "opaque" not in message["challenge"]
+    message["challenge"] = {name: message["challenge"][name] for name in BARE}
+    (payment,) = payments(message, body_digest)
+    KEYS.verify(payment.offer, order(body_digest))
+    other = BODY_DIGEST if body_digest == EMPTY_BODY_DIGEST else sha256_hex(b"another")
+    assert refusal(message, other) == "offer_unknown"
+    request = decoded(message["challenge"]["request"])
+    message["challenge"]["request"] = canonical(request | {"_rail402_offer": "k1.2000000000.0.x"})
+    assert refusal(message, body_digest) == "offer_unknown"
+
+
+def test_of_other_methods_all_of_it_comes_back() -> None:
+    message = credential(offer_of(STRIPE, order(BODY_DIGEST)), body_digest=BODY_DIGEST)
+    assert "_rail402_offer" not in decoded(message["challenge"]["request"])
+    del message["challenge"]["digest"]
+    assert refusal(message, BODY_DIGEST) == "offer_unknown"
+
+
 # --- ids and digests
 
 
@@ -213,7 +237,7 @@ def test_one_payment_twice_is_one_and_two_are_refused() -> None:
 
 
 def test_opaque_may_come_back_decoded_and_nulls_are_passed_over() -> None:
-    message = credential(offer_of(LIGHTNING))
+    message = credential(offer_of(BASE))
     message["challenge"] |= {"opaque": decoded(message["challenge"]["opaque"]), "header": None, "digest": "", "new": 1}
     (payment,) = payments(message | {"source": None})
     KEYS.verify(payment.offer, ORDER)
@@ -297,7 +321,7 @@ def test_a_payload_of_another_method() -> None:
 def test_refused_credentials(vector: dict[str, str], field: str) -> None:
     with pytest.raises(MalformedInput) as caught:
         MPP.payments(Fields([(field, vector["line"])]), EMPTY_BODY_DIGEST, SERVER)
-    assert caught.value.code == "malformed_payment"
+    assert (caught.value.code, caught.value.status) == ("malformed_credential", 402)
 
 
 def test_an_oversized_credential_is_refused_unread() -> None:

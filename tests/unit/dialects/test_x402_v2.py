@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rail402.dialects import X402V2
+from rail402.dialects._payment_identifier import declaration
 from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
 from rail402.protocol.charge import PaymentState
 from rail402.protocol.dialect import Fields
@@ -109,6 +110,7 @@ def test_challenge_says_every_offer_that_x402_can_say() -> None:
                 "extra": {"paymentFlow": "upfront", "invoice": "lnbcrt1", "token": lightning.token},
             },
         ],
+        "extensions": declaration(required=False),
     }
 
 

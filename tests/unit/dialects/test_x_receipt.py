@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rail402.dialects import XReceipt
-from rail402.errors import MalformedInput
+from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
 from rail402.protocol.dialect import Context, Fields
 from rail402.protocol.offer import Offer
 from rail402.protocol.order import EMPTY_BODY_DIGEST
@@ -24,6 +24,7 @@ from .dialect_fakes import (
     KEYS,
     LIGHTNING,
     NOW,
+    ORDER,
     SERVER,
     STRIPE,
     challenge_of,
@@ -222,3 +223,71 @@ def test_hostile_payment_objects(payment: dict[str, Any]) -> None:
 def test_hostile_receipts(value: str) -> None:
     with contextlib.suppress(MalformedInput):
         payments(value)
+
+
+# --- the token that goes with a receipt which is no secret
+
+
+def test_a_public_receipt_has_the_offers_token_beside_it() -> None:
+    offer = offer_of(BASE)
+    payment = X.challenge(challenge_of(offer), SERVER).body["payment"]
+    assert (payment["offer_token"], payment["order"]) == (offer.token, ORDER.digest)
+    (read,) = offers({"payment": payment, "type": "x402"})
+    lines = X.credential(read, {"proof": "00"}, CLIENT)
+    assert lines == [("X-Receipt", "base-00"), ("X-Payment-Token", offer.token)]
+    (shown,) = X.payments(Fields(lines), EMPTY_BODY_DIGEST, SERVER)
+    assert (shown.offer, shown.token) == (None, offer.token)
+
+
+def test_where_the_rail_says_no_expiry_the_offers_own_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    binding: Any = BASE.bindings["x-receipt"]
+    said = {name: value for name, value in binding.encode_offer(offer_of(BASE)).items() if name != "expiry_seconds"}
+    monkeypatch.setattr(type(binding), "encode_offer", lambda self, offer: said)
+    late = Context(specs=SERVER.specs, now=NOW + 900)
+    for context, seconds in ((SERVER, 300), (late, 1)):
+        assert X.challenge(challenge_of(offer_of(BASE)), context).body["payment"]["expiry_seconds"] == seconds
+
+
+def test_the_receipt_that_is_a_secret_comes_first() -> None:
+    body = X.challenge(challenge_of(offer_of(BASE), offer_of(LIGHTNING)), SERVER).body
+    assert body["payment"]["network"] == "lightning"
+
+
+@pytest.mark.parametrize("token", ["a\r\nx: y", 7, "", "a b"])
+def test_a_token_that_does_not_go_into_a_field_is_refused(token: object) -> None:
+    with pytest.raises(MalformedInput, match=r"payment\.offer_token"):
+        offers({"type": "x402", "payment": PAYMENT | {"offer_token": token}})
+
+
+def test_a_payment_object_that_comes_back_is_proven_by_its_token() -> None:
+    offer = offer_of(BASE)
+    payment = X.challenge(challenge_of(offer), SERVER).body["payment"]
+    found = X.offer_of({"payment": payment}, SERVER)
+    assert terms(found) == terms(offer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"offer_token": None}, "offer_unknown"),
+        ({"offer_token": "k1.1.a.b"}, "offer_unknown"),
+        ({"order": None}, "offer_unknown"),
+        ({"order": "F" * 64}, "offer_unknown"),
+        ({"order": "f" * 64}, "resource_mismatch"),
+        ({"amount_sats": 1}, "resource_mismatch"),
+        ({"payee": "me"}, "resource_mismatch"),
+        ({"network": "dogecoin"}, "offer_unknown"),
+    ],
+)
+def test_one_that_was_altered_is_not(changes: dict[str, Any], code: str) -> None:
+    payment = X.challenge(challenge_of(offer_of(BASE)), SERVER).body["payment"]
+    with pytest.raises(PaymentRejected) as caught:
+        X.offer_of({"payment": payment | changes}, SERVER)
+    assert caught.value.code == code
+
+
+def test_nothing_that_could_be_proven() -> None:
+    with pytest.raises(MalformedInput, match="payment object"):
+        X.offer_of({"payment": "soon"}, SERVER)
+    with pytest.raises(ConfigurationError, match="offer keys"):
+        X.offer_of({"payment": {}}, CLIENT)

@@ -281,7 +281,7 @@ class TestDerived:
 
     def test_the_current_one_comes_first(self) -> None:
         keys = OfferKeys({"k1": OLD, "k2": NEW}, current="k2")
-        assert keys.derive_all("mpp") == [OfferKeys({"k2": NEW}).derive("mpp"), OfferKeys({"k1": OLD}).derive("mpp")]
+        assert keys.derive_all("mpp") == (OfferKeys({"k2": NEW}).derive("mpp"), OfferKeys({"k1": OLD}).derive("mpp"))
         assert keys.derive("mpp") == hmac.digest(NEW, b"rail402:mpp", hashlib.sha256)
 
 

@@ -130,7 +130,7 @@ async def test_another_invoices_preimage_does_not_pass_and_a_hash_is_recognised(
     rail, _wallet, offer = await make("invoice")
     _, _, other = await make("invoice")
     with pytest.raises(PaymentRejected) as caught:
-        rail.fake.authenticate(offer, present({"preimage": "x"}))
+        rail.fake.authenticate(offer, present({"preimage": "00"}))
     assert caught.value.code == "preimage_invalid"
     assert rail.fake.mistaken_keys(present({"preimage": other.extra["hash"]})) == {rail.issued_key(other)}
 
@@ -249,8 +249,17 @@ async def test_hooks_run_around_the_move() -> None:
     assert seen == [("settle", False), ("settle", True)]
 
 
-@pytest.mark.parametrize("style", ["signed", "invoice"])
-@pytest.mark.parametrize("dialect", ["x402-v2", "mpp", "x-receipt"])
+_COMMON = ["x402-v2", "mpp", "x-receipt", "payment-uri"]
+_SIGNED = ["x-payment", "x-price"]
+
+
+@pytest.mark.parametrize(
+    ("style", "dialect"),
+    [
+        *((style, dialect) for style in ("signed", "invoice") for dialect in _COMMON),
+        *(("signed", name) for name in _SIGNED),
+    ],
+)
 async def test_offers_and_proofs_survive_each_dialect(style: str, dialect: str) -> None:
     rail, wallet, offer = await make(style)
     binding = rail.fake.bindings[dialect]
@@ -259,12 +268,12 @@ async def test_offers_and_proofs_survive_each_dialect(style: str, dialect: str) 
     assert binding.decode_proof(binding.encode_proof(proof)) == proof
 
 
-@pytest.mark.parametrize("dialect", ["x402-v2", "mpp", "x-receipt"])
+@pytest.mark.parametrize("dialect", [*_COMMON, *_SIGNED])
 async def test_another_rails_json_is_left_alone(dialect: str) -> None:
     rail, _wallet, offer = await make()
     other = FakeSpec("other").bindings[dialect]
     assert other.decode_offer(rail.fake.bindings[dialect].encode_offer(offer), expires_at=1) is None
-    assert other.decode_proof({"receipt": "fake:e30=", "preimage": "x"}) is None
+    assert other.decode_proof({"receipt": "fake:e30=", "preimage": "x", "proof": {"preimage": "x"}}) is None
 
 
 @pytest.mark.parametrize(

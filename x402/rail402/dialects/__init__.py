@@ -6,17 +6,35 @@ from typing import Final
 
 from rail402.dialects.l402 import L402
 from rail402.dialects.mpp import Mpp
+from rail402.dialects.payment_uri import PaymentUri
 from rail402.dialects.x402_v1 import X402V1
 from rail402.dialects.x402_v2 import X402V2
+from rail402.dialects.x_payment import XPayment
+from rail402.dialects.x_price import XPrice
 from rail402.dialects.x_receipt import XReceipt
 from rail402.errors import ConfigurationError
 from rail402.protocol.dialect import Dialect
 
-__all__ = ["DEFAULT_DIALECTS", "L402", "X402V1", "X402V2", "Mpp", "XReceipt", "dialect_by_name"]
+__all__ = [
+    "DEFAULT_DIALECTS",
+    "L402",
+    "OPTIONAL_DIALECTS",
+    "X402V1",
+    "X402V2",
+    "Mpp",
+    "PaymentUri",
+    "XPayment",
+    "XPrice",
+    "XReceipt",
+    "dialect_by_name",
+]
 
-DEFAULT_DIALECTS: Final[tuple[Dialect, ...]] = (X402V2(), Mpp(), XReceipt())
-"""What is spoken by default, in the order in which a 402 says it and a client prefers it: dialects that echo the whole
-offer come before those that echo nothing."""
+DEFAULT_DIALECTS: Final[tuple[Dialect, ...]] = (X402V2(), Mpp(), L402(), X402V1(), XReceipt())
+"""What is spoken by default, in the order in which a client prefers it: dialects that send the offer or its token back
+come before those that do not. A 402 that is too large leaves out the last ones first."""
+
+OPTIONAL_DIALECTS: Final[tuple[Dialect, ...]] = (XPayment(), XPrice(), PaymentUri())
+"""What is spoken only where it is asked for: `dialects=[*DEFAULT_DIALECTS, XPrice()]`."""
 
 
 def dialect_by_name(name: str) -> Dialect:
@@ -25,8 +43,9 @@ def dialect_by_name(name: str) -> Dialect:
     Raises:
         ConfigurationError: there is none; the message lists the names.
     """
-    for dialect in DEFAULT_DIALECTS:
+    dialects = (*DEFAULT_DIALECTS, *OPTIONAL_DIALECTS)
+    for dialect in dialects:
         if dialect.name == name:
             return dialect
-    known = ", ".join(dialect.name for dialect in DEFAULT_DIALECTS)
+    known = ", ".join(dialect.name for dialect in dialects)
     raise ConfigurationError(f"there is no dialect {name!r}; the dialects are: {known}")

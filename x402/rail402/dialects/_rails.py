@@ -13,7 +13,7 @@ from rail402.protocol.offer import Offer
 from rail402.protocol.payment import Payment
 from rail402.protocol.rail import Binding
 
-__all__ = ["proof_on_the_wire", "read_echo", "read_offer", "read_offers", "read_payment"]
+__all__ = ["offer_on_the_wire", "proof_on_the_wire", "read_echo", "read_offer", "read_offers", "read_payment"]
 
 T = TypeVar("T")
 
@@ -42,13 +42,21 @@ def read_echo(dialect: str, offer: Json, *, token: object, context: Context) -> 
 
 
 def read_payment(
-    dialect: str, offer: Json, proof: Json, *, token: object, envelope: Mapping[str, Any], context: Context
+    dialect: str,
+    offer: Json,
+    proof: Json,
+    *,
+    token: object,
+    envelope: Mapping[str, Any],
+    context: Context,
+    identifier: str | None = None,
 ) -> Payment:
     """Return the payment of an echoed offer and its proof, both as they are on the wire (server side).
 
     Args:
         token: see `read_echo`.
         envelope: what the dialect needs again to answer.
+        identifier: see `Payment`.
 
     Raises:
         MalformedInput: a rail knows the offer or the proof for its own, and a member is wrong.
@@ -57,8 +65,12 @@ def read_payment(
     echoed, binding = read_echo(dialect, offer, token=token, context=context)
     payload = binding.decode_proof(proof)
     if payload is None:
-        raise PaymentRejected("the payload is not one of the offered method's", code="payload_invalid")
-    return Payment(dialect=dialect, rail=echoed.rail, payload=payload, offer=echoed, envelope=envelope)
+        refusal = PaymentRejected("the payload is not one of the offered method's", code="payload_invalid")
+        refusal.rail = echoed.rail
+        raise refusal
+    return Payment(
+        dialect=dialect, rail=echoed.rail, payload=payload, offer=echoed, envelope=envelope, identifier=identifier
+    )
 
 
 def _check_digestible(offer: Offer) -> None:
@@ -101,6 +113,12 @@ def read_offers(entries: Iterable[T], read: Callable[[T], Offer | None]) -> list
     if errors and not offers:
         raise errors[0]
     return offers
+
+
+def offer_on_the_wire(dialect: str, offer: Offer, context: Context) -> Json | None:
+    """Return how the offer's rail writes it in this dialect, None where it does not."""
+    binding = context.specs.binding(offer.rail, dialect)
+    return None if binding is None else binding.encode_offer(offer)
 
 
 def proof_on_the_wire(dialect: str, offer: Offer, payload: Json, context: Context) -> Json:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final, Literal
 
 from rail402.dialects import auth_params
-from rail402.dialects._rails import proof_on_the_wire, read_offer, read_offers
+from rail402.dialects._rails import offer_on_the_wire, proof_on_the_wire, read_offer, read_offers
 from rail402.dialects.macaroon import Macaroon, mint, parse
 from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
 from rail402.protocol.base import Json, sha256_hex
@@ -45,6 +45,9 @@ _CREDENTIAL: Final = re.compile(r"(?:l402|lsat)[ \t]+([A-Za-z0-9+/_=,-]+):([^\s:
 _MENTIONED: Final = re.compile(r"(?:^|,)[ \t]*(?:l402|lsat)(?:[ \t]|$)", re.IGNORECASE)
 _TOKEN: Final = re.compile(r"[\x21-\x39\x3b-\x7e]{1,8192}", re.ASCII)  # visible, and without the colon that ends it
 _HEX: Final = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
+_MISREAD: Final = re.compile(r"[0-9a-fA-F]{96}", re.ASCII)
+"""What l402-requests 0.9 makes of a preimage from lnd: it takes the 64 hexadecimal digits for base64 of 48 bytes."""
+
 _SECONDS: Final = re.compile(r"[0-9]{1,12}", re.ASCII)
 
 
@@ -61,9 +64,8 @@ class L402(Dialect):
     def challenge(self, challenge: Challenge, context: Context) -> Envelope:
         """Return the challenge of the first offer that has an invoice. The parameters serve old parsers and new."""
         for offer in challenge.offers:
-            binding = context.specs.binding(offer.rail, self.name)
-            if binding is not None:
-                wire = binding.encode_offer(offer)
+            wire = offer_on_the_wire(self.name, offer, context)
+            if wire is not None:
                 token = base64.b64encode(_minted(wire, offer, context).serialize()).decode()
                 value = f'L402 macaroon="{token}", invoice="{wire["invoice"]}", version="0", token="{token}"'
                 return Envelope(fields=[("WWW-Authenticate", value)])
@@ -216,6 +218,8 @@ def _from_base64(text: str) -> bytes:
 
 
 def _preimage(shown: str, payment_hash: bytes) -> str:
+    if _MISREAD.fullmatch(shown):
+        shown = base64.b64encode(bytes.fromhex(shown)).decode()
     if _HEX.fullmatch(shown):
         if sha256_hex(bytes.fromhex(shown)) == payment_hash.hex():
             return shown

@@ -2,7 +2,8 @@
 
 A 402 carries one `WWW-Authenticate: Payment` line per offer. The client sends the challenge back with its proof in
 `Authorization: Payment` (or `Payment-Authorization`), and a paid answer carries `Payment-Receipt`. A challenge's id is
-an HMAC over the challenge, so that it is recognised without having been kept; our offer token travels in its `opaque`.
+an HMAC over the challenge, so that it is recognised without having been kept; our offer token travels in its `opaque`,
+or in its `request` where the method's clients drop what their draft does not name.
 """
 
 from __future__ import annotations
@@ -10,16 +11,27 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Final, Literal
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any, ClassVar, Final, Literal, TypeVar
 
 from rail402.dialects import auth_params as auth_params
 from rail402.dialects._base64_json import compact_json, from_base64, to_base64url
-from rail402.dialects._rails import proof_on_the_wire, read_echo, read_offer, read_offers, read_payment
+from rail402.dialects._rails import (
+    offer_on_the_wire,
+    proof_on_the_wire,
+    read_echo,
+    read_offer,
+    read_offers,
+    read_payment,
+)
+from rail402.dialects.accept_payment import preferred
 from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
-from rail402.protocol.base import canonical_json
+from rail402.protocol.base import Json, canonical_json
 from rail402.protocol.binding import OfferKeys
 from rail402.protocol.challenge import Challenge
 from rail402.protocol.charge import Charge, PaymentState
@@ -28,13 +40,19 @@ from rail402.protocol.offer import Offer
 from rail402.protocol.order import EMPTY_BODY_DIGEST
 from rail402.protocol.payment import Payment
 
-__all__ = ["Mpp", "body_digest_field", "challenge_id"]
+T = TypeVar("T")
+
+__all__ = ["Mpp", "body_digest_field", "challenge_id", "check_challenge"]
 
 MAX_REQUEST: Final = 16_384
 """Characters of `request` above which a challenge is refused, as the released SDKs do."""
 
 DEFAULT_LIFETIME: Final = 300
 """Seconds for which a challenge without `expires` counts as good."""
+
+_OFFER: Final = "_rail402_offer"
+_ECHO_THE_REQUEST_ONLY: Final = ("lightning",)
+"""Methods whose clients send back no more of a challenge than their draft shows: neither `opaque` nor `digest`."""
 
 _REQUIRED: Final[tuple[str, ...]] = ("id", "realm", "method", "intent", "request")
 _OPTIONAL: Final[tuple[str, ...]] = ("description", "digest", "expires", "header", "opaque")
@@ -77,27 +95,27 @@ class Mpp(Dialect):
 
     def challenge(self, challenge: Challenge, context: Context) -> Envelope:
         """Return one `WWW-Authenticate: Payment` line per offer that MPP can say."""
-        lines = []
-        for offer in challenge.offers:
-            said = self.envelope(offer, challenge, context)
-            if said is not None:
-                text = ", ".join(f"{name}={auth_params.quote(value)}" for name, value in said["challenge"].items())
-                lines.append(("WWW-Authenticate", f"Payment {text}"))
-        return Envelope(fields=lines)
+        return Envelope(fields=[("WWW-Authenticate", _line(params)) for params in self.challenges(challenge, context)])
+
+    def challenges(self, challenge: Challenge, context: Context) -> list[dict[str, str]]:
+        """Return the parameters of the challenge for each offer that MPP can say, as the client prefers them."""
+        said = [self.envelope(offer, challenge, context) for offer in challenge.offers]
+        challenges = [envelope["challenge"] for envelope in said if envelope is not None]
+        if challenge.preference:
+            challenges = preferred(challenge.preference, challenges, itemgetter("method", "intent"))
+        return challenges
 
     def envelope(self, offer: Offer, challenge: Challenge, context: Context) -> Mapping[str, Any] | None:
         """Return the parameters of the challenge that says `offer`; see `Dialect.envelope`."""
-        binding = context.specs.binding(offer.rail, self.name)
-        if binding is None:
-            return None
-        return {"challenge": _params(binding.encode_offer(offer), offer, challenge, context)}
+        wire = offer_on_the_wire(self.name, offer, context)
+        return None if wire is None else {"challenge": _params(wire, offer, challenge, context)}
 
     def offer_of(self, envelope: Mapping[str, Any], context: Context) -> Offer:
         """Return the offer of a challenge that came back; its id proves it ours. See `Dialect.offer_of`."""
         challenge = envelope.get("challenge")
         if not isinstance(challenge, dict):
             raise MalformedInput("challenge", "must be the challenge's object")
-        echoed, request, token = _ours(challenge, context)
+        echoed, request, token = _ours(_echoed(challenge), context)
         return read_echo(self.name, _terms(echoed, request), token=token, context=context)[0]
 
     def payments(self, fields: Fields, body_digest: str, context: Context) -> list[Payment]:
@@ -113,28 +131,35 @@ class Mpp(Dialect):
             return []
         if len(credentials) > 1:
             raise MalformedInput("authorization", "holds two different payments; send one", code="several_payments")
-        message = from_base64(credentials.pop(), field="authorization")
+        message = _read(lambda: from_base64(credentials.pop(), field="authorization"))
+        digest = None if body_digest == EMPTY_BODY_DIGEST else body_digest_field(body_digest)
+        payment = self.payment(message, "authorization", context, digest)
+        if payment.envelope["challenge"].get("digest") not in (None, digest):
+            raise PaymentRejected("the challenge was made for another request body", code="resource_mismatch")
+        return [payment]
+
+    def payment(self, message: Json, field: str, context: Context, digest: str | None = None) -> Payment:
+        """Return the payment of a credential; `field` is where it was found, `digest` that of the request's body.
+
+        Raises: see `payments`.
+        """
         challenge, proof = message.get("challenge"), message.get("payload")
         if not isinstance(challenge, dict) or not isinstance(proof, dict):
-            raise MalformedInput("authorization", "its challenge and payload must be objects")
-        echoed, request, token = _ours(challenge, context)
-        if "digest" in echoed and echoed["digest"] != body_digest_field(body_digest):
-            raise PaymentRejected("the challenge was made for another request body", code="resource_mismatch")
-        return [
-            read_payment(
-                self.name,
-                _terms(echoed, request),
-                proof,
-                token=token,
-                envelope={"challenge": echoed, "request": request},
-                context=context,
-            )
-        ]
+            raise MalformedInput(field, "its challenge and payload must be objects", code="malformed_credential")
+        echoed, request, token = _ours(_read(lambda: _echoed(challenge)), context, digest)
+        envelope = {"challenge": echoed, "request": request}
+        terms = _terms(echoed, request)
+        return read_payment(self.name, terms, proof, token=token, envelope=envelope, context=context)
 
     def receipt(self, charge: Charge, payment: Payment, context: Context) -> Sequence[tuple[str, str]]:
         """Return `Payment-Receipt`; nothing where the charge is not settled: an error never carries a receipt."""
+        receipt = self.receipt_of(charge, payment, context)
+        return [] if receipt is None else [("Payment-Receipt", to_base64url(compact_json(receipt)))]
+
+    def receipt_of(self, charge: Charge, payment: Payment, context: Context) -> dict[str, Any] | None:
+        """Return the receipt of a settled charge, None for any other."""
         if charge.payment is not PaymentState.SETTLED:
-            return []
+            return None
         challenge, request = payment.envelope["challenge"], payment.envelope["request"]
         receipt = {
             "method": challenge["method"],
@@ -145,7 +170,7 @@ class Mpp(Dialect):
         }
         if isinstance(request.get("externalId"), str):
             receipt["externalId"] = request["externalId"]
-        return [("Payment-Receipt", to_base64url(compact_json(receipt)))]
+        return receipt
 
     # --- client
 
@@ -158,9 +183,10 @@ class Mpp(Dialect):
             MalformedInput: no challenge can be used and one of them cannot be read, or a line is too long.
         """
         schemes = [scheme for line in fields.all("www-authenticate") for scheme in _schemes(line, "www-authenticate")]
-        return read_offers(schemes, lambda scheme: self._offer(_challenge(scheme), context))
+        return read_offers(schemes, lambda scheme: self.offer(_challenge(scheme), context))
 
-    def _offer(self, challenge: dict[str, str], context: Context) -> Offer | None:
+    def offer(self, challenge: Mapping[str, str], context: Context) -> Offer | None:
+        """Return the offer of a challenge, None where no rail here knows it. Raises: see `offers`."""
         request = from_base64(challenge["request"], field="request", max_bytes=MAX_REQUEST)
         expires = challenge.get("expires")
         return read_offer(
@@ -173,8 +199,7 @@ class Mpp(Dialect):
 
     def credential(self, offer: Offer, payload: dict[str, Any], context: Context) -> Sequence[tuple[str, str]]:
         """Return the credential, in the field that the challenge asks for, with the challenge exactly as it came."""
-        proof = proof_on_the_wire(self.name, offer, payload, context)
-        message = {"challenge": _carried(offer), "payload": proof}
+        message = {"challenge": _carried(offer), "payload": proof_on_the_wire(self.name, offer, payload, context)}
         return [(self.credential_field(offer).title(), f"Payment {to_base64url(compact_json(message))}")]
 
     def credential_field(self, offer: Offer) -> str:
@@ -185,14 +210,20 @@ class Mpp(Dialect):
 # --- the server's challenges
 
 
+def _line(params: Mapping[str, str]) -> str:
+    return "Payment " + ", ".join(f"{name}={auth_params.quote(value)}" for name, value in params.items())
+
+
 def _params(wire: Mapping[str, Any], offer: Offer, challenge: Challenge, context: Context) -> dict[str, str]:
     """Return the parameters of the challenge that says `offer`, its id first."""
     assert offer.token is not None
+    in_request = wire["method"] in _ECHO_THE_REQUEST_ONLY
+    request = {**wire["request"], _OFFER: offer.token} if in_request else wire["request"]
     params = {
         "realm": context.realm,
         "method": wire["method"],
         "intent": wire["intent"],
-        "request": to_base64url(canonical_json(wire["request"])),
+        "request": _encoded(compact_json(request)),
     }
     description = "".join(char if char.isprintable() else " " for char in challenge.description)
     if description.strip():
@@ -200,8 +231,15 @@ def _params(wire: Mapping[str, Any], offer: Offer, challenge: Challenge, context
     if challenge.order.body_digest != EMPTY_BODY_DIGEST:
         params["digest"] = body_digest_field(challenge.order.body_digest)
     params["expires"] = _timestamp(offer.expires_at)
-    params["opaque"] = to_base64url(compact_json({"token": offer.token}))  # one ASCII text: this is its canonical form
+    if not in_request:  # one ASCII text: this is its canonical form
+        params["opaque"] = to_base64url(compact_json({"token": offer.token}))
     return {"id": challenge_id(_keys(context).derive("mpp"), params), **params}
+
+
+@lru_cache(maxsize=1024)
+def _encoded(request: bytes) -> str:
+    """Return a request as it travels; for the same price it is mostly the same, and canonical JSON takes its time."""
+    return to_base64url(canonical_json(json.loads(request)))
 
 
 def _keys(context: Context) -> OfferKeys:
@@ -210,11 +248,16 @@ def _keys(context: Context) -> OfferKeys:
     return context.keys
 
 
-def _ours(challenge: Mapping[str, Any], context: Context) -> tuple[dict[str, str], dict[str, Any], object]:
+def _ours(
+    echoed: dict[str, str], context: Context, digest: str | None = None
+) -> tuple[dict[str, str], dict[str, Any], object]:
     """Return an echoed challenge of ours, its request, and what stands where the offer's token belongs."""
-    echoed = _echoed(challenge)
+    if digest is not None and echoed["method"] in _ECHO_THE_REQUEST_ONLY:
+        echoed.setdefault("digest", digest)
     _check_ours(echoed, _keys(context))
     request = from_base64(echoed["request"], field="request")
+    if _OFFER in request:
+        return echoed, request, request[_OFFER]
     return echoed, request, from_base64(echoed.get("opaque", ""), field="opaque").get("token")
 
 
@@ -241,6 +284,15 @@ def _schemes(line: str, field: str) -> list[auth_params.Scheme]:
 
 def _credentials(fields: Fields, name: str) -> list[str]:
     return [scheme.token for line in fields.all(name) for scheme in _schemes(line, name)]
+
+
+def _read(read: Callable[[], T]) -> T:
+    """Return what `read` does; a credential that it cannot read gets 402 and a fresh challenge, as the draft wants."""
+    try:
+        return read()
+    except MalformedInput as error:
+        error.code = "malformed_credential"
+        raise
 
 
 def _echoed(value: Mapping[str, Any]) -> dict[str, str]:
@@ -271,7 +323,20 @@ def _challenge(scheme: auth_params.Scheme) -> dict[str, str]:
             if text is None:
                 raise MalformedInput("www-authenticate", f"the text of {name} never ends")
             found[name] = text
-    challenge = _complete(found)
+    return check_challenge(found)
+
+
+def check_challenge(members: Mapping[str, Any]) -> dict[str, str]:
+    """Return the parameters of a challenge that a server sent, ready to be echoed; unknown ones are passed over.
+
+    Raises:
+        MalformedInput: one of them is missing or wrong.
+    """
+    known = {name: members[name] for name in (*_REQUIRED, *_OPTIONAL) if members.get(name) is not None}
+    for name, text in known.items():
+        if not isinstance(text, str):
+            raise MalformedInput(f"challenge.{name}", "must be a text")
+    challenge = _complete(known)
     if not _METHOD.fullmatch(challenge["method"]) or not _INTENT.fullmatch(challenge["intent"]):
         raise MalformedInput("www-authenticate", "method and intent must be plain names")
     header = challenge.get("header", "authorization").lower()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final, Literal
 
 from rail402.dialects._base64_json import compact_json, from_base64, to_base64
-from rail402.dialects._rails import proof_on_the_wire, read_offer, read_offers
+from rail402.dialects._rails import offer_on_the_wire, proof_on_the_wire, read_offer, read_offers
 from rail402.dialects._x402 import MAX_SECONDS, outcome_of
 from rail402.errors import MalformedInput, PaymentRejected
 from rail402.protocol.base import Json, parse_json
@@ -47,9 +47,9 @@ class X402V1(Dialect):
             "mimeType": challenge.mime_type or "",
         }
         accepts = [
-            {**binding.encode_offer(offer), **resource}
+            {**wire, **resource}
             for offer in challenge.offers
-            if (binding := context.specs.binding(offer.rail, self.name)) is not None
+            if (wire := offer_on_the_wire(self.name, offer, context)) is not None
         ]
         if not accepts:
             return Envelope()
@@ -84,7 +84,7 @@ class X402V1(Dialect):
 
     def receipt(self, charge: Charge, payment: Payment, context: Context) -> Sequence[tuple[str, str]]:
         """Return `X-PAYMENT-RESPONSE`: settled, or why the settlement did not succeed."""
-        outcome = outcome_of(charge, str(payment.envelope["network"]))
+        outcome = outcome_of(charge, str(payment.envelope["network"]), self.name, context)
         return [] if outcome is None else [("X-PAYMENT-RESPONSE", to_base64(compact_json(outcome)))]
 
     # --- client

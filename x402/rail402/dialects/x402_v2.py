@@ -7,15 +7,16 @@ whole, and may add to their `extra`: that is where our offer token travels.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, Literal
 
 from rail402.dialects._base64_json import compact_json, from_base64, to_base64
-from rail402.dialects._rails import proof_on_the_wire, read_offer, read_offers, read_payment
-from rail402.dialects._x402 import MAX_SECONDS, outcome_of
-from rail402.errors import REASONS, MalformedInput
-from rail402.protocol.base import Json, sha256_hex
+from rail402.dialects._offer_receipt import offers_in, receipt_in, signed_offers, signed_receipt
+from rail402.dialects._payment_identifier import declaration, identifier_in, with_identifier
+from rail402.dialects._rails import offer_on_the_wire, proof_on_the_wire, read_offer, read_offers, read_payment
+from rail402.dialects._x402 import MAX_SECONDS, outcome_of, word_of
+from rail402.errors import MalformedInput
+from rail402.protocol.base import Json
 from rail402.protocol.challenge import Challenge
 from rail402.protocol.charge import Charge
 from rail402.protocol.dialect import Context, Dialect, Envelope, Fields
@@ -25,75 +26,103 @@ from rail402.protocol.payment import Payment
 __all__ = ["X402V2"]
 
 VERSION: Final = 2
-_IDENTIFIER: Final = "payment-identifier"
 
 
 class X402V2(Dialect):
-    """x402, version 2."""
+    """x402, version 2.
+
+    Args:
+        identifier_required: a payment must name itself (extension `payment-identifier`); it always may.
+        offer_receipts: sign every offer of a 402, and a receipt for every payment whose payer is known (extension
+            `offer-receipt`). A signature per offer makes each 402 slower and longer.
+    """
 
     name: ClassVar[str] = "x402-v2"
     echo: ClassVar[Literal["full", "none"]] = "full"
     request_fields: ClassVar[tuple[str, ...]] = ("payment-signature",)
     response_fields: ClassVar[tuple[str, ...]] = ("PAYMENT-REQUIRED", "PAYMENT-RESPONSE")
 
+    def __init__(self, *, identifier_required: bool = False, offer_receipts: bool = False) -> None:
+        self._identifier_required, self.signs = identifier_required, offer_receipts
+        self._extensions = declaration(required=identifier_required)
+
     # --- server
 
     def challenge(self, challenge: Challenge, context: Context) -> Envelope:
-        """Return `PAYMENT-REQUIRED` with one entry of `accepts` per offer that x402 can say."""
-        accepts = [
-            _with_token(binding.encode_offer(offer), offer)
+        """Return `PAYMENT-REQUIRED`."""
+        required = self.required(challenge, context)
+        return Envelope() if required is None else Envelope([("PAYMENT-REQUIRED", to_base64(compact_json(required)))])
+
+    def required(self, challenge: Challenge, context: Context) -> dict[str, Any] | None:
+        """Return the PaymentRequired, with an entry of `accepts` per offer that x402 can say; None without any."""
+        said = [
+            (_with_token(wire, offer), offer)
             for offer in challenge.offers
-            if (binding := context.specs.binding(offer.rail, self.name)) is not None
+            if (wire := offer_on_the_wire(self.name, offer, context)) is not None
         ]
-        if not accepts:
-            return Envelope()
+        if not said:
+            return None
+        accepts, extensions = [entry for entry, _ in said], self._extensions
+        if self.signs and context.sign is not None:
+            offers = [offer for _, offer in said]
+            extensions = {**extensions, **signed_offers(challenge.order.url, accepts, offers, context.sign)}
         resource = {"url": challenge.order.url}
         if challenge.description:
             resource["description"] = challenge.description
         if challenge.mime_type:
             resource["mimeType"] = challenge.mime_type
-        required = {
+        return {
             "x402Version": VERSION,
-            "error": REASONS[challenge.code].x402,
+            "error": word_of(challenge.code, challenge.rail, self.name, context),
             "resource": resource,
             "accepts": accepts,
+            "extensions": extensions,
         }
-        return Envelope(fields=[("PAYMENT-REQUIRED", to_base64(compact_json(required)))])
 
     def payments(self, fields: Fields, body_digest: str, context: Context) -> list[Payment]:
         """Return the payment in `PAYMENT-SIGNATURE`; nulls and members that we did not send are passed over.
 
         Raises:
-            MalformedInput: the field cannot be read, or is of another version.
-            PaymentRejected: what it accepts was not offered here; see `_rails.read_payment`.
+            MalformedInput: the field cannot be read, is of another version, or has no id where one is required.
+            PaymentRejected: what it accepts was not offered here, or an extension came back altered; see
+                `_rails.read_payment`.
         """
         value = fields.one("payment-signature")
         if value is None:
             return []
         message = from_base64(value.strip(), field="payment-signature")
         _check_version(message, "payment-signature", "version 1 payments go in X-PAYMENT")
-        accepted = _object(message, "accepted", "payment-signature")
+        return [self.payment(message, "payment-signature", context)]
+
+    def payment(self, message: Json, field: str, context: Context) -> Payment:
+        """Return the payment of a PaymentPayload; `field` is where it was found. Raises: see `payments`."""
+        accepted = _object(message, "accepted", field)
         requirements, token = _without_token(accepted)
-        return [
-            read_payment(
-                self.name,
-                requirements,
-                _object(message, "payload", "payment-signature"),
-                token=token,
-                envelope={"accepted": accepted},
-                context=context,
-            )
-        ]
+        return read_payment(
+            self.name,
+            requirements,
+            _object(message, "payload", field),
+            token=token,
+            envelope={"accepted": accepted},
+            context=context,
+            identifier=identifier_in(message, required=self._identifier_required),
+        )
 
     def receipt(self, charge: Charge, payment: Payment, context: Context) -> Sequence[tuple[str, str]]:
-        """Return `PAYMENT-RESPONSE`: settled, or why the settlement did not succeed; nothing where none was tried."""
+        """Return `PAYMENT-RESPONSE`."""
+        outcome = self.settlement(charge, payment, context)
+        return [] if outcome is None else [("PAYMENT-RESPONSE", to_base64(compact_json(outcome)))]
+
+    def settlement(self, charge: Charge, payment: Payment, context: Context) -> dict[str, Any] | None:
+        """Return the SettleResponse: settled, or why that did not succeed; None where no settlement was tried."""
         network = payment.envelope["accepted"].get("network", charge.offer.network)
-        outcome = outcome_of(charge, network)
-        if outcome is None:
-            return []
-        if outcome["success"]:
+        outcome = outcome_of(charge, network, self.name, context)
+        if outcome is not None and outcome["success"]:
             outcome["amount"] = str(charge.amount)
-        return [("PAYMENT-RESPONSE", to_base64(compact_json(outcome)))]
+            signed = signed_receipt(charge, context.sign) if self.signs and context.sign is not None else None
+            if signed is not None:
+                outcome["extensions"] = signed
+        return outcome
 
     # --- client
 
@@ -110,11 +139,14 @@ class X402V2(Dialect):
         value = fields.one("payment-required")
         if value is None:
             return []
-        message = from_base64(value.strip(), field="payment-required")
-        _check_version(message, "payment-required", "version 1 challenges go in the body")
+        return self.offers_in(from_base64(value.strip(), field="payment-required"), "payment-required", context)
+
+    def offers_in(self, message: Json, field: str, context: Context) -> list[Offer]:
+        """Return the offers of a PaymentRequired; `field` is where it was found. Raises: see `offers`."""
+        _check_version(message, field, "version 1 challenges go in the body")
         accepts = message.get("accepts")
         if not isinstance(accepts, list):
-            raise MalformedInput("payment-required", "its accepts must be a list")
+            raise MalformedInput(field, "its accepts must be a list")
         echoed = {name: message[name] for name in ("resource", "extensions") if message.get(name) is not None}
         return read_offers(accepts, lambda accepted: self._offer(accepted, echoed, context))
 
@@ -133,13 +165,34 @@ class X402V2(Dialect):
         )
 
     def credential(self, offer: Offer, payload: dict[str, Any], context: Context) -> Sequence[tuple[str, str]]:
-        """Return `PAYMENT-SIGNATURE` with the requirements, resource and extensions exactly as they came."""
+        """Return `PAYMENT-SIGNATURE`."""
+        return [("PAYMENT-SIGNATURE", to_base64(compact_json(self.message(offer, payload, context))))]
+
+    def message(self, offer: Offer, payload: dict[str, Any], context: Context) -> dict[str, Any]:
+        """Return the PaymentPayload, with the requirements, resource and extensions exactly as they came."""
         assert offer.envelope is not None
         proof = proof_on_the_wire(self.name, offer, payload, context)
         message = {"x402Version": VERSION, "payload": proof, **offer.envelope}
         if isinstance(message.get("extensions"), Mapping):
-            message["extensions"] = _identified(message["extensions"], proof)
-        return [("PAYMENT-SIGNATURE", to_base64(compact_json(message)))]
+            message["extensions"] = with_identifier(message["extensions"], proof)
+        return message
+
+    def signed_offers(self, offer: Offer) -> list[Json]:
+        """Return the signed offers of the challenge that `offer` came in; `verify_jws` and its like verify them."""
+        return offers_in((offer.envelope or {}).get("extensions"))
+
+    def signed_receipt(self, fields: Fields) -> Json | None:
+        """Return the signed receipt of a response, unverified; None where it has none.
+
+        Raises:
+            MalformedInput: `PAYMENT-RESPONSE` cannot be read.
+        """
+        value = fields.one("payment-response")
+        return (
+            None
+            if value is None
+            else receipt_in(from_base64(value.strip(), field="payment-response").get("extensions"))
+        )
 
 
 def _check_version(message: Json, field: str, hint: str) -> None:
@@ -174,13 +227,3 @@ def _seconds(requirements: Json) -> int:
     if type(seconds) is not int or not 0 < seconds <= MAX_SECONDS:
         raise MalformedInput("maxTimeoutSeconds", "must be a whole number of seconds, more than zero")
     return seconds
-
-
-def _identified(extensions: Json, proof: Json) -> Json:
-    """Add the id that the `payment-identifier` extension asks for; the same proof always has the same one."""
-    extension = extensions.get(_IDENTIFIER)
-    info = extension.get("info") if isinstance(extension, Mapping) else None
-    if extension is None or not isinstance(info, Mapping):
-        return extensions
-    identifier = "pay_" + sha256_hex(json.dumps(dict(proof), sort_keys=True).encode())[:32]
-    return {**extensions, _IDENTIFIER: {**extension, "info": {"id": identifier, **info}}}

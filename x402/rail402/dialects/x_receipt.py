@@ -1,18 +1,21 @@
 """X-Receipt: an invoice in the JSON body of the 402, and its bare receipt in one request field.
 
-The smallest dialect: nothing is echoed, so the receipt alone (a preimage, a transaction hash, the id of a card payment)
-says what was paid. Implementations differ in details; reading is tolerant of them.
+The smallest dialect: the offer is not echoed, so the receipt alone (a preimage, a transaction hash, the id of a card
+payment) says what was paid. Where others than its payer can know a receipt, the payment object has the offer's token in
+`offer_token`, which goes back in `X-Payment-Token`. Implementations differ in details; reading is tolerant of them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, Literal
 
+from rail402.dialects._payment_proof import TOKEN_FIELD, checked_token, first_offer, read_bare, token_for, token_lines
 from rail402.dialects._rails import proof_on_the_wire, read_offer
-from rail402.errors import MalformedInput
+from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
 from rail402.protocol.base import Json, parse_json
+from rail402.protocol.binding import parse_token
 from rail402.protocol.challenge import Challenge
 from rail402.protocol.charge import Charge
 from rail402.protocol.dialect import Context, Dialect, Envelope, Fields
@@ -29,6 +32,7 @@ DEFAULT_EXPIRY: Final = 3600
 
 _MAX_SECONDS: Final = 2**31 - 1
 _NUMBERS: Final = ("amount_sats", "expiry_seconds")
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _DIGITS: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
 
 
@@ -37,19 +41,43 @@ class XReceipt(Dialect):
 
     name: ClassVar[str] = "x-receipt"
     echo: ClassVar[Literal["full", "none"]] = "none"
-    request_fields: ClassVar[tuple[str, ...]] = ("x-receipt",)
+    request_fields: ClassVar[tuple[str, ...]] = ("x-receipt", TOKEN_FIELD)
     response_fields: ClassVar[tuple[str, ...]] = ("X-Receipt-Record",)
 
     # --- server
 
     def challenge(self, challenge: Challenge, context: Context) -> Envelope:
-        """Return the body's members for the first offer that this dialect can say: there is room for one."""
-        for offer in challenge.offers:
-            binding = context.specs.binding(offer.rail, self.name)
-            if binding is not None:
-                payment = dict(binding.encode_offer(offer))
-                return Envelope(body={"type": "x402", "payment": payment, "retry_after": "payment"})
-        return Envelope()
+        """Return the body's members for one offer: there is room for one. See `first_offer`."""
+        found = first_offer(self.name, challenge, context)
+        if found is None:
+            return Envelope()
+        offer, payment = found
+        token = token_for(offer, context)
+        if token is not None:
+            left = max(offer.expires_at - context.now, 1)
+            payment = {"expiry_seconds": left, **payment, "offer_token": token, "order": challenge.order.digest}
+        return Envelope(body={"type": "x402", "payment": payment, "retry_after": "payment"})
+
+    def offer_of(self, envelope: Mapping[str, Any], context: Context) -> Offer:
+        """Return the offer of a payment object that came back; its token proves it ours. See `Dialect.offer_of`.
+
+        For which order it was made is what it says: at the presentation that is checked once more.
+        """
+        if context.keys is None:
+            raise ConfigurationError("X-Receipt needs the server's offer keys")
+        payment = envelope.get("payment")
+        if not isinstance(payment, Mapping):
+            raise MalformedInput("payment", "must be the payment object")
+        token, order = (payment.get(name) for name in ("offer_token", "order"))
+        if not isinstance(token, str) or not isinstance(order, str) or not _DIGEST.fullmatch(order):
+            raise PaymentRejected("send the payment object back as it came", code="offer_unknown")
+        parts = parse_token(token)
+        offer = read_offer(self.name, payment, expires_at=parts.expires_at, envelope={}, context=context)
+        if offer is None:
+            raise PaymentRejected("no rail here made such an offer", code="offer_unknown")
+        offer = offer.model_copy(update={"token": token, "envelope": None})
+        context.keys.verify_digest(offer, order)
+        return offer
 
     def payments(self, fields: Fields, body_digest: str, context: Context) -> list[Payment]:
         """Return the payment whose receipt is in `X-Receipt`, for the first rail that knows it for its own.
@@ -60,17 +88,10 @@ class XReceipt(Dialect):
         value = fields.one("x-receipt")
         if value is None:
             return []
-        wire, errors = {"receipt": value.strip()}, []
-        for spec, binding in context.specs.speaking(self.name):
-            try:
-                payload = binding.decode_proof(wire)
-            except MalformedInput as error:
-                errors.append(error)
-                continue
-            if payload is not None:
-                return [Payment(dialect=self.name, rail=spec.name, payload=payload)]
-        if errors:
-            raise errors[0]
+        found = read_bare(self.name, {"receipt": value.strip()}, context)
+        if found is not None:
+            rail, payload = found
+            return [Payment(dialect=self.name, rail=rail, payload=payload, token=fields.one(TOKEN_FIELD))]
         rails = ", ".join(spec.name for spec, _ in context.specs.speaking(self.name)) or "none"
         raise MalformedInput(
             "x-receipt",
@@ -97,18 +118,20 @@ class XReceipt(Dialect):
         if not isinstance(payment, dict) or not (document.get("type") == "x402" or "invoice" in payment):
             return []
         wire = {name: _plain(name, value) for name, value in payment.items() if value is not None}
+        token = checked_token(wire.get("offer_token"), "payment.offer_token")
         offer = read_offer(
             self.name,
             wire,
             expires_at=context.now + _expiry(wire),
-            envelope={"payment": payment},
+            envelope={"payment": payment} if token is None else {"payment": payment, "token": token},
             context=context,
         )
         return [] if offer is None else [offer]
 
     def credential(self, offer: Offer, payload: dict[str, Any], context: Context) -> Sequence[tuple[str, str]]:
-        """Return `X-Receipt`."""
-        return [("X-Receipt", proof_on_the_wire(self.name, offer, payload, context)["receipt"])]
+        """Return `X-Receipt`, and `X-Payment-Token` where the payment object had a token."""
+        receipt = proof_on_the_wire(self.name, offer, payload, context)["receipt"]
+        return [("X-Receipt", receipt), *token_lines(offer.envelope or {})]
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -75,6 +75,7 @@ class OfferKeys:
         if chosen not in secrets:
             raise ConfigurationError(f"the current secret id {chosen!r} is not among the secrets")
         self._secrets, self.current = dict(secrets), chosen
+        self._derived: dict[str, tuple[bytes, ...]] = {}
 
     def __repr__(self) -> str:
         return f"OfferKeys(current={self.current!r}, ids={sorted(self._secrets)})"
@@ -82,7 +83,7 @@ class OfferKeys:
     def issue(self, offer: Offer, order: Order, nonce: bytes) -> Offer:
         """Return the offer with its token. `nonce` is 16 random bytes."""
         text = _b64(nonce)
-        mac = self._mac(self._secrets[self.current], offer, offer.expires_at, order, text)
+        mac = self._mac(self._secrets[self.current], offer, offer.expires_at, order.digest, text)
         return offer.model_copy(update={"token": f"{self.current}.{offer.expires_at}.{text}.{_b64(mac)}"})
 
     def verify(self, offer: Offer, order: Order) -> TokenParts:
@@ -92,12 +93,16 @@ class OfferKeys:
             PaymentRejected: `offer_unknown` without a token or with an unknown key; `resource_mismatch` where the
                 MAC does not fit, that is, the offer was altered or made for another request.
         """
+        return self.verify_digest(offer, order.digest)
+
+    def verify_digest(self, offer: Offer, order_digest: str) -> TokenParts:
+        """Check that this server made `offer` for the order of that digest; see `verify`."""
         parts = parse_token(offer.token or "")
         secret = self._secrets.get(parts.kid)
         if secret is None:
             raise PaymentRejected("the offer token's key is not known (any more)", code="offer_unknown")
         try:
-            mac = self._mac(secret, offer, parts.expires_at, order, parts.nonce)
+            mac = self._mac(secret, offer, parts.expires_at, order_digest, parts.nonce)
         except ValueError as error:  # a number in the echoed offer that canonical JSON cannot say is not one of ours
             raise PaymentRejected("the offer was altered", code="offer_unknown") from error
         if not hmac.compare_digest(parts.mac, mac):
@@ -106,17 +111,21 @@ class OfferKeys:
 
     def derive(self, purpose: str) -> bytes:
         """Return a 32-byte secret for another purpose, derived from the current one (MPP challenge ids, say)."""
-        return hmac.digest(self._secrets[self.current], b"rail402:" + purpose.encode(), hashlib.sha256)
+        return self.derive_all(purpose)[0]
 
-    def derive_all(self, purpose: str) -> list[bytes]:
+    def derive_all(self, purpose: str) -> tuple[bytes, ...]:
         """Return the derived secret of every key, the current one first: what to verify with during a rotation."""
-        rest = [secret for kid, secret in self._secrets.items() if kid != self.current]
-        secrets = [self._secrets[self.current], *rest]
-        return [hmac.digest(secret, b"rail402:" + purpose.encode(), hashlib.sha256) for secret in secrets]
+        derived = self._derived.get(purpose)
+        if derived is None:
+            rest = [secret for kid, secret in self._secrets.items() if kid != self.current]
+            secrets = [self._secrets[self.current], *rest]
+            label = b"rail402:" + purpose.encode()
+            derived = self._derived[purpose] = tuple(hmac.digest(secret, label, hashlib.sha256) for secret in secrets)
+        return derived
 
     @staticmethod
-    def _mac(secret: bytes, offer: Offer, expires_at: int, order: Order, nonce: str) -> bytes:
-        head = f"rail402/offer/1\n{order.digest}\n{expires_at}\n{nonce}\n".encode()
+    def _mac(secret: bytes, offer: Offer, expires_at: int, order_digest: str, nonce: str) -> bytes:
+        head = f"rail402/offer/1\n{order_digest}\n{expires_at}\n{nonce}\n".encode()
         return hmac.digest(secret, head + offer.canonical, hashlib.sha256)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from pydantic import Field
+
 from rail402.money import Money
 from rail402.protocol.base import Record
 from rail402.protocol.offer import Offer
@@ -19,9 +23,12 @@ class Challenge(Record):
         offers: every way to pay it, best first.
         code: a reason code of `errors.REASONS`; `payment_required` where no payment came.
         detail: one sentence for people; never a secret.
+        rail: the rail of the payment that was not accepted, where there was one and its rail is known.
         description: what is sold, for people.
         mime_type: the media type that is sold, if known.
+        preference: the request's `Accept-Payment`, as it came.
         now: when the challenge is made, Unix seconds.
+        pages: where a person can pay an offer, by the offer's token.
     """
 
     order: Order
@@ -29,6 +36,9 @@ class Challenge(Record):
     offers: tuple[Offer, ...]
     code: str = "payment_required"
     detail: str = ""
+    rail: str = ""
     description: str = ""
     mime_type: str = ""
+    preference: str = ""
     now: int
+    pages: Mapping[str, str] = Field(default_factory=dict, repr=False)

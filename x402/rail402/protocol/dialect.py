@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from rail402.errors import MalformedInput
+from rail402.protocol.base import Json
 from rail402.protocol.binding import OfferKeys
 from rail402.protocol.challenge import Challenge
 from rail402.protocol.charge import Charge
@@ -15,10 +16,14 @@ from rail402.protocol.offer import Offer
 from rail402.protocol.payment import Payment
 from rail402.protocol.rail import Registry
 
-__all__ = ["MAX_HEADER_BYTES", "Context", "Dialect", "Envelope", "Fields"]
+__all__ = ["MAX_HEADER_BYTES", "Context", "Dialect", "Envelope", "Fields", "Signer"]
 
 MAX_HEADER_BYTES = 65_536
 """Payment fields longer than this are refused unread."""
+
+
+Signer = Callable[[Json], str]
+"""Signs claims for the server, by its own name: returns a compact JWS over their canonical JSON."""
 
 
 class Fields:
@@ -73,12 +78,14 @@ class Context:
         now: Unix seconds.
         realm: the protection space: the public host name, without a port.
         keys: the secrets that offers are issued with; None on the client.
+        sign: signs statements of the server's; None on the client, and where no dialect signs.
     """
 
     specs: Registry
     now: int
     realm: str = ""
     keys: OfferKeys | None = None
+    sign: Signer | None = None
 
 
 class Dialect(ABC):
@@ -89,12 +96,14 @@ class Dialect(ABC):
         echo: `full` where the client sends the offer back with its token, `none` where it does not.
         request_fields: names of the request fields a payment travels in, lower case.
         response_fields: names of the response fields that challenges and receipts travel in, as they are written.
+        signs: whether it signs what it says, with `Context.sign`.
     """
 
     name: ClassVar[str]
     echo: ClassVar[Literal["full", "none"]]
     request_fields: ClassVar[tuple[str, ...]]
     response_fields: ClassVar[tuple[str, ...]]
+    signs: bool = False
 
     # --- server
 

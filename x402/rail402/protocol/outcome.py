@@ -27,11 +27,16 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """A proof that stands by itself: who pays, which keys it uses up, and what a later lookup needs (no secrets)."""
+    """A proof that stands by itself: who pays, which keys it uses up, and what a later lookup needs (no secrets).
+
+    `is_payer` says that whoever presents it has proven to be `payer`, by something that others cannot copy from where
+    payments are public. It replays what was stored, also for a payment that came without a token.
+    """
 
     keys: frozenset[ConsumptionKey]
     payer: str | None = None
     state: Mapping[str, Any] = field(default_factory=dict)
+    is_payer: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

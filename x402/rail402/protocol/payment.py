@@ -25,6 +25,7 @@ class Payment(Record):
         payload: the rail's own proof, by the rail's names: a signed authorization, a preimage, a token. Secret.
         offer: the offer it accepts, as echoed, with its token; None in dialects without an echo.
         token: the offer's token, where the dialect sends that back and not the offer.
+        identifier: the payer's own name for it, under which no other payment is taken; None where it has none.
         envelope: what the dialect needs again to answer (the echoed challenge, say).
     """
 
@@ -33,6 +34,7 @@ class Payment(Record):
     payload: Mapping[str, Any] = Field(repr=False)
     offer: Offer | None = None
     token: str | None = Field(default=None, repr=False)
+    identifier: str | None = None
     envelope: Mapping[str, Any] = Field(default_factory=dict, repr=False)
 
     @property

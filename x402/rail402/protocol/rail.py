@@ -8,7 +8,7 @@ Dialects own envelopes, rails own payloads: a rail says how its offers and proof
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -39,6 +39,7 @@ __all__ = [
     "Held",
     "Holds",
     "NotPaid",
+    "OwnWords",
     "Paid",
     "PaymentRail",
     "Pending",
@@ -61,20 +62,30 @@ __all__ = [
 class Binding(Protocol):
     """How a rail's offers and proofs look inside one dialect. All four are pure.
 
-    `decode_*` return None where the JSON is some other rail's, and raise `MalformedInput` naming the member where it
-    is theirs and wrong. `expires_at` is Unix seconds: from the token on the server, from the challenge on the client.
+    `encode_offer` returns None where this dialect cannot say the offer, because of its mechanism, say. `decode_*`
+    return None where the JSON is some other rail's, and raise `MalformedInput` naming the member where it is theirs
+    and wrong. `expires_at` is Unix seconds: from the token on the server, from the challenge on the client.
     What the JSON is: in `x402-v2` a PaymentRequirements object without the token, and `payload`; in `mpp`
     `{"method", "intent", "request"}`, and the credential's `payload`; in `x-receipt` the `payment` object, and
-    `{"receipt": text}`.
+    `{"receipt": text}`; in `x-payment` the object of the field, in `x-price` `{"price", "currency", "paymentAddress"}`
+    and what else is needed, in `payment-uri` `{"uri": text}`, and in these three `{"proof": object}`.
     """
 
-    def encode_offer(self, offer: Offer) -> Json: ...
+    def encode_offer(self, offer: Offer) -> Json | None: ...
 
     def decode_offer(self, wire: Json, *, expires_at: int) -> Offer | None: ...
 
     def encode_proof(self, payload: Json) -> Json: ...
 
     def decode_proof(self, wire: Json) -> Json | None: ...
+
+
+@runtime_checkable
+class OwnWords(Protocol):
+    """A binding that has words of its own for some reason codes: x402 has them for each scheme and network."""
+
+    @property
+    def reasons(self) -> Mapping[str, str]: ...
 
 
 class RailSpec(Protocol):
@@ -85,7 +96,7 @@ class RailSpec(Protocol):
         mechanisms: the ways it moves money.
         bindings: by dialect name.
         bare_replay: whether a proof alone, without the token it came with, replays a stored response: true for a
-            preimage, which only its payer learns, false for what is public on a chain.
+            preimage, which only its payer learns, false for what is public on a chain. See also `Verified.is_payer`.
     """
 
     @property
@@ -169,6 +180,10 @@ class PaymentRail(ABC):
         max_offer_seconds: for how long an offer may be good at most; None for as long as the gate says.
         has_fixed_terms: offers for one order at one price differ in nothing but their expiry, so that a payment which
             comes without its offer can be checked against one that is made anew.
+        signers: the accounts that hand payments in, and pay for it; for `/supported` of a facilitator.
+
+    Where a settlement's outcome is unknown and the rail knows which transaction it sent, `Unknown.state` has it as
+    `transaction`.
     """
 
     spec: RailSpec
@@ -176,6 +191,7 @@ class PaymentRail(ABC):
     is_test: bool = False
     takes_less: bool = False
     has_fixed_terms: bool = False
+    signers: Sequence[str] = ()
     max_offer_seconds: int | None = None
 
     async def start(self) -> None:
@@ -284,6 +300,10 @@ class Wallet(ABC):
             payload: the proof, where it was already in the journal.
         """
 
+    def for_order(self, offer: Offer, order: Order) -> Offer:
+        """Return the offer with what a payment of it must name of the order; the offer itself where that is nothing."""
+        return offer
+
     async def withdraw(self, offer: Offer, payload: Json, *, record_id: str, now: int) -> bool:
         """Take back a proof that its server has refused for good; return whether no new payment can be made with it."""
         return False
@@ -317,6 +337,11 @@ class Registry:
     def binding(self, rail: str, dialect: str) -> Binding | None:
         """Return how `rail` speaks `dialect`, or None where it does not."""
         return self[rail].bindings.get(dialect)
+
+    def word(self, rail: str, dialect: str, code: str) -> str | None:
+        """Return what `rail` calls a reason code in `dialect`, or None where it has no word of its own for it."""
+        binding = self.binding(rail, dialect) if rail in self else None
+        return binding.reasons.get(code) if isinstance(binding, OwnWords) else None
 
     def speaking(self, dialect: str) -> Iterator[tuple[RailSpec, Binding]]:
         """Yield every rail that speaks `dialect`, with how."""

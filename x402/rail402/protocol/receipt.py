@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from rail402.errors import ConfigurationError, MalformedInput
 from rail402.money import Money
-from rail402.protocol.base import Record, canonical_json, parse_json
+from rail402.protocol.base import Json, Record, canonical_json, parse_json
 from rail402.protocol.charge import Charge
 
 __all__ = ["MAX_RECEIPT_BYTES", "RECEIPT_TYPE", "Receipt", "ReceiptKeys", "verify_receipt"]
@@ -135,6 +135,11 @@ class ReceiptKeys:
         header = {"alg": "EdDSA", "kid": self.kid, "typ": RECEIPT_TYPE}
         claims = canonical_json(receipt.model_dump(by_alias=True, exclude_none=True))
         return jws.serialize_compact(header, claims, self._key, registry=_Registry())
+
+    def sign_as(self, did: str, claims: Json) -> str:
+        """Return claims that are no receipt as a compact JWS by a DID: its key id is a DID URL, `<did>#<kid>`."""
+        header = {"alg": "EdDSA", "kid": f"{did}#{self.kid}"}
+        return jws.serialize_compact(header, canonical_json(claims), self._key, registry=_Registry())
 
 
 def verify_receipt(token: str, jwks: Mapping[str, Any], *, issuer: str | None = None) -> Receipt:

@@ -8,15 +8,17 @@ import hmac
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
+from urllib.parse import parse_qsl, urlencode
 
 from rail402.errors import MalformedInput, OfferRefused, PaymentRejected
+from rail402.money import Money
 from rail402.protocol.base import Json, canonical_json, parse_json, sha256_hex
 from rail402.protocol.offer import Flow, Mechanism, Offer
 from rail402.protocol.order import Order
 from rail402.protocol.payment import ConsumptionKey, Payment
 from rail402.protocol.rail import Binding, Verified
 
-__all__ = ["FakeSpec", "text_of"]
+__all__ = ["FakeSpec", "hash_of", "text_of"]
 
 _AMOUNT = re.compile(r"[1-9][0-9]{0,30}", re.ASCII)
 
@@ -54,17 +56,23 @@ class FakeSpec:
             flows=flows,
         )
         self.mechanisms = (self.mechanism,)
-        self.bindings: Mapping[str, Binding] = {
+        self.bindings: dict[str, Binding] = {
             "x402-v2": _X402(name, self.mechanism),
             "mpp": _Mpp(name, self.mechanism),
+            "x402-v1": _X402V1(name, self.mechanism),
             "x-receipt": _XReceipt(name, self.mechanism),
         }
+        self.bindings["payment-uri"] = _PaymentUri(name, self.mechanism)
+        if style == "invoice":
+            self.bindings["l402"] = _L402(name, self.mechanism)
+        else:
+            self.bindings |= {"x-payment": _XPayment(name, self.mechanism), "x-price": _XPrice(name, self.mechanism)}
 
     def identify(self, payment: Payment) -> frozenset[ConsumptionKey]:
         """Return the nonce's key, or the hash of the preimage's; see `RailSpec`."""
         if self.style == "signed":
             return frozenset({self.key(text_of(payment.payload, "nonce"))})
-        return frozenset({self.key(sha256_hex(text_of(payment.payload, "preimage").encode()))})
+        return frozenset({self.key(hash_of(text_of(payment.payload, "preimage")))})
 
     def mistaken_keys(self, payment: Payment) -> frozenset[ConsumptionKey]:
         """Return the key that fits where the hash was sent for the preimage."""
@@ -124,6 +132,18 @@ def _signed_text(terms: Mapping[str, Any]) -> str:
         raise MalformedInput("valid_before", "must be Unix seconds")
     texts = [text_of(terms, name) for name in ("payer", "payee", "network", "asset", "amount", "nonce")]
     return "\n".join([*texts, str(terms["valid_before"])])
+
+
+def hash_of(preimage: str) -> str:
+    """Return the hash that an invoice with this preimage has; both are hexadecimal digits.
+
+    Raises:
+        MalformedInput: the preimage is not.
+    """
+    try:
+        return sha256_hex(bytes.fromhex(preimage))
+    except ValueError as error:
+        raise MalformedInput("preimage", "must be hexadecimal digits") from error
 
 
 def text_of(members: Mapping[str, Any], name: str) -> str:
@@ -209,6 +229,49 @@ class _X402(_Plain):
         return _offer(self.rail, self.mechanism, expires_at, members)
 
 
+class _X402V1(_Plain):
+    """The `exact` scheme of version 1, whose clients send nothing of the offer back."""
+
+    def encode_offer(self, offer: Offer) -> Json:
+        requirements = _X402(self.rail, self.mechanism).encode_offer(offer)
+        return {("maxAmountRequired" if name == "amount" else name): value for name, value in requirements.items()}
+
+    def decode_offer(self, wire: Json, *, expires_at: int) -> Offer | None:
+        requirements = {("amount" if name == "maxAmountRequired" else name): value for name, value in wire.items()}
+        return _X402(self.rail, self.mechanism).decode_offer(requirements, expires_at=expires_at)
+
+    def encode_proof(self, payload: Json) -> Json:
+        return {"payload": dict(payload)}
+
+    def decode_proof(self, wire: Json) -> Json | None:
+        if wire.get("scheme") != "exact" or wire.get("network") != self.mechanism.network:
+            return None
+        proof = wire.get("payload")
+        return super().decode_proof(proof) if isinstance(proof, Mapping) else None
+
+
+class _L402(_Plain):
+    """An invoice is its hash, amount and payee; the preimage is the proof."""
+
+    def encode_offer(self, offer: Offer) -> Json:
+        members = {name: getattr(offer, name) for name in ("amount", "payee", "timeout_seconds", "expires_at")}
+        invoice = canonical_json({**members, "hash": offer.extra["hash"]})
+        return {"invoice": base64.urlsafe_b64encode(invoice).decode(), "paymentHash": offer.extra["hash"]}
+
+    def decode_offer(self, wire: Json, *, expires_at: int) -> Offer | None:
+        try:
+            decoded = base64.b64decode(text_of(wire, "invoice"), altchars=b"-_", validate=True)
+        except ValueError as error:
+            raise MalformedInput("invoice", "is not base64url") from error
+        invoice = parse_json(decoded, field="invoice", max_bytes=4096)
+        if wire.get("paymentHash") not in (None, invoice.get("hash")):
+            raise MalformedInput("invoice", "is not the one that the macaroon is made for")
+        amount = str(invoice.get("amount"))
+        extra = {"hash": invoice.get("hash"), "invoice_amount": amount}
+        members = {**invoice, "amount": amount, "flow": Flow.UPFRONT, "extra": extra}
+        return _offer(self.rail, self.mechanism, invoice["expires_at"], members)
+
+
 class _Mpp(_Plain):
     """The method `<name>` with the intent `charge`."""
 
@@ -264,3 +327,67 @@ class _XReceipt(_Plain):
         except ValueError as error:
             raise MalformedInput("receipt", "is not base64url") from error
         return parse_json(decoded, field="receipt", max_bytes=4096)
+
+
+class _Proof(_Plain):
+    """What the dialects of `X-Payment-Proof` share."""
+
+    def encode_proof(self, payload: Json) -> Json:
+        return {"proof": dict(payload)}
+
+    def decode_proof(self, wire: Json) -> Json | None:
+        return super().decode_proof(wire["proof"])
+
+    def _read(self, wire: Mapping[str, Any], payee: object, expires_at: int) -> Offer:
+        """Read an offer with a decimal price, and the default flow where it says none."""
+        mechanism = self.mechanism
+        price = Money.parse(f"{text_of(wire, 'price')} {mechanism.currency}")
+        defaults = {"flow": mechanism.flows[0].value, "timeout_seconds": 60}
+        amount = str(price.to_atomic(mechanism.exponent))
+        return _offer(self.rail, mechanism, expires_at, {**defaults, **wire, "payee": payee, "amount": amount})
+
+    def _said(self, offer: Offer) -> dict[str, Any]:
+        more = {"network": offer.network, "asset": offer.asset, "flow": offer.flow.value}
+        return {"price": str(offer.price.amount), **more, "timeout_seconds": offer.timeout_seconds}
+
+
+class _XPayment(_Proof):
+    """The signed proof, whole."""
+
+    def encode_offer(self, offer: Offer) -> Json:
+        return {**self._said(offer), "receiver": offer.payee}
+
+    def decode_offer(self, wire: Json, *, expires_at: int) -> Offer | None:
+        known = wire.get("network") == self.mechanism.network
+        return self._read(wire, wire.get("receiver"), expires_at) if known else None
+
+
+class _XPrice(_Proof):
+    """The same proof; where no network is named, the currency decides."""
+
+    def encode_offer(self, offer: Offer) -> Json:
+        return {**self._said(offer), "currency": offer.currency, "paymentAddress": offer.payee}
+
+    def decode_offer(self, wire: Json, *, expires_at: int) -> Offer | None:
+        named = (wire.get("network", self.mechanism.network), wire.get("currency"))
+        known = named == (self.mechanism.network, self.mechanism.currency)
+        return self._read(wire, wire.get("paymentAddress"), expires_at) if known else None
+
+
+class _PaymentUri(_Proof):
+    """`fake:<name>?` and the offer's members as parameters."""
+
+    def encode_offer(self, offer: Offer) -> Json:
+        members = {"amount": offer.amount, "payee": offer.payee, "flow": offer.flow.value}
+        said = urlencode({**members, "timeout_seconds": offer.timeout_seconds, **offer.extra})
+        return {"uri": f"{self.mechanism.network}?{said}"}
+
+    def decode_offer(self, wire: Json, *, expires_at: int) -> Offer | None:
+        network, _, query = wire["uri"].partition("?")
+        if network != self.mechanism.network:
+            return None
+        said: dict[str, Any] = dict(parse_qsl(query))
+        seconds = said.pop("timeout_seconds", "")
+        members = {name: said.pop(name, None) for name in ("amount", "payee", "flow")}
+        timeout = int(seconds) if re.fullmatch(r"[0-9]{1,9}", seconds, re.ASCII) else None
+        return _offer(self.rail, self.mechanism, expires_at, {**members, "timeout_seconds": timeout, "extra": said})

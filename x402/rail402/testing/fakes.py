@@ -47,7 +47,7 @@ from rail402.protocol.rail import (
     Wallet,
 )
 from rail402.testing.fake_ledger import Ending, FakeClock, FakeLedger, Transfer
-from rail402.testing.fake_spec import FakeSpec, text_of
+from rail402.testing.fake_spec import FakeSpec, hash_of, text_of
 
 __all__ = ["Ending", "FakeClock", "FakeLedger", "FakeRail", "FakeSpec", "FakeWallet", "Transfer"]
 
@@ -77,6 +77,7 @@ class FakeRail(PaymentRail, Holds, Refunds):
     ) -> None:
         self.ledger, self.spec, self.payee = ledger, spec or FakeSpec(), payee
         self.fake: FakeSpec = self.spec
+        self.has_fixed_terms = self.fake.style == "signed"
         self._clock, self._minimum = clock, minimum
         self.started = False
 
@@ -110,7 +111,7 @@ class FakeRail(PaymentRail, Holds, Refunds):
 
     def _with_invoice(self, offer: Offer) -> Offer:
         preimage = self.fake.sign(f"invoice {len(self.ledger.invoices)}")
-        hash_ = sha256_hex(preimage.encode())
+        hash_ = hash_of(preimage)
         key = self.fake.key(hash_)
         self.ledger.invoices[key] = Transfer(key, "", self.payee, offer.amount, hash_)
         self.ledger.proofs[key] = {"preimage": preimage}
