@@ -13,6 +13,7 @@ from rail402.dialects._base64_json import from_base64
 from rail402.errors import RailUnavailable
 from rail402.protocol.offer import Flow
 from rail402.rates import FixedRates
+from rail402.server.answers import MAX_CHALLENGE_BYTES
 from rail402.server.gate import Gate
 from rail402.testing.fakes import Ending, FakeRail, FakeSpec
 from tests.unit.server.shop import URL, Shop
@@ -46,10 +47,14 @@ async def test_every_rail_in_every_dialect_at_once_in_the_publishers_order() -> 
         assert answer.status_code == 402
         assert [entry["network"] for entry in accepts(answer)] == ["fake:one", "fake:two"]
         lines = answer.headers.get_list("www-authenticate")
-        assert ['method="one"' in lines[0], 'method="two"' in lines[1], len(lines)] == [True, True, 2]
+        marks = ("L402 macaroon=", 'method="one"', 'method="two"')
+        assert [mark in line for mark, line in zip(marks, lines, strict=True)] == [True] * 3
         body = answer.json()
         assert [offer["rail"] for offer in body["offers"]] == ["one", "two"]
-        assert (body["type"], body["payment"]["network"]) == ("x402", "fake:two")  # what can be recognised again
+        assert (body["type"], body["payment"]["network"]) == (
+            "x402",
+            "fake:two",
+        )  # there is room for one: for the preimage
         assert (body["price"], body["code"], body["resource"]["url"]) == (
             "0.003 USD",
             "payment_required",
@@ -175,11 +180,65 @@ async def test_a_description_of_any_text_stays_text(text: str) -> None:
         assert wire.one("content-type") == "application/json"
 
 
+async def test_the_clients_preference_orders_and_leaves_out_mpp_s_offers() -> None:
+    shop = shop_with([FakeSpec("one"), FakeSpec("two"), FakeSpec("three")])
+    async with shop.open():
+        answer = await shop.client.get("/goods", headers={"Accept-Payment": "two/charge, */charge;q=0.5, one/*;q=0"})
+        lines = answer.headers.get_list("www-authenticate")
+        assert [line.split('method="')[1].split('"')[0] for line in lines] == ["two", "three"]
+        assert [entry["network"] for entry in accepts(answer)] == ["fake:one", "fake:two", "fake:three"]
+
+
 async def test_the_402_of_a_head_has_the_offers_in_its_fields() -> None:
     shop = shop_with([FakeSpec()])
     async with shop.open():
         answer = await shop.client.head("/goods")
         assert accepts(answer)
+
+
+def challenge_lines(answer: Any) -> list[tuple[str, str]]:
+    fields = [(name.decode(), value.decode()) for name, value in answer.headers.raw]
+    return [(name, value) for name, value in fields if name.lower() in ("payment-required", "www-authenticate")]
+
+
+def size(lines: list[tuple[str, str]]) -> int:
+    return sum(len(name) + len(value) + 4 for name, value in lines)
+
+
+async def test_a_description_leaves_the_fields_before_any_offer_does() -> None:
+    shop = shop_with([FakeSpec("one"), FakeSpec("two", style="invoice")], terms={"description": "word " * 500})
+    async with shop.open():
+        answer = await shop.client.get("/goods")
+        lines = challenge_lines(answer)
+        schemes = [value.partition(" ")[0] for name, value in lines if name.lower() == "www-authenticate"]
+        assert schemes == ["L402", "Payment", "Payment"]
+        assert size(lines) <= MAX_CHALLENGE_BYTES
+        assert all("word" not in value for _, value in lines)
+        assert "description" not in from_base64(answer.headers["payment-required"], field="x")["resource"]
+        assert answer.json()["resource"]["description"] == "word " * 500
+
+
+async def test_what_is_too_large_loses_its_last_lines(caplog: pytest.LogCaptureFixture) -> None:
+    shop = shop_with([FakeSpec(f"rail{number}", style="invoice") for number in range(9)])
+    async with shop.open():
+        answer = await shop.client.get("/goods")
+        lines = challenge_lines(answer)
+        methods = [value.split('method="')[1].split('"')[0] for _, value in lines[1:]]
+        assert 0 < len(methods) < 9
+        assert methods == [f"rail{number}" for number in range(len(methods))]
+        assert len(accepts(answer)) == 9
+        assert size(lines) <= MAX_CHALLENGE_BYTES < size(lines) + 700
+        assert "left out" in caplog.text
+        (entry, *_) = answer.json()["accepts"]
+        assert entry["network"] == "fake:rail0"
+
+
+async def test_one_line_stays_however_large_it_is() -> None:
+    shop = shop_with([FakeSpec(f"rail{number}") for number in range(30)])
+    async with shop.open():
+        lines = challenge_lines(await shop.client.get("/goods"))
+        assert [name for name, _ in lines] == ["PAYMENT-REQUIRED"]
+        assert size(lines) > MAX_CHALLENGE_BYTES
 
 
 async def test_all_fields_together_fit_what_common_proxies_buffer() -> None:

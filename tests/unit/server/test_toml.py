@@ -129,7 +129,7 @@ MISTAKES: list[tuple[tuple[str, str], int, str, str]] = [
     (('public_url = "https://shop.example"', "# nothing"), 1, "server.public_url", "is missing"),
     (('"https://shop.example"', '"shop.example"'), 1, "server", "must be an origin"),
     (('"https://shop.example"', "5"), 2, "server.public_url", "valid string"),
-    (('store = "memory://"', 'stor = "memory://"'), 3, "server.stor", "known are: handler_seconds"),
+    (('store = "memory://"', 'stor = "memory://"'), 3, "server.stor", "known are: dialects, documents, handler"),
     (('"memory://"', '"redis://x"'), 1, "server", "is not known"),
     (("reconcile_seconds = 0", "max_body = -1"), 4, "server.max_body", "greater than or equal to 0"),
     (("reconcile_seconds = 0", 'offer_seconds = "ten"'), 4, "server.offer_seconds", "valid integer"),

@@ -44,7 +44,11 @@ class Admitted:
 
 
 class Admission:
-    """One payment presented with one request."""
+    """One payment presented with one request.
+
+    Attributes:
+        charge: the charge of a payment that is known, and may be told to whoever presents it; as it was last read.
+    """
 
     def __init__(
         self, services: Services, rule: Rule, request: GatedRequest, price: Money, payment: Payment, rail: PaymentRail
@@ -52,8 +56,10 @@ class Admission:
         self._services, self._rule, self._request = services, rule, request
         self._price, self._payment, self._rail = price, payment, rail
         self._identity = rail.spec.identify(payment)
+        self.charge: Charge | None = None
         token = payment.offer_token
         self._token: TokenParts | None = None if token is None else parse_token(token)
+        self._named = frozenset() if payment.identifier is None else frozenset({f"id:{payment.identifier}"})
 
     async def admit(self) -> Admitted:
         """Claim the payment, or find out what became of it.
@@ -67,13 +73,17 @@ class Admission:
         keys = self._identity if self._token is None else self._identity | {self._token.key}
         known = await self._services.store.find(keys)
         if known is None:
+            if self._named and await self._services.store.find(self._named) is not None:
+                raise self._conflict()
             offer = await self._offer()
             verified = self._rail.spec.authenticate(offer, self._payment)
             verified = await self._rail.verify(offer, self._payment, verified, now=self._services.clock())
-            claim = await self._services.store.claim(self._begin(self._new(offer, verified, keys)))
+            claim = await self._services.store.claim(self._begin(self._new(offer, verified, keys | self._named)))
             if claim.won:
                 return Admitted(claim.charge)
             known = claim.charge
+            if not (keys | self._named) & set(known.keys):  # the rail alone has learnt that it is the same money
+                raise PaymentRejected("what was paid has paid for something before", code="proof_already_used")
         return await self._known(known)
 
     # --- a payment that is new
@@ -105,8 +115,13 @@ class Admission:
             for offer in await offers_anew(self._services, self._rule, self._request, self._price, self._rail):
                 try:
                     self._rail.spec.authenticate(offer, self._payment)
+                    if self._token is not None:  # it says itself which offer it was made with
+                        echoed = {"token": self._payment.token, "expires_at": self._token.expires_at}
+                        offer = offer.model_copy(update=echoed)
+                        self._services.offer_keys.verify(offer, self._request.order)
                 except PaymentRejected as error:
-                    refusal = error
+                    if refusal.code == "offer_unknown" or error.code != "payload_invalid":
+                        refusal = error  # another mechanism does not know the payload, which says less
                 else:
                     return offer
         raise refusal
@@ -142,6 +157,9 @@ class Admission:
             case Flow.AUTHORIZATION:
                 return charge.deliver(DeliveryEvent.START, lease_until=lease)
 
+    def _conflict(self) -> PaymentRejected:
+        return PaymentRejected(f"the id {self._payment.identifier} needs its own payment", code="identifier_conflict")
+
     # --- a payment that is known
 
     async def _known(self, charge: Charge) -> Admitted:
@@ -153,6 +171,7 @@ class Admission:
                 lapsed = charge.lapsed(self._services.clock())
                 if lapsed is not charge:
                     charge = await self._services.store.save(lapsed)
+                self.charge = charge
                 admitted = await self._step(charge)
             except StaleCharge:
                 admitted = None
@@ -169,15 +188,19 @@ class Admission:
     def _check_known(self, charge: Charge) -> None:
         """Check what is checked on every presentation, and that this one may have what the first one got."""
         if not self._identity & set(charge.keys):
+            if self._named & set(charge.keys):
+                raise self._conflict()
             dead = charge.payment in (PaymentState.RELEASED, PaymentState.REJECTED)
             code = "proof_already_used" if dead else "payment_in_progress"
             raise PaymentRejected("another payment was made for this offer", code=code)
-        self._rail.spec.authenticate(self._offer_of(charge), self._payment)
+        verified = self._rail.spec.authenticate(self._offer_of(charge), self._payment)
         shown = None if self._token is None else _digest(self._token.nonce)
-        proven = self._rail.spec.bare_replay if charge.secret_digest is None else shown == charge.secret_digest
-        # With the token its payer is known, and browsers' cookies change by themselves; a login must come again anyhow.
-        needed = {each for each in charge.context if charge.secret_digest is None or each.startswith(f"{LOGIN}:")}
-        if not proven or not needed <= set(self._request.context):
+        by_payer = verified.is_payer and verified.payer is not None and verified.payer == charge.payer
+        known = by_payer or (shown is not None and shown == charge.secret_digest)
+        bare = self._rail.spec.bare_replay and charge.secret_digest is None
+        # Where its payer is known, browsers' cookies may change, as they do by themselves; a login comes again anyhow.
+        needed = {each for each in charge.context if not known or each.startswith(f"{LOGIN}:")}
+        if not (known or bare) or not needed <= set(self._request.context):
             raise PaymentRejected("send what came with the first request", code="replay_not_proven")
         mine, order = charge.order, self._request.order
         if charge.is_pass:

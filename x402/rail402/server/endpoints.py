@@ -1,4 +1,5 @@
-"""What is answered below `/.well-known/rail402/`: the key set for receipts, and the rails' own addresses."""
+"""What is answered below `/.well-known/rail402/`: the key set for receipts, and the rails' own addresses. And the DID
+document, where a dialect signs what it says."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from rail402.protocol.charge import Operation
 from rail402.protocol.dialect import Fields
 from rail402.protocol.endpoint import DISCOVERY, Endpoint, EndpointReply, EndpointRequest, Endpoints
 from rail402.protocol.offer import Offer
+from rail402.protocol.offer_receipt import DID_DOCUMENT, did_document
 from rail402.protocol.order import Order
 from rail402.protocol.payment import ConsumptionKey
 from rail402.protocol.rail import PaymentRail
@@ -74,6 +76,8 @@ class Discovery:
     def __init__(self, services: Services) -> None:
         self._services, self._desk = services, GateDesk(services)
         self._endpoints: dict[tuple[str, str], Endpoint] = {("GET", _JWKS): self._jwks}
+        if services.did is not None:
+            self._endpoints["GET", DID_DOCUMENT] = self._did
         for rail in services.rails.values():
             for address, endpoint in _endpoints(rail).items():
                 if self._endpoints.setdefault(address, endpoint) is not endpoint:
@@ -104,11 +108,19 @@ class Discovery:
         await _send(reply, send, head=method == "HEAD")
 
     async def _jwks(self, request: EndpointRequest, desk: object) -> EndpointReply:
-        return EndpointReply(
-            body=json.dumps(self._services.receipt_keys.jwks).encode(),
-            media_type="application/jwk-set+json",
-            fields=[("cache-control", "public, max-age=300"), ("access-control-allow-origin", "*")],
-        )
+        return _published(self._services.receipt_keys.jwks, "application/jwk-set+json")
+
+    async def _did(self, request: EndpointRequest, desk: object) -> EndpointReply:
+        assert self._services.did is not None
+        return _published(did_document(self._services.did, self._services.receipt_keys.jwks), "application/did+json")
+
+
+def _published(document: Mapping[str, Any], media_type: str) -> EndpointReply:
+    return EndpointReply(
+        body=json.dumps(document).encode(),
+        media_type=media_type,
+        fields=[("cache-control", "public, max-age=300"), ("access-control-allow-origin", "*")],
+    )
 
 
 def _endpoints(rail: PaymentRail) -> Mapping[tuple[str, str], Endpoint]:

@@ -25,6 +25,7 @@ from rail402.rates import RateSource, convert
 from rail402.server.delivery import Delivery
 from rail402.server.endpoints import Discovery
 from rail402.server.middleware import GateMiddleware
+from rail402.server.openapi import Documents, publish
 from rail402.server.operations import give_back
 from rail402.server.paywall import CHARGE_KEY, DELIVERY_KEY
 from rail402.server.reconciler import Reconciler
@@ -103,6 +104,7 @@ class Gate:
         self._app: Any = None
         self._services: Services | None = None
         self._discovery: Discovery | None = None
+        self.documents: Documents | None = None
         self._opened = contextlib.AsyncExitStack()
         self._starting = asyncio.Lock()
         self._reconciling: asyncio.Task[None] | None = None
@@ -243,8 +245,8 @@ class Gate:
         self._app = app
         app.add_middleware(GateMiddleware, gate=self)
 
-    def _wrap_routes(self) -> None:
-        """Find every marked endpoint and protected pattern, and put a paywall in front."""
+    def _wrap_routes(self) -> list[tuple[Found, dict[str, Rule]]]:
+        """Find every marked endpoint and protected pattern, put a paywall in front, and return them."""
         ours = {id(rule): rule for _, rule in self._marked}
         plan: dict[int, tuple[Found, dict[str, Rule]]] = {}
         used: set[int] = set()
@@ -262,6 +264,7 @@ class Gate:
             if rules and id(found.route) not in self._wrapped:  # an app may start again
                 self._wrapped[id(found.route)] = found.route
                 wrap(found, rules, self.services)
+        return [(found, rules) for found, rules in plan.values() if rules]
 
     def _check_all_used(self, used: set[int]) -> None:
         idle = [protected.pattern for protected in self._protected if id(protected.rule) not in used]
@@ -303,7 +306,8 @@ class Gate:
                     opened.push_async_callback(rail.close)
                     await _start(rail)
                 if self._app is not None:
-                    self._wrap_routes()
+                    paid = self._wrap_routes()
+                    self.documents = await publish(self._app, paid, services) if self._settings.documents else None
                 await self._check_prices(services)
                 self._opened = opened.pop_all()
             self._services = services

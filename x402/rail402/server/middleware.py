@@ -1,4 +1,4 @@
-"""What `gate.install` puts around an app: start and stop, and the discovery addresses."""
+"""What `gate.install` puts around an app: start and stop, the discovery addresses and documents."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rail402.errors import Rail402Error
 from rail402.protocol.endpoint import DISCOVERY
+from rail402.protocol.offer_receipt import DID_DOCUMENT
 from rail402.server.paywall import App
 from rail402.server.request import Message, Receive, Scope, Send
 
@@ -18,7 +19,8 @@ _OVER = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shut
 
 
 class GateMiddleware:
-    """Starts and stops the gate with the app, and answers its discovery addresses. Other requests pass untouched."""
+    """Starts and stops the gate with the app, and answers its discovery addresses, and its documents where the app has
+    none. Other requests pass untouched."""
 
     def __init__(self, app: App, gate: Gate) -> None:
         self._app, self._gate = app, gate
@@ -29,10 +31,15 @@ class GateMiddleware:
             return
         if not self._gate.started:
             await self._gate.start()
-        if scope["type"] == "http" and scope["path"].startswith(DISCOVERY):
+        if scope["type"] == "http" and self._is_discovery(scope["path"]):
             await self._gate.discovery(scope, receive, send)
+        elif scope["type"] == "http" and self._gate.documents is not None and scope["path"] in self._gate.documents:
+            await self._gate.documents.serve(self._app, scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    def _is_discovery(self, path: str) -> bool:
+        return path.startswith(DISCOVERY) or (path == DID_DOCUMENT and self._gate.services().did is not None)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def starting() -> Message:

@@ -23,7 +23,8 @@ from rail402.protocol.charge import Charge
 from rail402.protocol.payment import Payment
 from rail402.protocol.rail import PaymentRail
 from rail402.server.admission import Admission, Admitted
-from rail402.server.challenge import make_challenge, price_of, refuse, send_challenge
+from rail402.server.answers import refuse, send_challenge
+from rail402.server.challenge import make_challenge, price_of
 from rail402.server.delivery import Delivery, Withheld
 from rail402.server.fields import free_fields, outcome_lines, paid_fields
 from rail402.server.passes import PassDelivery
@@ -155,6 +156,11 @@ def _bare(send: Send) -> Send:
 Handler = Callable[[Scope, Receive, Send, "Charge | None"], Awaitable[None]]
 
 
+def _is_same(one: Payment, other: Payment) -> bool:
+    """Whether two dialects have read the same proof, for the same offer where they say so."""
+    return (one.rail, one.payload, one.offer_token) == (other.rail, other.payload, other.offer_token)
+
+
 class _Visit:
     """One request that has a price."""
 
@@ -163,15 +169,19 @@ class _Visit:
         self._send = send
 
     async def run(self, handler: Handler) -> None:
+        payment: Payment | None = None
+        admission: Admission | None = None
         try:
             payment = self._payment()
             if payment is None:
                 await self._challenge(None)
                 return
             rail = self._rail(payment)
-            admitted = await Admission(self._services, self._rule, self._request, self._price, payment, rail).admit()
+            admission = Admission(self._services, self._rule, self._request, self._price, payment, rail)
+            admitted = await admission.admit()
         except Rail402Error as error:
-            await self._answer(error)
+            known = admission.charge if admission is not None and isinstance(error, OutcomeUnknown) else None
+            await self._answer(error, known, payment)
             return
         if admitted.replay is not None:
             await self._replay(admitted, payment)
@@ -181,10 +191,15 @@ class _Visit:
             await self._deliver(admitted.charge, payment, rail, handler)
 
     def _payment(self) -> Payment | None:
-        """Return the one payment that the request carries; two different ones are refused."""
-        context, found = self._services.context(), []
+        """Return the one payment that the request carries; two different ones are refused.
+
+        Dialects that read the same field find the same payment; it is the first one's.
+        """
+        context, found = self._services.context(), list[Payment]()
         for dialect in self._services.dialects_of(self._rule):
-            found += dialect.payments(self._request.fields, self._request.order.body_digest, context)
+            for payment in dialect.payments(self._request.fields, self._request.order.body_digest, context):
+                if not any(_is_same(payment, known) for known in found):
+                    found.append(payment)
         if len(found) > 1:
             raise MalformedInput("payment", "send one payment, in one dialect", code="several_payments")
         return found[0] if found else None
@@ -209,6 +224,8 @@ class _Visit:
         """Answer an error: with a fresh challenge only where a new payment is what helps."""
         if not isinstance(error, PaymentRejected | MalformedInput | RailUnavailable | OutcomeUnknown | StoreError):
             raise error
+        if payment is not None:
+            error.rail = payment.rail
         outcome = outcome_lines(self._services, charge, payment)
         payable = isinstance(error, PaymentRejected | MalformedInput)
         if payable and error.status == 402 and not error.retryable:

@@ -7,12 +7,14 @@ import base64
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from rail402.clock import Clock, RandomBytes
 from rail402.errors import Rail402Error
 from rail402.protocol.binding import OfferKeys
-from rail402.protocol.dialect import Context, Dialect
+from rail402.protocol.dialect import Context, Dialect, Signer
+from rail402.protocol.offer_receipt import did_of
 from rail402.protocol.rail import PaymentRail, Registry
 from rail402.protocol.receipt import ReceiptKeys
 from rail402.rates import RateSource
@@ -28,7 +30,11 @@ logger = logging.getLogger("rail402.server")
 
 @dataclass(slots=True, kw_only=True)
 class Services:
-    """The gate's parts, handed to everything that serves a request."""
+    """The gate's parts, handed to everything that serves a request.
+
+    Attributes:
+        did: the name that the gate signs by, where a dialect signs what it says; else None.
+    """
 
     settings: GateSettings
     rails: Mapping[str, PaymentRail]
@@ -41,10 +47,18 @@ class Services:
     clock: Clock
     random_bytes: RandomBytes
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    did: str | None = field(init=False, default=None)
+    _sign: Signer | None = field(init=False, default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if any(dialect.signs for dialect in self.dialects):
+            self.did = did_of(self.settings.public_url)
+            self._sign = partial(self.receipt_keys.sign_as, self.did)
 
     def context(self) -> Context:
         """Return what a dialect may use now."""
-        return Context(specs=self.registry, now=self.clock(), realm=self.settings.realm, keys=self.offer_keys)
+        realm = self.settings.realm
+        return Context(specs=self.registry, now=self.clock(), realm=realm, keys=self.offer_keys, sign=self._sign)
 
     def dialects_of(self, rule: Rule) -> list[Dialect]:
         """Return the dialects that a route speaks."""

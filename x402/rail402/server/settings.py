@@ -104,6 +104,7 @@ class GateSettings:
         retention_seconds: for how long finished charges and their responses are kept; a day at least, since a charge
             that is forgotten no longer guards its payment.
         reconcile_seconds: between two runs of the reconciler; 0 leaves it to calls of `Gate.reconcile`.
+        documents: say what the paid routes cost in `/openapi.json` and `/llms.txt`; see `openapi.py`.
     """
 
     public_url: str
@@ -117,13 +118,16 @@ class GateSettings:
     issued_capacity: int = 100_000
     retention_seconds: int = 30 * _DAY
     reconcile_seconds: int = 5
+    documents: bool = True
 
     def __post_init__(self) -> None:
         if not _is_origin(self.public_url):
             raise ConfigurationError(
                 f"public_url={self.public_url!r} must be an origin without a path, such as https://api.example.com"
             )
-        for setting in fields(self)[1:]:
+        if not isinstance(self.documents, bool):
+            raise ConfigurationError(f"documents={self.documents!r} must be True or False")
+        for setting in fields(self)[1:-1]:
             value, least = getattr(self, setting.name), 1 if setting.name in _MORE_THAN_ZERO else 0
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigurationError(f"{setting.name}={value!r} must be a whole number from {least} up")

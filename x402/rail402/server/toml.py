@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, ValidationInfo, field_validator
 
 from rail402.config import Secret, TomlFile
+from rail402.dialects import dialect_by_name
 from rail402.errors import ConfigurationError
 from rail402.plugins import load_plugin
 from rail402.protocol.base import Record
@@ -18,7 +19,7 @@ from rail402.server.gate import Gate
 from rail402.server.routes import Protected
 from rail402.server.settings import Receipts, Rule, parse_duration
 
-__all__ = ["gate_from_toml"]
+__all__ = ["gate_from_toml", "rail_from_toml"]
 
 
 class _Server(Record):
@@ -27,6 +28,7 @@ class _Server(Record):
     secret: Secret | None = None
     receipt_key: Secret | None = None
     rates: dict[str, str] = Field(default_factory=dict)
+    dialects: list[str] | None = Field(None, min_length=1)
     offer_seconds: int | None = Field(None, gt=0, strict=True)
     handler_seconds: int | None = Field(None, gt=0, strict=True)
     settle_seconds: int | None = Field(None, gt=0, strict=True)
@@ -36,6 +38,7 @@ class _Server(Record):
     issued_capacity: int | None = Field(None, ge=0, strict=True)
     retention_seconds: int | None = Field(None, ge=86_400, strict=True)
     reconcile_seconds: int | None = Field(None, ge=0, strict=True)
+    documents: bool | None = Field(None, strict=True)
 
 
 class _Route(Record):
@@ -80,7 +83,7 @@ def gate_from_toml(path: str | Path) -> Gate:
     file = TomlFile(path)
     file.table(_File)
     server = file.table(_Server, "server")
-    rails = [_rail(file, index, table) for index, table in enumerate(file.tables("rails"))]
+    rails = [rail_from_toml(file, index, table) for index, table in enumerate(file.tables("rails"))]
     try:
         gate = _gate(server, rails)
     except ConfigurationError as error:
@@ -103,7 +106,10 @@ def gate_from_toml(path: str | Path) -> Gate:
 
 
 def _gate(server: _Server, rails: list[PaymentRail]) -> Gate:
-    options = server.model_dump(exclude={"public_url", "store", "secret", "receipt_key", "rates"}, exclude_none=True)
+    ours = {"public_url", "store", "secret", "receipt_key", "rates", "dialects"}
+    options = server.model_dump(exclude=ours, exclude_none=True)
+    if server.dialects is not None:
+        options["dialects"] = [dialect_by_name(name) for name in server.dialects]
     return Gate(
         rails=rails,
         public_url=server.public_url,
@@ -115,7 +121,12 @@ def _gate(server: _Server, rails: list[PaymentRail]) -> Gate:
     )
 
 
-def _rail(file: TomlFile, index: int, table: dict[str, Any]) -> PaymentRail:
+def rail_from_toml(file: TomlFile, index: int, table: dict[str, Any]) -> PaymentRail:
+    """Make the rail of one of the file's `[[rails]]`.
+
+    Raises:
+        ConfigurationError: with the file, the line, the key and what is allowed there.
+    """
     name = table.get("name")
     if not isinstance(name, str):
         raise file.error(("rails", index), 'needs name = "…", the name of an installed rail')
