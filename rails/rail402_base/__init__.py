@@ -5,7 +5,8 @@
 
 `BaseRail` is the server side and `BaseWallet` the client side. Outside the sandbox, `BaseRail.rpc` takes payments with
 a key of its own for the gas and `BaseRail.facilitator` through an x402 facilitator; `BaseWallet.from_private_key` and
-its siblings pay, and a `ChainReader` tells them their balance. The names below load on first use, because they need the
+its siblings pay, and a `ChainReader` tells them their balance. With `transfers=Transfers()` a rail takes plain ERC-20
+transfers as well, which `BaseTransferWallet` makes. The names below load on first use, because they need the
 extra `base`.
 """
 
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from rail402_base.rail import BaseRail
     from rail402_base.rpc.backend import RelaySettings, RpcBackend
     from rail402_base.rpc.reader import ChainReader
+    from rail402_base.rpc.transfers import RpcSender, SendSettings
     from rail402_base.tokens import BASE_SEPOLIA_USDC, BASE_USDC, Network, Token, other_network
+    from rail402_base.transfer_wallet import BaseTransferWallet
+    from rail402_base.transfers import Transfers
     from rail402_base.wallet import BaseWallet
     from rail402_base.wire import BaseSpec
 
@@ -37,6 +41,9 @@ _HOMES = {
     "rail402_base.rpc.backend": ("RelaySettings", "RpcBackend"),
     "rail402_base.rpc.reader": ("ChainReader",),
     "rail402_base.tokens": ("BASE_SEPOLIA_USDC", "BASE_USDC", "Network", "Token", "other_network"),
+    "rail402_base.rpc.transfers": ("RpcSender", "SendSettings"),
+    "rail402_base.transfer_wallet": ("BaseTransferWallet",),
+    "rail402_base.transfers": ("Transfers",),
     "rail402_base.wallet": ("BaseWallet",),
     "rail402_base.wire": ("BaseSpec",),
 }
@@ -48,6 +55,7 @@ __all__ = [
     "PLUGIN",
     "BaseRail",
     "BaseSpec",
+    "BaseTransferWallet",
     "BaseWallet",
     "Chain",
     "ChainReader",
@@ -59,8 +67,11 @@ __all__ = [
     "RelaySettings",
     "RemoteSigner",
     "RpcBackend",
+    "RpcSender",
+    "SendSettings",
     "Signer",
     "Token",
+    "Transfers",
     "other_network",
 ]
 

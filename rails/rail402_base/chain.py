@@ -11,11 +11,23 @@ from typing import Final, Protocol
 
 from rail402.clock import Clock
 from rail402.errors import ConfigurationError, PaymentRejected
-from rail402_base.eip3009 import Authorization
+from rail402_base.eip3009 import Authorization, same_address
 from rail402_base.sandbox import Mined, SandboxChain
 from rail402_base.tokens import SANDBOX, Network, Token
 
-__all__ = ["FINAL", "Chain", "ChainView", "SandboxBackend", "Submitted", "Trace", "Transfer", "Unused", "Void"]
+__all__ = [
+    "FINAL",
+    "Chain",
+    "ChainView",
+    "Deposit",
+    "Deposits",
+    "SandboxBackend",
+    "Submitted",
+    "Trace",
+    "Transfer",
+    "Unused",
+    "Void",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +77,37 @@ Trace = Transfer | Submitted | Void | Unused
 """What became of an authorization."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deposit:
+    """A transfer to an address, as the token's event tells of it.
+
+    Attributes:
+        payer: whose money it was, in EIP-55 form; value: atomic units.
+        log_index: which event it is.
+        nonces: those of the payer's authorizations that the same transaction used: one of them may have made it.
+    """
+
+    payer: str
+    value: int
+    log_index: int
+    nonces: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deposits:
+    """What a mined transaction brought to an address.
+
+    Attributes:
+        at: the block's time, Unix seconds.
+        succeeded: False where it reverted.
+        all: the transfers to the address, in the order of their events.
+    """
+
+    at: int
+    succeeded: bool
+    all: tuple[Deposit, ...]
+
+
 class ChainView(Protocol):
     """A way to look at one chain.
 
@@ -108,6 +151,23 @@ class ChainView(Protocol):
         Args:
             authorizer: who signed it; with the nonce (32 bytes) that names it.
             valid_before: Unix seconds from which the contract refuses it.
+
+        Raises:
+            OutcomeUnknown: the chain does not say it in a way that can be believed.
+        """
+        ...
+
+    async def deposits_in(
+        self, token: Token, transaction: str, payee: str, *, confirmations: int = 1
+    ) -> Deposits | None:
+        """Find out what a transaction brought to an address.
+
+        Args:
+            transaction: its hash: `0x` and 64 hex digits in lower case.
+            confirmations: how many blocks it must have, its own counted; more where the backend asks for more.
+
+        Returns:
+            None where no block holds it, or it is not deep enough yet.
 
         Raises:
             OutcomeUnknown: the chain does not say it in a way that can be believed.
@@ -206,6 +266,18 @@ class SandboxBackend:
         if used:
             return Void()
         return Unused(expired=expired) if found is None else Submitted(transaction=found.hash)
+
+    async def deposits_in(
+        self, token: Token, transaction: str, payee: str, *, confirmations: int = 1
+    ) -> Deposits | None:
+        """Find out what a transaction brought to an address; no block is taken back here, so one is enough."""
+        found = await self.chain.movement(transaction)
+        if token != self.chain.token or found is None or found.block is None:
+            return None
+        nonces = () if found.nonce is None else (found.nonce,)
+        deposit = Deposit(payer=found.payer, value=found.value, log_index=found.log_index, nonces=nonces)
+        is_ours = same_address(found.payee, payee)
+        return Deposits(at=found.time, succeeded=True, all=(deposit,) if is_ours else ())
 
 
 def _transfer(mined: Mined, authorization: Authorization) -> Transfer:

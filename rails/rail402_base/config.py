@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
@@ -12,16 +12,29 @@ from rail402.config import Secret, resolve_secret
 from rail402.errors import ConfigurationError, MalformedInput
 from rail402.plugins import RailPlugin
 from rail402.protocol.base import Record
+from rail402_base import explain
 from rail402_base.rail import BaseRail
 from rail402_base.tokens import Token, other_network, usdc_on
+from rail402_base.transfer_wallet import BaseTransferWallet
+from rail402_base.transfers import Transfers
 from rail402_base.wallet import MAX_TIMEOUT, BaseWallet
 
-__all__ = ["BACKENDS", "PLUGIN", "RailConfig", "TokenConfig", "WalletConfig", "make_rail", "make_wallet"]
+__all__ = [
+    "BACKENDS",
+    "PLUGIN",
+    "RailConfig",
+    "TokenConfig",
+    "TransfersConfig",
+    "WalletConfig",
+    "make_rail",
+    "make_wallet",
+]
 
 BACKENDS: Final = ("sandbox", "rpc", "facilitator")
 """The ways to reach a chain that a rail's table can name; a wallet's can name the first two."""
 
 _GWEI: Final = 10**9
+_CHAIN: Final = ("network", "is_testnet", "token")
 
 
 def _known(backend: str) -> str:
@@ -106,6 +119,22 @@ class _ChainTable(Record):
         return [url.get_secret_value() for url in self.urls]
 
 
+class TransfersConfig(Record):
+    """Which plain transfers are taken; see `Transfers`.
+
+    Args:
+        max_age: seconds that a transfer may be old when it is first shown.
+        confirmations: how many blocks it needs, its own counted.
+        not_before: Unix seconds; older transfers are not taken.
+        must_sign: only take transfers whose payer signs.
+    """
+
+    max_age: int = 3600
+    confirmations: int = 1
+    not_before: int = 0
+    must_sign: bool = False
+
+
 class RailConfig(_ChainTable):
     """`[[rails]]` with `name = "base"`; see also `BaseRail`.
 
@@ -118,6 +147,7 @@ class RailConfig(_ChainTable):
         settle_seconds: how long a payment is waited for.
         confirmations: how many blocks a payment needs.
         facilitators: addresses of x402 facilitators, tried in this order.
+        transfers: a table that may be empty: plain transfers are taken as well.
     """
 
     backend: Annotated[str, AfterValidator(_known)]
@@ -128,6 +158,7 @@ class RailConfig(_ChainTable):
     settle_seconds: int | None = Field(None, ge=1)
     confirmations: int | None = Field(None, ge=1)
     facilitators: list[Address] = Field(default_factory=list)
+    transfers: TransfersConfig | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> RailConfig:
@@ -136,9 +167,9 @@ class RailConfig(_ChainTable):
             "facilitator": ("pay_to", "urls", "facilitators"),
         }
         optional = {
-            "sandbox": ("directory", "pay_to"),
-            "rpc": ("network", "is_testnet", "token", "relayer_db", "max_fee_gwei", "settle_seconds", "confirmations"),
-            "facilitator": ("network", "is_testnet", "token", "confirmations"),
+            "sandbox": ("directory", "pay_to", "transfers"),
+            "rpc": (*_CHAIN, "relayer_db", "max_fee_gwei", "settle_seconds", "confirmations", "transfers"),
+            "facilitator": (*_CHAIN, "confirmations", "transfers"),
         }
         _check(self, self.backend, needed, optional)
         return self
@@ -152,19 +183,30 @@ class WalletConfig(_ChainTable):
         urls: optional: with them the wallet knows its balance, and what became of a payment that was not answered.
         private_key: `env:NAME` or `file:PATH` of 64 hex digits; the sandbox has a key of its own.
         max_timeout: seconds for which a payment is valid at most.
+        pays_by: `authorization`, which costs no gas, or `transfer`; see `BaseTransferWallet`. For a transfer, `urls`
+            are needed, and these are there:
+        transfers_db: `sqlite:///` and the file of the wallet's transactions, `transfers.db` unless given.
+        max_gas_gwei: the most to pay for sending one transfer, as text; 20000 gwei unless given.
+        confirmations: how many blocks a transfer needs before it is shown to the server.
     """
 
     backend: Annotated[str, AfterValidator(_wallets_own)]
     private_key: Secret | None = None
     max_timeout: int = Field(MAX_TIMEOUT, ge=1)
+    pays_by: Literal["authorization", "transfer"] = "authorization"
+    transfers_db: str | None = None
+    max_gas_gwei: Annotated[int, BeforeValidator(_wei)] | None = None
+    confirmations: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _complete(self) -> WalletConfig:
-        optional = {
-            "sandbox": ("directory", "private_key"),
-            "rpc": ("network", "is_testnet", "token", "urls", "max_timeout"),
-        }
-        _check(self, self.backend, {"rpc": ("private_key",)}, optional)
+        optional: dict[str, tuple[str, ...]] = {"sandbox": ("directory", "private_key", "pays_by")}
+        if self.pays_by == "transfer":
+            optional["rpc"] = (*_CHAIN, "pays_by", "transfers_db", "max_gas_gwei", "confirmations")
+            _check(self, self.backend, {"rpc": ("private_key", "urls")}, optional)
+        else:
+            optional["rpc"] = (*_CHAIN, "pays_by", "urls", "max_timeout")
+            _check(self, self.backend, {"rpc": ("private_key",)}, optional)
         return self
 
 
@@ -186,8 +228,9 @@ def make_rail(config: RailConfig) -> BaseRail:
     Raises:
         ConfigurationError: see `BaseRail`.
     """
+    transfers = None if config.transfers is None else Transfers(**config.transfers.model_dump())
     if config.backend == "sandbox":
-        return BaseRail.sandbox(config.directory, pay_to=config.pay_to)
+        return BaseRail.sandbox(config.directory, pay_to=config.pay_to, transfers=transfers)
     from rail402_base.rpc.reader import ChainReader
 
     token = config.make_token()
@@ -196,7 +239,8 @@ def make_rail(config: RailConfig) -> BaseRail:
         from rail402_base.facilitator import FacilitatorBackend
 
         facilitators = [address.get_secret_value() for address in config.facilitators]
-        return BaseRail(FacilitatorBackend(facilitators, reader=reader), pay_to=config.pay_to or "", token=token)
+        chain = FacilitatorBackend(facilitators, reader=reader)
+        return BaseRail(chain, pay_to=config.pay_to or "", token=token, transfers=transfers)
     from rail402_base.rpc.backend import DEFAULT_STORE, RelaySettings, RpcBackend
 
     usual = RelaySettings()
@@ -206,16 +250,18 @@ def make_rail(config: RailConfig) -> BaseRail:
     )
     key = _revealed(config.relayer_key) or ""
     backend = RpcBackend(reader, key, store=config.relayer_db or DEFAULT_STORE, settings=settings)
-    return BaseRail(backend, pay_to=config.pay_to or "", token=token)
+    return BaseRail(backend, pay_to=config.pay_to or "", token=token, transfers=transfers)
 
 
-def make_wallet(config: WalletConfig) -> BaseWallet:
+def make_wallet(config: WalletConfig) -> BaseWallet | BaseTransferWallet:
     """Make the wallet that a table describes.
 
     Raises:
-        ConfigurationError: see `BaseWallet`.
+        ConfigurationError: see `BaseWallet` and `BaseTransferWallet`.
     """
     private_key = _revealed(config.private_key)
+    if config.pays_by == "transfer":
+        return _make_transfer_wallet(config, private_key)
     if config.backend == "sandbox":
         return BaseWallet.sandbox(config.directory, private_key=private_key)
     from rail402_base.rpc.reader import ChainReader
@@ -225,8 +271,32 @@ def make_wallet(config: WalletConfig) -> BaseWallet:
     return BaseWallet.from_private_key(private_key or "", tokens=(token,), chain=chain, max_timeout=config.max_timeout)
 
 
+def _make_transfer_wallet(config: WalletConfig, private_key: str | None) -> BaseTransferWallet:
+    if config.backend == "sandbox":
+        return BaseTransferWallet.sandbox(config.directory, private_key=private_key)
+    from rail402_base.rpc.transfers import DEFAULT_MAX_GAS, DEFAULT_STORE, SendSettings
+
+    return BaseTransferWallet.rpc(
+        config.reveal_urls(),
+        private_key or "",
+        token=config.make_token(),
+        transfers_db=config.transfers_db or DEFAULT_STORE,
+        confirmations=config.confirmations or 1,
+        settings=SendSettings(max_gas=config.max_gas_gwei or DEFAULT_MAX_GAS),
+    )
+
+
 def _revealed(secret: SecretStr | None) -> str | None:
     return None if secret is None else secret.get_secret_value()
 
 
-PLUGIN: Final = RailPlugin(rail_config=RailConfig, wallet_config=WalletConfig, rail=make_rail, wallet=make_wallet)
+PLUGIN: Final = RailPlugin(
+    rail_config=RailConfig,
+    wallet_config=WalletConfig,
+    rail=make_rail,
+    wallet=make_wallet,
+    specs=explain.specs,
+    network_name=explain.network_name,
+    describe=explain.describe,
+    explain=explain.explain,
+)

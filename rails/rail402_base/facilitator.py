@@ -21,7 +21,7 @@ import httpx
 
 from rail402.clock import Clock, system_clock
 from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentRejected, RailUnavailable
-from rail402_base.chain import FINAL, ChainView, Submitted, Trace, Transfer, Unused, Void
+from rail402_base.chain import FINAL, ChainView, Deposits, Submitted, Trace, Transfer, Unused, Void
 from rail402_base.eip3009 import Authorization, same_address
 from rail402_base.facilitator_api import Facilitator, FacilitatorApi
 from rail402_base.facilitator_breaker import CircuitBreaker
@@ -231,6 +231,12 @@ class FacilitatorBackend:
     async def trace(self, token: Token, authorizer: str, nonce: bytes, *, valid_before: int) -> Trace:
         """Find out what became of an authorization; see `ChainView.trace`."""
         return await self.reader.trace(token, authorizer, nonce, valid_before=valid_before)
+
+    async def deposits_in(
+        self, token: Token, transaction: str, payee: str, *, confirmations: int = 1
+    ) -> Deposits | None:
+        """Find out what a transaction brought to an address; see `ChainView.deposits_in`."""
+        return await self.reader.deposits_in(token, transaction, payee, confirmations=confirmations)
 
     # --- the facilitators
 

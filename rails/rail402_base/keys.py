@@ -25,7 +25,7 @@ from rail402_base.eip3009 import (
     typed_data,
 )
 
-__all__ = ["DEFAULT_DERIVATION_PATH", "LocalSigner", "RemoteSigner", "Signer", "TypedDataSigner"]
+__all__ = ["DEFAULT_DERIVATION_PATH", "LocalSigner", "RemoteSigner", "Signer", "TypedDataSigner", "parse_private_key"]
 
 # BIP-44: purpose 44', coin 60' (Ether), account 0', external chain 0, first address.
 DEFAULT_DERIVATION_PATH = "m/44'/60'/0'/0/0"
@@ -72,9 +72,7 @@ class LocalSigner:
     @classmethod
     def from_private_key(cls, text: str) -> LocalSigner:
         """From 64 hex digits, with or without `0x`."""
-        if not _is_private_key(text):
-            raise ConfigurationError("the private key must be 64 hex digits, with or without 0x before them")
-        return cls(bytes.fromhex(text.removeprefix("0x")))
+        return cls(parse_private_key(text))
 
     @classmethod
     def from_keystore(cls, path: str | Path, password: str) -> LocalSigner:
@@ -159,6 +157,19 @@ class RemoteSigner:
 
     def __repr__(self) -> str:
         return f"RemoteSigner(address={self._address!r})"
+
+
+def parse_private_key(text: str) -> bytes:
+    """Read a private key: 64 hex digits, with or without `0x`.
+
+    Raises:
+        ConfigurationError: it is not one.
+    """
+    if not _is_private_key(text):
+        raise ConfigurationError("the private key must be 64 hex digits, with or without 0x before them")
+    key = bytes.fromhex(text.removeprefix("0x"))
+    address_of(key)
+    return key
 
 
 def _check_payer(address: str, authorization: Authorization) -> None:

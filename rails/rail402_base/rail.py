@@ -19,9 +19,11 @@ from rail402.protocol.payment import ConsumptionKey, Payment
 from rail402.protocol.rail import Failed, NotPaid, PaymentRail, Pending, Settled, Terms, Unknown, Verified
 from rail402_base.chain import FINAL, Chain, Submitted, Transfer, Unused, Void
 from rail402_base.eip3009 import Authorization, parse_address, parse_authorization
+from rail402_base.preemption import preempted
 from rail402_base.sandbox_keys import open_sandbox, sandbox_signer
 from rail402_base.tokens import BASE_USDC, Token, usdc_on
-from rail402_base.wire import ZERO_ADDRESS, BaseSpec, transfer_key
+from rail402_base.transfers import MECHANISM, Transfers, accepted, order_terms, parse_proof
+from rail402_base.wire import ZERO_ADDRESS, BaseSpec, nonce_key, transfer_key
 
 if TYPE_CHECKING:
     from rail402_base.facilitator_api import Facilitator
@@ -35,19 +37,17 @@ logger = logging.getLogger("rail402.base")
 # from signing to our check, clocks that differ included.
 _MARGIN: Final = 60
 
-# How old a transfer may be that came before our check. When its offer was made is not known here. But a client signs
-# for a few minutes only, while a gate keeps a charge for a day at least after it was settled (`retention_seconds`).
-_PREEMPTED_SECONDS: Final = 3600
-
 
 class BaseRail(PaymentRail):
-    """Takes EIP-3009 authorizations, by default of USDC.
+    """Takes EIP-3009 authorizations, by default of USDC; and plain transfers, where that is asked for.
 
     Args:
         chain: the way to the chain.
         pay_to: the address that is paid. Give an address to one store of charges only: an authorization that somebody
             else handed in counts as paid, so two gates that do not share a store could serve one payment each.
         token: what is taken; USDC of the chain's network unless given.
+        transfers: which plain transfers are taken for payments as well, proven by a transaction's hash; none unless
+            given. They are offered in the dialects `x-price`, `payment-uri` and `x-receipt`.
 
     `is_sandbox` is only said of the embedded sandbox, whose money is a line in a local file. A testnet is a real chain
     with real waiting and real failures, and a gate does not mix it with the sandbox: what is paid there is worth
@@ -59,36 +59,47 @@ class BaseRail(PaymentRail):
 
     has_fixed_terms = True
 
-    def __init__(self, chain: Chain, *, pay_to: str, token: Token | None = None) -> None:
+    def __init__(
+        self, chain: Chain, *, pay_to: str, token: Token | None = None, transfers: Transfers | None = None
+    ) -> None:
         self.token = token or usdc_on(chain.network)
         if self.token.network != chain.network:
             raise ConfigurationError(
                 f"the token lives on {self.token.network.caip2} and the backend reaches {chain.network.caip2}"
             )
-        self.spec = self._spec = BaseSpec(self.token)
+        self.spec = self._spec = BaseSpec(self.token, transfers=transfers is not None)
+        self._transfers = transfers or Transfers()
         self.pay_to = _address(pay_to)
         self.chain = chain
         self._is_open, self._opening = False, asyncio.Lock()
         # On an instance this is the flag of `PaymentRail`; on the class it is the constructor below.
         self.is_sandbox = chain.network.kind == "sandbox"
         self.is_test = chain.network.kind == "testnet"
+        self.signers = tuple(getattr(chain, "signers", ()))
 
     @classmethod
     def sandbox(
-        cls, directory: str | Path | None = None, *, pay_to: str | None = None, clock: Clock = system_clock
+        cls,
+        directory: str | Path | None = None,
+        *,
+        pay_to: str | None = None,
+        transfers: Transfers | None = None,
+        clock: Clock = system_clock,
     ) -> BaseRail:
         """Make a rail on play money, in the ledger that every sandbox of this directory shares.
 
         Args:
             directory: see `sandbox_directory`.
             pay_to: the address that is paid; one whose key is made and kept in the directory unless given.
+            transfers: which plain transfers are taken.
             clock: Unix seconds.
 
         Raises:
             ConfigurationError: the directory or a file in it cannot be used.
         """
         home = open_sandbox(directory, clock=clock)
-        return cls(home.backend, pay_to=pay_to or sandbox_signer(home.path, "publisher").address)
+        address = pay_to or sandbox_signer(home.path, "publisher").address
+        return cls(home.backend, pay_to=address, transfers=transfers)
 
     @classmethod
     def rpc(
@@ -98,6 +109,7 @@ class BaseRail(PaymentRail):
         *,
         pay_to: str,
         token: Token = BASE_USDC,
+        transfers: Transfers | None = None,
         relayer_db: str = "sqlite:///relayer.db",
         settings: RelaySettings | None = None,
         clock: Clock = system_clock,
@@ -110,6 +122,7 @@ class BaseRail(PaymentRail):
             relayer_key: 64 hex digits: the key of the account that pays the gas. Secret. It never holds what is paid.
             pay_to: the address that is paid.
             token: what is taken; its network is the chain.
+            transfers: which plain transfers are taken.
             relayer_db: `sqlite:///` and the file in which transactions are kept before they are sent; one for all
                 workers of the machine.
             settings: the ceiling of fees, and times.
@@ -123,7 +136,7 @@ class BaseRail(PaymentRail):
 
         reader = ChainReader(urls, token, clock=clock)
         backend = RpcBackend(reader, relayer_key, store=relayer_db, settings=settings, clock=clock)
-        return cls(backend, pay_to=pay_to, token=token)
+        return cls(backend, pay_to=pay_to, token=token, transfers=transfers)
 
     @classmethod
     def facilitator(
@@ -133,6 +146,7 @@ class BaseRail(PaymentRail):
         *,
         pay_to: str,
         token: Token = BASE_USDC,
+        transfers: Transfers | None = None,
         clock: Clock = system_clock,
     ) -> BaseRail:
         """Make a rail that has an x402 facilitator hand authorizations in, which pays the gas.
@@ -143,6 +157,7 @@ class BaseRail(PaymentRail):
                 of a payment that it did not answer for.
             pay_to: the address that is paid.
             token: what is taken; its network is the chain.
+            transfers: which plain transfers are taken.
             clock: Unix seconds.
 
         Raises:
@@ -153,7 +168,7 @@ class BaseRail(PaymentRail):
 
         reader = ChainReader(urls, token, clock=clock)
         backend = FacilitatorBackend(facilitators, reader=reader, clock=clock)
-        return cls(backend, pay_to=pay_to, token=token)
+        return cls(backend, pay_to=pay_to, token=token, transfers=transfers)
 
     async def start(self) -> None:
         """Open the chain, and see that the token is on it.
@@ -201,6 +216,15 @@ class BaseRail(PaymentRail):
     async def offer(self, order: Order, mechanism: Mechanism, terms: Terms) -> Offer | None:
         """Make an offer; any amount can be paid in a token."""
         await self._ready()
+        if mechanism.name == MECHANISM:
+            return self._spec.transfer_offer(
+                self.token,
+                payee=self.pay_to,
+                amount=terms.amount,
+                expires_at=terms.expires_at,
+                timeout_seconds=terms.timeout_seconds,
+                extra=order_terms(order),
+            )
         return self._spec.offer(
             self.token,
             payee=self.pay_to,
@@ -217,6 +241,8 @@ class BaseRail(PaymentRail):
         done and let it run out. A client signs for `timeout_seconds`, so it has a minute to arrive. That it is valid
         for longer than that is its own affair.
         """
+        if offer.mechanism == MECHANISM:
+            return await self._verify_transfer(offer, payment, verified, now=now)
         authorization, signature = parse_authorization(payment.payload)
         if now > offer.expires_at:
             raise PaymentRejected("ask for a new offer", code="offer_expired")
@@ -233,39 +259,38 @@ class BaseRail(PaymentRail):
             await self.chain.check(self.token, authorization, signature)
         except PaymentRejected as error:
             if error.code == "proof_already_used":
-                return await self._preempted(offer, authorization, verified, error, now=now)
+                transfer = await preempted(self.chain, self.token, offer, authorization, now=now)
+                if transfer is not None:
+                    return replace(verified, keys=verified.keys | {self._key(transfer)})
             raise
         return verified
 
-    async def _preempted(
-        self, offer: Offer, authorization: Authorization, verified: Verified, refusal: PaymentRejected, *, now: int
-    ) -> Verified:
-        """Accept an authorization that is used already, where the money came to us by it a short while ago.
-
-        Anybody who sees one on its way to us can hand it in before we have checked it; its payer must not be asked for
-        the money once more. It pays for one charge as ever: its nonce and its transfer are claimed. A charge that was
-        forgotten claims nothing any more, so only a transfer counts that is younger than any forgotten charge.
-
-        Raises:
-            PaymentRejected: the refusal; the nonce was used for something else, or long ago.
-            RailUnavailable: the chain does not show yet by what it was used.
-        """
-        try:
-            found = await self.chain.trace(
-                self.token, authorization.from_, authorization.nonce, valid_before=authorization.valid_before
-            )
-        except OutcomeUnknown as error:
-            raise RailUnavailable(error.detail, retry_after=5) from error
-        if isinstance(found, Submitted | Unused):
-            raise RailUnavailable("the nonce was used, and the chain does not show yet by what", retry_after=2)
-        if isinstance(found, Void) or (found.to, found.value) != (offer.payee, offer.amount):
-            raise refusal
-        if found.at is None or found.at < now - _PREEMPTED_SECONDS:
-            raise refusal
-        return replace(verified, keys=verified.keys | {self._key(found)})
+    async def _verify_transfer(self, offer: Offer, payment: Payment, verified: Verified, *, now: int) -> Verified:
+        """Look for the transfer on the chain, and take down all that there is to know of it: it has happened."""
+        transaction = parse_proof(payment.payload).transaction
+        await self._ready()
+        found = await self.chain.deposits_in(
+            self.token, transaction, offer.payee, confirmations=self._transfers.confirmations
+        )
+        deposit = accepted(self._transfers, offer, found, signer=verified.payer, now=now)
+        used = {nonce_key(self.token, deposit.payer, nonce) for nonce in deposit.nonces}
+        return replace(
+            verified,
+            payer=deposit.payer,
+            keys=verified.keys | used | {transfer_key(self.token, transaction, deposit.log_index)},
+            state={
+                "transaction": transaction,
+                "log_index": deposit.log_index,
+                "from": deposit.payer,
+                # A text, because no JSON number holds the largest of them; perhaps more than the price.
+                "received": str(deposit.value),
+            },
+        )
 
     async def settle(self, charge: Charge, payment: Payment | None) -> Settled | NotPaid | Failed | Unknown:
-        """Hand the authorization in; see `PaymentRail.settle`."""
+        """Hand the authorization in, or note that the transfer has been seen; see `PaymentRail.settle`."""
+        if charge.offer.mechanism == MECHANISM:
+            return _seen(charge)
         assert payment is not None, "nothing is ever held on this rail"
         authorization, signature = parse_authorization(payment.payload)
         await self._ready()
@@ -278,7 +303,7 @@ class BaseRail(PaymentRail):
         except OutcomeUnknown as error:
             return Unknown(detail=error.detail)
         if isinstance(outcome, Submitted):
-            return Unknown(detail=f"{outcome.transaction} is not mined yet")
+            return Unknown(detail=f"{outcome.transaction} is not mined yet", state={"transaction": outcome.transaction})
         return self._settled(charge, outcome)
 
     async def _used_by_another(self, charge: Charge, authorization: Authorization) -> Settled | Failed | Unknown:
@@ -304,6 +329,8 @@ class BaseRail(PaymentRail):
     async def lookup(self, charge: Charge, operation: Operation) -> Settled | NotPaid | Failed | Pending | Unknown:
         """Find out whether the authorization was taken; see `PaymentRail.lookup`."""
         assert operation is Operation.SETTLE, "this rail does nothing else"
+        if charge.offer.mechanism == MECHANISM:
+            return _seen(charge)
         if (charge.offer.network, charge.offer.asset) != (self.token.network.caip2, self.token.address):
             return Unknown(
                 detail=f"it was paid in {charge.offer.asset} on {charge.offer.network}; this rail is elsewhere"
@@ -339,6 +366,11 @@ class BaseRail(PaymentRail):
 
     def _key(self, transfer: Transfer) -> ConsumptionKey:
         return transfer_key(self.token, transfer.transaction, transfer.log_index)
+
+
+def _seen(charge: Charge) -> Settled:
+    """Return what was found on the chain before the charge was claimed; a deep transfer is believed for good."""
+    return Settled(transaction=charge.rail_state["transaction"], payer=charge.rail_state["from"])
 
 
 _VOID: Final = Failed(code="proof_already_used", detail="the payer cancelled the authorization")

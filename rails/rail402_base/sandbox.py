@@ -19,7 +19,8 @@ from typing import get_args
 
 from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentRejected, RailUnavailable
 from rail402_base.eip3009 import Authorization, cancel_digest, digest, parse_address, recover
-from rail402_base.sandbox_ledger import Books, Fault, Ledger, LedgerFile, Mined, Transaction
+from rail402_base.sandbox_ledger import Books, Fault, Ledger, LedgerFile, Mined, Movement, Transaction
+from rail402_base.sandbox_transfers import PlainTransfer
 from rail402_base.tokens import SANDBOX_USDC, Token
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Books",
     "Fault",
     "Mined",
+    "Movement",
     "Pending",
     "RevertReason",
     "Reverted",
@@ -201,13 +203,56 @@ class SandboxChain:
             ledger.submit(hash_, authorization)
             if fault == "pending":
                 return Pending(hash_)
-            mined = ledger.mine(hash_, authorization, at=self._clock())
+            mined = ledger.mine(hash_, authorization, now=self._clock())
             if fault == "lost_answer":
                 return OutcomeUnknown("the sandbox chain's answer was lost (a scripted fault)")
             return mined
 
+        return await self._written(settle)
+
+    async def transfer(self, token: Token, transfer: PlainTransfer, signature: bytes) -> Mined | Pending:
+        """Make a plain transfer (ERC-20 `transfer`), as its owner: no authorization, no nonce, and here no gas.
+
+        Args:
+            token: the sandbox token; there is no other here.
+            transfer: what is moved. The same one again is the same transaction: it moves nothing twice.
+            signature: the owner's, over `transfer.digest`; 65 bytes.
+
+        Returns, raises: see `transfer_with_authorization`; the same faults are for both.
+        """
+        self._require_sandbox(token)
+        hash_ = transfer.hash(token)
+
+        def send(ledger: Ledger) -> Mined | Pending | OutcomeUnknown | RailUnavailable:
+            known = ledger.movement(hash_)
+            if known is not None:
+                return Pending(hash_) if known.block is None else Mined(hash_, known.log_index, known.block, known.time)
+            fault = ledger.take_fault()
+            if fault == "unavailable":
+                return RailUnavailable("the sandbox chain cannot be reached (a scripted fault)")
+            _require_signature(transfer.digest(token), signature, transfer.payer)
+            _require_cover(ledger, transfer.payer, transfer.payee, transfer.value)
+            if fault == "dropped":
+                return OutcomeUnknown("the sandbox chain did not answer (a scripted fault)")
+            ledger.submit_transfer(hash_, transfer)
+            if fault == "pending":
+                return Pending(hash_)
+            mined = ledger.mine_transfer(hash_, now=self._clock())
+            if fault == "lost_answer":
+                return OutcomeUnknown("the sandbox chain's answer was lost (a scripted fault)")
+            return mined
+
+        return await self._written(send)
+
+    async def movement(self, hash_: str) -> Movement | None:
+        """What the transaction of that hash (`0x`, 64 hex digits, any case) moved, or is to move."""
+        return await self._file.read(lambda ledger: ledger.movement(hash_.lower()))
+
+    async def _written(
+        self, work: Callable[[Ledger], Mined | Pending | OutcomeUnknown | RailUnavailable]
+    ) -> Mined | Pending:
         # A fault is returned and not raised, so that what was written is committed before it shows.
-        outcome = await self._file.write(settle)
+        outcome = await self._file.write(work)
         if isinstance(outcome, OutcomeUnknown | RailUnavailable):
             raise outcome
         return outcome
@@ -250,7 +295,10 @@ class SandboxChain:
         await self._file.write(lambda ledger: ledger.add_faults(fault, times))
 
     async def release(self) -> tuple[Transaction, ...]:
-        """Mine what is pending, in the order it came, and return it; what the contract refuses by now is `reverted`."""
+        """Mine what is pending, in the order it came; what the contract refuses by now is `reverted`.
+
+        Returns the transactions with authorizations; plain transfers are mined after them, and are not in it.
+        """
 
         def mine_all(ledger: Ledger) -> list[Transaction | None]:
             waiting = ledger.pending()
@@ -261,7 +309,12 @@ class SandboxChain:
                 except Reverted:
                     ledger.revert(each.hash)
                 else:
-                    ledger.mine(each.hash, each.authorization, at=self._clock())
+                    ledger.mine(each.hash, each.authorization, now=self._clock())
+            for plain in ledger.pending_transfers():
+                if plain.value > ledger.balance(plain.payer):
+                    ledger.revert_transfer(plain.hash)
+                else:
+                    ledger.mine_transfer(plain.hash, now=self._clock())
             return [ledger.transaction(each.hash) for each in waiting]
 
         return tuple(each for each in await self._file.write(mine_all) if each)
@@ -296,7 +349,11 @@ def _require_signature(digest_: bytes, signature: bytes, signer: str) -> None:
 
 
 def _require_transferable(ledger: Ledger, authorization: Authorization) -> None:
-    if authorization.to == _ZERO_ADDRESS:
+    _require_cover(ledger, authorization.from_, authorization.to, authorization.value)
+
+
+def _require_cover(ledger: Ledger, payer: str, payee: str, value: int) -> None:
+    if payee == _ZERO_ADDRESS:
         raise Reverted(RevertReason.ZERO_PAYEE)
-    if authorization.value > ledger.balance(authorization.from_):
+    if value > ledger.balance(payer):
         raise Reverted(RevertReason.INSUFFICIENT_BALANCE)

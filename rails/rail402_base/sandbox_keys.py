@@ -12,10 +12,10 @@ from rail402.clock import Clock, RandomBytes, system_random
 from rail402.errors import ConfigurationError
 from rail402.sandbox import sandbox_directory
 from rail402_base.chain import SandboxBackend
-from rail402_base.keys import LocalSigner
+from rail402_base.keys import LocalSigner, parse_private_key
 from rail402_base.sandbox import SandboxChain
 
-__all__ = ["SandboxHome", "open_sandbox", "sandbox_signer"]
+__all__ = ["SandboxHome", "open_sandbox", "sandbox_key", "sandbox_signer"]
 
 Role = Literal["publisher", "agent"]
 
@@ -39,6 +39,11 @@ def open_sandbox(directory: str | Path | None, *, clock: Clock) -> SandboxHome:
 
 
 def sandbox_signer(path: Path, role: Role, *, random_bytes: RandomBytes = system_random) -> LocalSigner:
+    """Return what signs with the key that the publisher or the agent of this sandbox has; see `sandbox_key`."""
+    return LocalSigner(sandbox_key(path, role, random_bytes=random_bytes))
+
+
+def sandbox_key(path: Path, role: Role, *, random_bytes: RandomBytes = system_random) -> bytes:
     """Return the key that the publisher or the agent of this sandbox has, made (mode 600) at the first use.
 
     Raises:
@@ -48,7 +53,7 @@ def sandbox_signer(path: Path, role: Role, *, random_bytes: RandomBytes = system
     try:
         if not file.exists():
             _keep(file, random_bytes(32).hex())
-        return LocalSigner.from_private_key(file.read_text(encoding="ascii").strip())
+        return parse_private_key(file.read_text(encoding="ascii").strip())
     except OSError as error:
         raise ConfigurationError(f"the sandbox key {file} cannot be made or read: {error.strerror}") from error
     except (UnicodeDecodeError, ConfigurationError):

@@ -18,8 +18,9 @@ from typing import Literal, TypeVar
 
 from rail402.errors import ConfigurationError, OutcomeUnknown, RailUnavailable
 from rail402_base.eip3009 import Authorization
+from rail402_base.sandbox_transfers import PlainTransfer
 
-__all__ = ["Books", "Fault", "Ledger", "LedgerFile", "Mined", "Transaction", "TransactionState"]
+__all__ = ["Books", "Fault", "Ledger", "LedgerFile", "Mined", "Movement", "Transaction", "TransactionState"]
 
 Fault = Literal["lost_answer", "dropped", "unavailable", "pending"]
 TransactionState = Literal["pending", "mined", "reverted"]
@@ -32,7 +33,7 @@ MAX_SUPPLY = 2**63 - 1
 
 # Marks the file as a ledger, so that no other database is ever written to: "r402" in ASCII.
 _APPLICATION_ID = 0x72343032
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 1
 _SCHEMA = f"""
 PRAGMA journal_mode = WAL;
 PRAGMA application_id = {_APPLICATION_ID};
@@ -51,29 +52,47 @@ CREATE TABLE transactions (
     hash TEXT NOT NULL UNIQUE,
     state TEXT NOT NULL CHECK (state IN ('pending', 'mined', 'reverted')),
     block INTEGER UNIQUE,
-    mined_at INTEGER,
     from_address TEXT NOT NULL,
     to_address TEXT NOT NULL,
     value INTEGER NOT NULL,
     valid_after TEXT NOT NULL,
     valid_before TEXT NOT NULL,
     nonce BLOB NOT NULL,
-    CHECK ((state = 'mined') = (block IS NOT NULL AND mined_at IS NOT NULL))
+    CHECK ((state = 'mined') = (block IS NOT NULL))
 );
 CREATE INDEX transactions_by_nonce ON transactions (from_address, nonce);
 CREATE TABLE faults (id INTEGER PRIMARY KEY, kind TEXT NOT NULL);
 """
+# Made where they are missing: a ledger without them is as good.
+_ADDED = """
+CREATE TABLE IF NOT EXISTS transfers (
+    id INTEGER PRIMARY KEY,
+    hash TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL CHECK (state IN ('pending', 'mined', 'reverted')),
+    block INTEGER UNIQUE,
+    from_address TEXT NOT NULL,
+    to_address TEXT NOT NULL,
+    value INTEGER NOT NULL,
+    CHECK ((state = 'mined') = (block IS NOT NULL))
+);
+CREATE TABLE IF NOT EXISTS block_times (block INTEGER PRIMARY KEY, time INTEGER NOT NULL);
+"""
+_SELECT_MOVEMENT = """
+SELECT hash, state, from_address, to_address, value, moved.block, coalesce(time, 0), nonce FROM (
+    SELECT hash, state, from_address, to_address, value, block, nonce FROM transactions
+     UNION ALL
+    SELECT hash, state, from_address, to_address, value, block, NULL FROM transfers
+) AS moved LEFT JOIN block_times ON block_times.block = moved.block
+"""
 _SELECT_TRANSACTION = """
-SELECT hash, state, block, mined_at, from_address, to_address, value, valid_after, valid_before, nonce FROM transactions
+SELECT hash, state, transactions.block, coalesce(time, 0), from_address, to_address, value, valid_after, valid_before,
+       nonce FROM transactions LEFT JOIN block_times ON block_times.block = transactions.block
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Mined:
-    """Where a transfer stands on the chain: transaction hash (`0x`, 64 hex digits), its Transfer's log index, block.
-
-    `at` is the block's time, Unix seconds.
-    """
+    """Where a transfer stands: hash, its Transfer's log index, block, and the block's time (Unix)."""
 
     transaction: str
     log_index: int
@@ -89,6 +108,30 @@ class Transaction:
     state: TransactionState
     authorization: Authorization
     mined: Mined | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Movement:
+    """A transaction that moves money, by an authorization or plainly; `block` is None where none holds it (yet).
+
+    Attributes:
+        log_index: which event its Transfer is.
+        time: the block's, Unix seconds.
+        nonce: the authorization's, None for a plain transfer.
+    """
+
+    hash: str
+    state: TransactionState
+    payer: str
+    payee: str
+    value: int
+    block: int | None
+    time: int
+    nonce: bytes | None
+
+    @property
+    def log_index(self) -> int:
+        return 0 if self.nonce is None else TRANSFER_LOG_INDEX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,18 +202,24 @@ class Ledger:
             ),
         )
 
-    def mine(self, hash_: str, authorization: Authorization, *, at: int) -> Mined:
+    def mine(self, hash_: str, authorization: Authorization, *, now: int) -> Mined:
         """Put a pending transaction into the next block: the nonce is used up and the money moves."""
-        (block,) = self._database.execute("SELECT coalesce(max(block), 0) + 1 FROM transactions").fetchone()
+        block = self._new_block(now)
         self.use_nonce(authorization.from_, authorization.nonce)
-        self._database.execute(
-            "UPDATE balances SET amount = amount - ? WHERE address = ?", (authorization.value, authorization.from_)
-        )
-        self._credit(authorization.to, authorization.value)
-        self._database.execute(
-            "UPDATE transactions SET state = 'mined', block = ?, mined_at = ? WHERE hash = ?", (block, at, hash_)
-        )
-        return Mined(hash_, TRANSFER_LOG_INDEX, block, at)
+        self._move(authorization.from_, authorization.to, authorization.value)
+        self._database.execute("UPDATE transactions SET state = 'mined', block = ? WHERE hash = ?", (block, hash_))
+        return Mined(hash_, TRANSFER_LOG_INDEX, block, now)
+
+    def _new_block(self, now: int) -> int:
+        query = "SELECT max(block) FROM (SELECT block FROM transactions UNION ALL SELECT block FROM transfers)"
+        (highest,) = self._database.execute(query).fetchone()
+        block = int(highest or 0) + 1
+        self._database.execute("INSERT INTO block_times VALUES (?, ?)", (block, now))
+        return block
+
+    def _move(self, from_: str, to: str, value: int) -> None:
+        self._database.execute("UPDATE balances SET amount = amount - ? WHERE address = ?", (value, from_))
+        self._credit(to, value)
 
     def revert(self, hash_: str) -> None:
         self._database.execute("UPDATE transactions SET state = 'reverted' WHERE hash = ?", (hash_,))
@@ -190,6 +239,37 @@ class Ledger:
         rows = self._database.execute(f"{_SELECT_TRANSACTION} WHERE state = 'pending' ORDER BY id")
         return [_transaction(row) for row in rows]
 
+    # Plain transfers
+
+    def submit_transfer(self, hash_: str, transfer: PlainTransfer) -> None:
+        """Write a plain transfer down as pending; nothing moves."""
+        self._database.execute(
+            "INSERT INTO transfers (hash, state, from_address, to_address, value) VALUES (?, 'pending', ?, ?, ?)",
+            (hash_, transfer.payer, transfer.payee, transfer.value),
+        )
+
+    def mine_transfer(self, hash_: str, *, now: int) -> Mined:
+        """Put a pending transfer into the next block; what its owner cannot cover is to be reverted instead."""
+        movement = self.movement(hash_)
+        assert movement is not None
+        block = self._new_block(now)
+        self._move(movement.payer, movement.payee, movement.value)
+        self._database.execute("UPDATE transfers SET state = 'mined', block = ? WHERE hash = ?", (block, hash_))
+        return Mined(hash_, movement.log_index, block, now)
+
+    def revert_transfer(self, hash_: str) -> None:
+        self._database.execute("UPDATE transfers SET state = 'reverted' WHERE hash = ?", (hash_,))
+
+    def movement(self, hash_: str) -> Movement | None:
+        """What the transaction of that hash moves, or is to move."""
+        row = self._database.execute(f"{_SELECT_MOVEMENT} WHERE hash = ?", (hash_,)).fetchone()
+        return _movement(row) if row else None
+
+    def pending_transfers(self) -> list[Movement]:
+        """In the order they were submitted."""
+        rows = self._database.execute("SELECT hash FROM transfers WHERE state = 'pending' ORDER BY id").fetchall()
+        return [movement for (hash_,) in rows if (movement := self.movement(hash_))]
+
     # Faults
 
     def add_faults(self, fault: Fault, times: int) -> None:
@@ -205,10 +285,8 @@ class Ledger:
         return fault
 
 
-def _transaction(
-    row: tuple[str, TransactionState, int | None, int | None, str, str, int, str, str, bytes],
-) -> Transaction:
-    hash_, state, block, mined_at, from_, to, value, valid_after, valid_before, nonce = row
+def _transaction(row: tuple[str, TransactionState, int | None, int, str, str, int, str, str, bytes]) -> Transaction:
+    hash_, state, block, at, from_, to, value, valid_after, valid_before, nonce = row
     authorization = Authorization(
         from_=from_,
         to=to,
@@ -217,8 +295,13 @@ def _transaction(
         valid_before=int(valid_before),
         nonce=nonce,
     )
-    mined = None if block is None or mined_at is None else Mined(hash_, TRANSFER_LOG_INDEX, block, mined_at)
+    mined = None if block is None else Mined(hash_, TRANSFER_LOG_INDEX, block, at)
     return Transaction(hash=hash_, state=state, authorization=authorization, mined=mined)
+
+
+def _movement(row: tuple[str, TransactionState, str, str, int, int | None, int, bytes | None]) -> Movement:
+    hash_, state, payer, payee, value, block, time, nonce = row
+    return Movement(hash=hash_, state=state, payer=payer, payee=payee, value=value, block=block, time=time, nonce=nonce)
 
 
 class LedgerFile:
@@ -281,6 +364,8 @@ class LedgerFile:
                 raise ConfigurationError(f"{self.path} is not a sandbox ledger of this version: give another path")
             if self.path.stat().st_mode & 0o077:
                 self.path.chmod(0o600)
+            with closing(self._connect(self.path)) as database:
+                database.executescript(_ADDED)
         except OSError as error:
             raise ConfigurationError(f"the sandbox ledger {self.path} cannot be made: {error.strerror}") from error
         self._is_opened = True

@@ -14,12 +14,13 @@ from rail402.money import Money
 from rail402.protocol.base import Json
 from rail402.protocol.offer import Offer
 from rail402.protocol.rail import Cost, NotPaid, Paid, Unknown, Wallet
+from rail402_base.bindings import answering_nonce, payload_of
 from rail402_base.chain import ChainView, SandboxBackend, Transfer, Unused, Void
 from rail402_base.eip3009 import Authorization, parse_authorization, same_address
 from rail402_base.keys import DEFAULT_DERIVATION_PATH, LocalSigner, Signer
 from rail402_base.sandbox_keys import open_sandbox, sandbox_signer
 from rail402_base.tokens import BASE_USDC, SANDBOX_USDC, TOKENS, Token
-from rail402_base.wire import BaseSpec, payload_of
+from rail402_base.wire import BaseSpec
 
 __all__ = ["MAX_TIMEOUT", "BaseWallet"]
 
@@ -173,14 +174,19 @@ class BaseWallet(Wallet):
         token = self._token(offer)
         if token is None:
             raise PaymentFailed(f"the wallet has no {offer.asset} on {offer.network}", record_id=record_id)
+        seconds, nonce = offer.timeout_seconds, self._random_bytes(32)
+        if offer.dialect == "mpp" and offer.envelope is not None:  # there the nonce answers the challenge, and it
+            seconds, nonce = offer.expires_at - now, answering_nonce(offer.envelope)  # says until when it is good
+        elif "nonce" in offer.extra:  # X-Payment's
+            nonce = bytes.fromhex(offer.extra["nonce"][2:])
         authorization = Authorization(
             from_=self.signer.address,
             to=offer.payee,
             value=offer.amount,
             # Not `now`: that would be too late for a chain whose clock is a second behind.
             valid_after=0,
-            valid_before=now + min(offer.timeout_seconds, self._max_timeout),
-            nonce=self._random_bytes(32),
+            valid_before=now + min(seconds, self._max_timeout),
+            nonce=nonce,
         )
         try:
             signature = await self.signer.sign(token.domain, authorization)
@@ -222,7 +228,7 @@ class BaseWallet(Wallet):
     def _token(self, offer: Offer) -> Token | None:
         """Return the token that an offer asks for, where the wallet pays with it."""
         token = self._spec.token(offer.network, offer.asset)
-        return token if token in self.tokens else None
+        return token if token in self.tokens and offer.mechanism == "eip3009" else None
 
     def _chain_of(self, offer: Offer) -> ChainView | None:
         """Return the chain that knows about an offer's token."""

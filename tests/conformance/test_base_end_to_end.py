@@ -17,8 +17,11 @@ import pytest
 from fastapi import FastAPI, Response
 
 from rail402.client.payer import Payer
+from rail402.dialects import dialect_by_name
 from rail402.errors import ClientError, NoUsableOffer, PaymentOutcomeUnknown
 from rail402.protocol.base import sha256_hex
+from rail402.protocol.dialect import Context, Fields
+from rail402.protocol.rail import Registry
 from rail402.server.gate import Gate
 from rail402.testing.fakes import FakeClock
 from rail402_base.eip3009 import Authorization, address_of, digest, parse_authorization, sign
@@ -579,3 +582,28 @@ async def test_an_agent_whose_payment_ran_out_pays_anew(world: World) -> None:
     (recovered,) = await world.payer.recover()
     assert recovered.outcome == "not_paid"
     assert await world.payer.journal.unresolved() == []
+
+
+# --- in every dialect
+
+
+@pytest.mark.parametrize("dialect", ["x402-v2", "mpp", "x402-v1"])
+@pytest.mark.parametrize("path", ["/article", "/upfront"])
+async def test_every_dialect_pays_once_and_replays_where_it_proves_who_asks(
+    tmp_path: Path, dialect: str, path: str
+) -> None:
+    world, speaker = World(tmp_path), dialect_by_name(dialect)
+    async with world.open():
+        context = Context(specs=Registry([world.wallet.spec]), now=world.clock())
+        asked = await world.http.get(path)
+        (offer,) = speaker.offers(Fields(asked.headers.multi_items()), asked.content, context)
+        paid = await world.wallet.pay(offer, record_id="r1", now=world.clock())
+        shown = dict(speaker.credential(offer, dict(paid.payload), context))
+        served = await world.http.get(path, headers=shown)
+        assert (served.status_code, served.json()) == (200, {"run": 1})
+        await world.assert_books(paid=3000)
+        again = await world.http.get(path, headers=shown)
+        # What x402 version 1 shows is public once it is mined, and comes without a secret of ours.
+        assert again.status_code == (409 if dialect == "x402-v1" else 200)
+        assert world.runs == [path[1:]]
+        await world.assert_books(paid=3000)

@@ -11,7 +11,7 @@ from typing import Final
 
 from rail402.clock import Clock, system_clock
 from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentRejected, RailUnavailable, StoreError
-from rail402_base.chain import FINAL, Submitted, Trace, Transfer, Unused
+from rail402_base.chain import FINAL, Deposits, Submitted, Trace, Transfer, Unused
 from rail402_base.eip3009 import Authorization
 from rail402_base.rpc.fees import GWEI
 from rail402_base.rpc.reader import ChainReader, matching_transfer
@@ -111,6 +111,11 @@ class RpcBackend:
         """The chain."""
         return self.reader.network
 
+    @property
+    def signers(self) -> tuple[str, ...]:
+        """The relayer's address."""
+        return (self.relayer.account.address,)
+
     async def start(self) -> None:
         """Check nodes and token, and broadcast again what an earlier process left behind.
 
@@ -207,6 +212,12 @@ class RpcBackend:
         if live and found == Unused(expired=False):
             return Submitted(transaction=live[0].hash)
         return found
+
+    async def deposits_in(
+        self, token: Token, transaction: str, payee: str, *, confirmations: int = 1
+    ) -> Deposits | None:
+        """Find out what a transaction brought to an address; see `ChainReader.deposits_in`."""
+        return await self.reader.deposits_in(token, transaction, payee, confirmations=confirmations)
 
 
 def _purpose(token: Token, authorization: Authorization) -> Purpose:

@@ -16,7 +16,7 @@ import httpx
 
 from rail402.clock import Clock, system_clock
 from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentRejected, RailUnavailable
-from rail402_base.chain import Submitted, Trace, Transfer, Unused
+from rail402_base.chain import Deposits, Submitted, Trace, Transfer, Unused
 from rail402_base.eip3009 import Authorization
 from rail402_base.rpc.abi import (
     address_word,
@@ -29,12 +29,12 @@ from rail402_base.rpc.abi import (
     refusal,
     transfer_call_data,
 )
-from rail402_base.rpc.blocks import NEWEST, Block, not_stuck, parse_block
+from rail402_base.rpc.blocks import NEWEST, Block, block_at, not_stuck, parse_block
 from rail402_base.rpc.endpoint import Answer, Call, Endpoint, RpcError
 from rail402_base.rpc.history import LOOKBACK, Sought, Used, look_up
 from rail402_base.rpc.inspection import Features, inspect, require_usable
 from rail402_base.rpc.json_rpc import JsonRpc
-from rail402_base.rpc.receipts import Receipt, Seen, agreed, parse_receipt, used_in
+from rail402_base.rpc.receipts import Receipt, Seen, agreed, deposits, parse_receipt, used_in
 from rail402_base.tokens import Network, Token
 
 __all__ = ["ChainReader"]
@@ -247,6 +247,26 @@ class ChainReader:
         if receipt is None:
             return Submitted(transaction=transaction)
         return matching_transfer(receipt, token, authorization)
+
+    async def deposits_in(
+        self, token: Token, transaction: str, payee: str, *, confirmations: int = 1
+    ) -> Deposits | None:
+        """Find out what a transaction brought to an address; see `ChainView.deposits_in`.
+
+        Raises:
+            RailUnavailable: no node answers.
+            OutcomeUnknown: the nodes disagree.
+        """
+        self._require_token(token)
+        (seen,) = (await self.seen([transaction])).values()
+        receipt = agreed(seen, confirmations=max(confirmations, self.confirmations), now=self._clock())
+        if receipt is None:
+            return None
+        if receipt.transaction != transaction:
+            raise OutcomeUnknown(f"a node was asked about {transaction} and told of {receipt.transaction}")
+        (block,) = await self.rpc.batch([block_at(hex(receipt.block_number))])
+        found = deposits(receipt, token, payee)
+        return Deposits(at=parse_block(block).time, succeeded=receipt.succeeded, all=found)
 
     async def seen(self, transactions: Sequence[str]) -> dict[str, list[Seen]]:
         """Ask every node that can be reached for receipts, in one request each.

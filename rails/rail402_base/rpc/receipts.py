@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 
 from rail402.errors import OutcomeUnknown, RailUnavailable
-from rail402_base.chain import Transfer
+from rail402_base.chain import Deposit, Transfer
 from rail402_base.eip3009 import same_address
 from rail402_base.rpc.abi import AUTHORIZATION_USED, TRANSFER, address_word, quantity, word_address
 from rail402_base.rpc.blocks import MAX_LAG, Block, not_stuck
 from rail402_base.rpc.endpoint import Answer, RpcError
 from rail402_base.tokens import Token
 
-__all__ = ["Log", "Receipt", "Seen", "agreed", "parse_log", "parse_receipt", "used_in"]
+__all__ = ["Log", "Receipt", "Seen", "agreed", "deposits", "parse_log", "parse_receipt", "used_in"]
 
 _is_word = re.compile(r"0x[0-9a-f]{64}").fullmatch
 _is_data = re.compile(r"0x(?:[0-9a-f]{2})*").fullmatch
@@ -160,6 +160,34 @@ def used_in(receipt: Receipt, token: Token, authorizer: str, nonce: bytes) -> Tr
         value=quantity(log.data),
         at=log.block_time,
     )
+
+
+def deposits(receipt: Receipt, token: Token, payee: str) -> tuple[Deposit, ...]:
+    """Return the token's transfers to an address, in the order of their events; none where the transaction reverted.
+
+    Only what the token's own contract says counts: anybody's contract can emit an event that looks the same.
+    """
+    if not receipt.succeeded:
+        return ()
+    said = sorted((log for log in receipt.logs if same_address(log.address, token.address)), key=lambda log: log.index)
+    wanted = "0x" + address_word(payee).hex()
+    return tuple(
+        Deposit(
+            payer=word_address(log.topics[1]),
+            value=quantity(log.data),
+            log_index=log.index,
+            nonces=tuple(_nonces(said, log.topics[1])),
+        )
+        for log in said
+        if len(log.topics) == 3 and log.topics[2] == wanted and _is_transfer(log, log.topics[1])
+    )
+
+
+def _nonces(said: Sequence[Log], payer: str) -> Iterator[bytes]:
+    """Yield the nonces of a payer's authorizations among the token's events, wherever in the transaction they are."""
+    for log in said:
+        if len(log.topics) == 3 and log.topics[:2] == (AUTHORIZATION_USED, payer):
+            yield bytes.fromhex(log.topics[2][2:])
 
 
 def _is_transfer(log: Log, payer: str) -> bool:

@@ -93,7 +93,7 @@ class Relayer:
 
     async def close(self) -> None:
         """Finish what is being sent, stop waiting, and close the store."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.finished()
         await self._outbox.close()
         await self._store.close()
 
@@ -128,10 +128,37 @@ class Relayer:
             RailUnavailable: nothing was broadcast, and nothing will be.
             OutcomeUnknown: it may have been.
         """
-        task = asyncio.create_task(self._hand_in(purpose, transfer_call_data(authorization, signature), fees))
+        return await self.submit(purpose, transfer_call_data(authorization, signature), fees)
+
+    async def submit(self, purpose: Purpose, called: str, fees: Fees) -> Stored:
+        """Sign, store and broadcast a call of the token; see `hand_in`.
+
+        Args:
+            called: the function and its arguments, `0x` and hex digits.
+        """
+        task = asyncio.create_task(self._submit(purpose, called, fees))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
+
+    async def finished(self) -> None:
+        """Wait for what is being signed, stored and broadcast, also where its caller was cancelled."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def prepare_call(self, called: str) -> tuple[int, Fees]:
+        """Find out in one request how much gas a call of the token would take now, and what that costs.
+
+        Raises:
+            PaymentRejected: the token would refuse it, with the reason code.
+            RailUnavailable: no node answers, or gas is above the ceiling.
+        """
+        call = {"from": self.account.address, "to": self._reader.token.address, "data": called}
+        newest, tip, estimated = await self._reader.rpc.batch([*FEE_CALLS, Call("eth_estimateGas", (call,))])
+        if isinstance(estimated, RpcError):
+            raise refusal(estimated) if is_revert(estimated) else estimated
+        fees = fees_now(parse_block(newest), tip, ceiling=self._ceiling)
+        self._gas = with_margin(quantity(estimated))
+        return self._gas, fees
 
     def follow(self, stored: Stored) -> asyncio.Future[Receipt | None]:
         """Wait for a transaction in the background; see `Outbox.follow`."""
@@ -153,7 +180,7 @@ class Relayer:
         """Estimate anew before the next payment."""
         self._gas = None
 
-    async def _hand_in(self, purpose: Purpose, called: str, fees: Fees) -> Stored:
+    async def _submit(self, purpose: Purpose, called: str, fees: Fees) -> Stored:
         for _ in range(_TRIES):
             stored, is_new = await self._allocate(purpose, called, fees)
             refused = await self._outbox.broadcast(stored)

@@ -11,7 +11,7 @@ import httpx
 
 from rail402.errors import PaymentRejected, RailUnavailable
 from rail402.testing.fakes import FakeClock
-from rail402_base.chain import Submitted, Trace, Transfer, Unused
+from rail402_base.chain import Deposits, Submitted, Trace, Transfer, Unused
 from rail402_base.eip3009 import Authorization, digest, sign
 from rail402_base.facilitator import Facilitator, FacilitatorBackend
 from rail402_base.facilitator_wire import SignedTransfer
@@ -82,6 +82,12 @@ class Chain:
         if isinstance(found, Exception):
             raise found
         return found
+
+    async def deposits_in(
+        self, token: Token, transaction: str, payee: str, *, confirmations: int = 1
+    ) -> Deposits | None:
+        """What was asked, as a block's time that says how deep it was to be."""
+        return Deposits(at=confirmations, succeeded=True, all=()) if transaction in self.transactions else None
 
     async def transfer_in(
         self, token: Token, authorization: Authorization, transaction: str

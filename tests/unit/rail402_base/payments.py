@@ -20,6 +20,7 @@ from rail402_base.chain import SandboxBackend
 from rail402_base.eip3009 import Authorization, address_of, cancel_digest, digest, sign
 from rail402_base.rail import BaseRail
 from rail402_base.sandbox import SandboxChain
+from rail402_base.sandbox_transfers import PlainTransfer, sign_transfer
 from rail402_base.tokens import SANDBOX_USDC, Token
 from rail402_base.wire import payload_of
 
@@ -107,6 +108,12 @@ class Till:
         """Submit an authorization as anybody may."""
         signature = sign(digest(SANDBOX_USDC.domain, authorization), key)
         await self.chain.transfer_with_authorization(SANDBOX_USDC, authorization, signature)
+
+    async def pay(self, value: int = PRICE, *, payee: str = PAYEE, key: bytes = PAYER_KEY) -> str:
+        """Make a plain transfer; returns its transaction's hash."""
+        transfer = PlainTransfer(payer=address_of(key), payee=payee, value=value, nonce=self._nonces(32))
+        signature = sign_transfer(transfer, SANDBOX_USDC, key)
+        return (await self.chain.transfer(SANDBOX_USDC, transfer, signature)).transaction
 
     async def cancel(self, authorization: Authorization) -> None:
         """Cancel an authorization as its payer may."""

@@ -14,12 +14,15 @@ from rail402.config import TomlFile
 from rail402.errors import ConfigurationError
 from rail402.plugins import load_plugin
 from rail402.server.toml import gate_from_toml
-from rail402_base.config import PLUGIN, RailConfig, WalletConfig
+from rail402_base.config import PLUGIN, RailConfig, TransfersConfig, WalletConfig
 from rail402_base.facilitator import FacilitatorBackend
 from rail402_base.rail import BaseRail
 from rail402_base.rpc.backend import RelaySettings, RpcBackend
 from rail402_base.rpc.reader import ChainReader
+from rail402_base.rpc.transfers import RpcSender
 from rail402_base.tokens import BASE_SEPOLIA_USDC, BASE_USDC
+from rail402_base.transfer_wallet import BaseTransferWallet
+from rail402_base.transfers import Transfers
 from rail402_base.wallet import BaseWallet
 from tests.unit.rail402_base.payments import PAYEE, PAYER, PAYER_KEY
 
@@ -270,3 +273,88 @@ def test_importing_it_needs_no_extra() -> None:
 def test_using_it_does_not_import_eth_account() -> None:
     script = "import sys; from rail402_base import BaseRail, BaseWallet, PLUGIN; sys.exit('eth_account' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0
+
+
+# --- plain transfers
+
+
+def test_a_rail_that_takes_transfers(tmp_path: Path) -> None:
+    sandbox = f'[rail]\nbackend = "sandbox"\ndirectory = "{tmp_path}"\n'
+    for extra, expected in (
+        ("", None),
+        ("transfers = {}", Transfers()),
+        (
+            "[rail.transfers]\nmax_age = 60\nconfirmations = 2\nnot_before = 5\nmust_sign = true",
+            Transfers(max_age=60, confirmations=2, not_before=5, must_sign=True),
+        ),
+    ):
+        rail = PLUGIN.rail(write(tmp_path, sandbox + extra).table(PLUGIN.rail_config, "rail"))
+        assert isinstance(rail, BaseRail)
+        assert ("transfer" in {each.name for each in rail.spec.mechanisms}) is (expected is not None)
+        assert rail._transfers == (expected or Transfers())
+
+
+@pytest.mark.parametrize("backend", ["rpc", "facilitator"])
+def test_a_real_rail_that_takes_transfers(tmp_path: Path, backend: str) -> None:
+    text = f"""
+[rail]
+backend = "{backend}"
+pay_to = "{PAYEE}"
+urls = ["https://node.example"]
+transfers = {{ max_age = 60 }}
+"""
+    text += (
+        f'relayer_db = "sqlite:///{tmp_path}/r.db"\n' if backend == "rpc" else 'facilitators = ["https://f.example"]'
+    )
+    key = tmp_path / "key"
+    key.write_text(PAYER_KEY.hex())
+    key.chmod(0o600)
+    text += f'relayer_key = "file:{key}"\n' if backend == "rpc" else ""
+    rail = PLUGIN.rail(write(tmp_path, text).table(PLUGIN.rail_config, "rail"))
+    assert isinstance(rail, BaseRail)
+    assert rail._transfers.max_age == 60
+
+
+def test_terms_of_transfers_that_make_no_sense(tmp_path: Path) -> None:
+    config = RailConfig(backend="sandbox", directory=str(tmp_path), transfers=TransfersConfig(max_age=0))
+    with pytest.raises(ConfigurationError, match="max_age"):
+        PLUGIN.rail(config)
+
+
+def test_a_wallet_that_transfers(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text(PAYER_KEY.hex())
+    key.chmod(0o600)
+    text = f"""
+[wallet]
+backend = "rpc"
+pays_by = "transfer"
+private_key = "file:{key}"
+urls = ["https://node.example"]
+network = "base-sepolia"
+transfers_db = "sqlite:///{tmp_path}/t.db"
+max_gas_gwei = "500"
+confirmations = 2
+"""
+    wallet = PLUGIN.wallet(write(tmp_path, text).table(PLUGIN.wallet_config, "wallet"))
+    assert isinstance(wallet, BaseTransferWallet)
+    assert isinstance(wallet.sender, RpcSender)
+    assert (wallet.sender.address, wallet.sender.token) == (PAYER, BASE_SEPOLIA_USDC)
+    assert wallet.sender.settings.max_gas == 500 * 10**9
+    sandbox = WalletConfig(backend="sandbox", directory=str(tmp_path), pays_by="transfer")
+    assert isinstance(PLUGIN.wallet(sandbox), BaseTransferWallet)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        'backend = "rpc"\npays_by = "transfer"\nprivate_key = "env:HOME"',
+        'backend = "rpc"\nprivate_key = "env:HOME"\nmax_gas_gwei = "5"',
+        'backend = "rpc"\nprivate_key = "env:HOME"\nurls = ["https://n"]\npays_by = "transfer"\nmax_timeout = 5',
+        'backend = "sandbox"\npays_by = "hand"',
+        'backend = "sandbox"\npays_by = "transfer"\ntransfers_db = "sqlite:///t.db"',
+    ],
+)
+def test_wallet_tables_that_make_no_sense(tmp_path: Path, table: str) -> None:
+    with pytest.raises(ConfigurationError):
+        write(tmp_path, f"[wallet]\n{table}").table(PLUGIN.wallet_config, "wallet")

@@ -10,8 +10,9 @@ import httpx
 import pytest
 
 from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentRejected, RailUnavailable
-from rail402_base.chain import Submitted, Transfer, Unused, Void
+from rail402_base.chain import Deposits, Submitted, Transfer, Unused, Void
 from rail402_base.facilitator import Facilitator, FacilitatorBackend
+from rail402_base.tokens import BASE_SEPOLIA_USDC
 from tests.unit.rail402_base.facilitators import (
     AUTHORIZATION,
     FAILED,
@@ -543,3 +544,13 @@ async def test_connections_are_opened_anew_after_closing() -> None:
         with pytest.raises(RailUnavailable, match="cannot be reached"):
             await backend.start()
         await backend.close()
+
+
+async def test_what_a_transaction_brought_is_read_from_the_chain(world: World) -> None:
+    world.chain.transactions = {HASH: MINED}
+    backend = FacilitatorBackend("https://one.example.com", reader=world.chain)
+    assert await backend.deposits_in(BASE_SEPOLIA_USDC, HASH, PAYER, confirmations=3) == Deposits(
+        at=3, succeeded=True, all=()
+    )
+    assert await backend.deposits_in(BASE_SEPOLIA_USDC, "0x" + 64 * "0", PAYER) is None
+    await backend.close()

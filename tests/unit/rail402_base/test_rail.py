@@ -19,6 +19,7 @@ from rail402_base.facilitator import FacilitatorBackend
 from rail402_base.rail import BaseRail
 from rail402_base.rpc.backend import RelaySettings, RpcBackend
 from rail402_base.tokens import BASE_SEPOLIA_USDC, BASE_USDC, SANDBOX_USDC, Token
+from rail402_base.transfers import Transfers
 from rail402_base.wire import ZERO_ADDRESS
 from tests.unit.rail402_base.payments import (
     NOW,
@@ -472,3 +473,55 @@ async def test_an_offer_made_anew_is_the_same_but_for_its_expiry(till: Till) -> 
     second = await till.offer()
     assert second != first
     assert second.model_copy(update={"expires_at": first.expires_at}) == first
+
+
+# Plain transfers
+
+
+@pytest.fixture
+def transfers(till: Till) -> BaseRail:
+    till.rail = BaseRail(till.backend, pay_to=PAYEE, transfers=Transfers())
+    return till.rail
+
+
+async def transferred(till: Till, value: int = PRICE) -> tuple[Charge, Payment]:
+    terms = Terms(amount=PRICE, flow=Flow.UPFRONT, now=NOW, expires_at=NOW + 600, timeout_seconds=TIMEOUT)
+    offer = await till.rail.offer(ORDER, till.rail.spec.mechanisms[1], terms)
+    assert offer is not None
+    payment = present({"transaction": await till.pay(value)})
+    return await till.verify(offer, payment), payment
+
+
+async def test_what_is_known_of_a_transfer(till: Till, transfers: BaseRail) -> None:
+    charge, payment = await transferred(till, PRICE + 1)
+    transaction = payment.payload["transaction"]
+    assert charge.payer == PAYER
+    assert set(charge.keys) == {f"tx:eip155:402402/{transaction}", f"tx:eip155:402402/{transaction}/0"}
+    assert charge.rail_state == {
+        "transaction": transaction,
+        "log_index": 0,
+        "from": PAYER,
+        "received": str(PRICE + 1),
+    }
+    await assert_conserved(till, payee=PRICE + 1)
+
+
+async def test_a_transfer_that_was_claimed_is_settled_whatever_happens_to_the_chain(
+    till: Till, transfers: BaseRail
+) -> None:
+    """A worker that ended between the two leaves no doubt: the money had moved before."""
+    charge, payment = await transferred(till)
+    await till.chain.inject("unavailable")
+    settled = await transfers.settle(charge, payment)
+    assert settled == await transfers.lookup(charge, Operation.SETTLE)
+    assert settled == Settled(transaction=payment.payload["transaction"], payer=PAYER)
+    await assert_conserved(till, payee=PRICE)
+
+
+async def test_both_mechanisms_are_offered_and_bound_to_the_order(till: Till, transfers: BaseRail) -> None:
+    terms = Terms(amount=PRICE, flow=Flow.UPFRONT, now=NOW, expires_at=NOW + 600, timeout_seconds=TIMEOUT)
+    offers = [await transfers.offer(ORDER, each, terms) for each in transfers.spec.mechanisms]
+    assert [(offer.mechanism, dict(offer.extra)) for offer in offers if offer] == [
+        ("eip3009", {}),
+        ("transfer", {"method": "GET", "url": ORDER.url}),
+    ]

@@ -324,3 +324,19 @@ def test_a_wallet_without_tokens_or_on_the_wrong_chain_is_refused(tmp_path: Path
         BaseWallet(signer, max_timeout=0)
     with pytest.raises(ConfigurationError, match="eip155:402402"):
         BaseWallet(signer, tokens=[BASE_USDC], chain=backend)
+
+
+# X-Payment
+
+
+async def test_the_nonce_of_x_payment_is_the_challenges() -> None:
+    nonce = "0x" + 64 * "b"
+    authorization = await pay(wallet_of(), offer_of(SANDBOX_USDC, dialect="x-payment", extra={"nonce": nonce}))
+    assert authorization.nonce.hex() == nonce[2:]
+
+
+async def test_a_transfer_is_none_of_this_wallets_payments() -> None:
+    offer = offer_of(SANDBOX_USDC, mechanism="transfer", flow=Flow.UPFRONT)
+    assert await wallet_of().can_pay(offer) is None
+    with pytest.raises(PaymentFailed):
+        await wallet_of().pay(offer, record_id="rec_1", now=NOW)

@@ -122,6 +122,7 @@ async def test_a_payment(shop: Shop, backend: RpcBackend) -> None:
     assert await shop.trace(backend, authorization) == found
     shop.assert_paid(3000)
     await until(lambda: backend.relayer._outbox._watcher.is_idle)
+    await asyncio.gather(*backend.relayer._outbox._writes)
     assert await shop.live() == []
 
 
@@ -782,6 +783,7 @@ async def test_the_first_may_be_mined_all_the_same(shop: Shop, backend: RpcBacke
     assert found.transaction == first.hash
     await late(shop, backend)
     await until(lambda: backend.relayer._outbox._watcher.is_idle)
+    await asyncio.gather(*backend.relayer._outbox._writes)
     assert await shop.live() == []
     shop.assert_paid(3000)
 
@@ -829,6 +831,8 @@ async def test_a_nonce_that_another_program_took(shop: Shop, backend: RpcBackend
     shop.chain.transact(RELAYER_KEY, PAYEE, nonce=0)
     assert isinstance(await shop.settle(backend, shop.chain.authorize()), Transfer)
     assert shop.chain.counts[RELAYER.lower()] == 2
+    await until(lambda: backend.relayer._outbox._watcher.is_idle)
+    await asyncio.gather(*backend.relayer._outbox._writes)
     assert await shop.live() == []
 
 

@@ -319,3 +319,51 @@ async def test_what_one_transaction_did(reader: ChainReader, chain: Chain, autho
     smaller = chain.authorize(1)
     with pytest.raises(OutcomeUnknown, match="another transfer"):
         await reader.transfer_in(TOKEN, smaller, transaction)
+
+
+# --- what a transaction brought
+
+
+async def test_what_a_transaction_brought(reader: ChainReader, chain: Chain, authorization: Authorization) -> None:
+    transaction = chain.hand_in(authorization)
+    found = await reader.deposits_in(TOKEN, transaction, PAYEE)
+    assert found is not None
+    assert (found.at, found.succeeded) == (NOW + 2, True)
+    assert [(each.payer, each.value) for each in found.all] == [(PAYER, 3000)]
+    assert await reader.deposits_in(TOKEN, "0x" + 64 * "a", PAYEE) is None
+    with pytest.raises(ConfigurationError):
+        await reader.deposits_in(BASE_USDC, transaction, PAYEE)
+
+
+@pytest.mark.parametrize(("of_the_reader", "asked"), [(3, 1), (1, 3)])
+async def test_it_must_be_as_deep_as_either_asks(
+    network: Network, chain: Chain, authorization: Authorization, of_the_reader: int, asked: int
+) -> None:
+    reader = network.reader(confirmations=of_the_reader)
+    transaction = chain.hand_in(authorization)
+    for _ in range(2):
+        assert await reader.deposits_in(TOKEN, transaction, PAYEE, confirmations=asked) is None
+        chain.mine()
+    assert await reader.deposits_in(TOKEN, transaction, PAYEE, confirmations=asked) is not None
+
+
+async def test_one_node_that_tells_of_a_payment_is_not_believed(
+    network: Network, reader: ChainReader, chain: Chain, authorization: Authorization
+) -> None:
+    transaction = chain.hand_in(authorization)
+    network.nodes["two.test"].answers["eth_getTransactionReceipt"] = lambda _: None
+    assert await reader.deposits_in(TOKEN, transaction, PAYEE) is None
+    chain.mine(40)
+    with pytest.raises(OutcomeUnknown):
+        await reader.deposits_in(TOKEN, transaction, PAYEE)
+
+
+async def test_the_receipt_of_another_transaction_is_no_answer(
+    network: Network, reader: ChainReader, chain: Chain, authorization: Authorization
+) -> None:
+    chain.hand_in(authorization)
+    (receipt,) = chain.receipts()
+    for node in network.nodes.values():
+        node.answers["eth_getTransactionReceipt"] = lambda _: receipt
+    with pytest.raises(OutcomeUnknown, match="was asked about"):
+        await reader.deposits_in(TOKEN, "0x" + 64 * "a", PAYEE)

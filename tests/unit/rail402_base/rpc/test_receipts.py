@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from rail402.errors import OutcomeUnknown, RailUnavailable
-from rail402_base.chain import Transfer
+from rail402_base.chain import Deposit, Transfer
 from rail402_base.rpc.blocks import parse_block
 from rail402_base.rpc.endpoint import RpcError
-from rail402_base.rpc.receipts import Receipt, Seen, agreed, parse_log, parse_receipt, used_in
+from rail402_base.rpc.receipts import Receipt, Seen, agreed, deposits, parse_log, parse_receipt, used_in
 from tests.unit.rail402_base.rpc.chain import NOW, PAYEE, PAYER, TOKEN, TRANSFER, USED, Chain, word
 
 NONCE = b"\x01" * 32
@@ -211,3 +212,42 @@ def test_one_that_hangs_is_not_waited_for(answer: dict[str, Any]) -> None:
 def test_one_that_lies_about_its_height_is_not_believed_alone(answer: dict[str, Any]) -> None:
     answer["blockNumber"] = hex(5000)
     assert agree(seen(answer, 5000), seen(None, 101)) is None
+
+
+# --- what it brought
+
+
+def test_what_a_transaction_brought(answer: dict[str, Any]) -> None:
+    found = Deposit(payer=PAYER, value=3000, log_index=2, nonces=(NONCE,))
+    assert deposits(read(answer), TOKEN, PAYEE) == (found,)
+    assert deposits(read(answer), TOKEN, PAYER) == ()
+    answer["logs"] = answer["logs"][1:]
+    assert deposits(read(answer), TOKEN, PAYEE.lower()) == (replace(found, nonces=()),)
+
+
+def test_several_are_in_the_order_of_their_events(answer: dict[str, Any]) -> None:
+    first, second = deepcopy(answer["logs"][1]), deepcopy(answer["logs"][1])
+    first["logIndex"], first["data"], first["topics"][1] = "0x0", "0x" + word(1), "0x" + word("99" * 20)
+    second["logIndex"], second["data"] = "0x9", "0x" + word(2)
+    answer["logs"] = [second, *answer["logs"], first]
+    found = deposits(read(answer), TOKEN, PAYEE)
+    assert [(each.value, each.log_index, len(each.nonces)) for each in found] == [(1, 0, 0), (3000, 2, 1), (2, 9, 1)]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda answer: answer.update(status="0x0"),
+        lambda answer: answer["logs"][1].update(address="0x" + 40 * "9"),
+        lambda answer: answer["logs"][1].update(data="0x"),
+        lambda answer: answer["logs"][1].update(data="0x" + word(1) + word(2)),
+        lambda answer: answer["logs"][1]["topics"].append("0x" + word(1)),
+        lambda answer: answer["logs"][1]["topics"].pop(),
+        lambda answer: answer["logs"][1]["topics"].__setitem__(0, USED),
+        lambda answer: answer["logs"][1]["topics"].__setitem__(2, "0x" + word("99" * 20)),
+        lambda answer: answer["logs"].clear(),
+    ],
+)
+def test_what_brought_nothing(answer: dict[str, Any], spoil: Change) -> None:
+    spoil(answer)
+    assert deposits(read(answer), TOKEN, PAYEE) == ()
