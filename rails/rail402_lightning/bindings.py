@@ -17,12 +17,22 @@ from rail402.errors import MalformedInput
 from rail402.protocol.base import Json
 from rail402.protocol.offer import Flow, Mechanism, Offer
 from rail402_lightning import bolt11
+from rail402_lightning.exact import REASONS
 from rail402_lightning.networks import network_of
 from rail402_lightning.request_binding import PROFILE
 
-__all__ = ["L402Binding", "MppBinding", "X402Binding", "XReceiptBinding", "invoice_of", "text_member"]
+__all__ = [
+    "L402Binding",
+    "MppBinding",
+    "PaymentUriBinding",
+    "X402Binding",
+    "XReceiptBinding",
+    "invoice_of",
+    "text_member",
+]
 
 _METHOD: Final = "lightning"
+_SCHEME: Final = "lightning:"
 _ATOMIC: Final = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _PUBLIC_KEY: Final = re.compile(r"0[23][0-9a-f]{64}", re.ASCII)
 _HEX_32: Final = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
@@ -102,6 +112,8 @@ class X402Binding(_LightningBinding):
     became of it is the node's to say (see `LightningSpec.authenticate`).
     """
 
+    reasons = REASONS
+
     def encode_offer(self, offer: Offer) -> Json:
         """Return the PaymentRequirements."""
         invoice = invoice_of(offer)
@@ -153,10 +165,13 @@ class X402Binding(_LightningBinding):
         )
 
     def decode_proof(self, wire: Json) -> Json | None:
-        """Read the payload: a preimage, or the invoice itself."""
+        """Read the payload: a preimage, in lower case as the scheme wants it, or the invoice itself."""
         if "preimage" not in wire and "invoice" in wire:
             return {"invoice": text_member(wire, "invoice")}
-        return super().decode_proof(wire)
+        payload = super().decode_proof(wire)
+        if payload is not None and payload["preimage"] != wire["preimage"]:
+            raise MalformedInput("preimage", "must be in lower case")
+        return payload
 
 
 class MppBinding(_LightningBinding):
@@ -189,6 +204,11 @@ class MppBinding(_LightningBinding):
             if details.get(name, value) != value:
                 raise MalformedInput(f"request.methodDetails.{name}", "is not what the invoice says")
         return self._offer(invoice, amount=_atomic(request, "amount") * 1000, expires_at=expires_at)
+
+    def listing(self, mechanism: Mechanism, amount: int | None) -> Json:
+        """Return how discovery documents list a price: in sats."""
+        said = None if amount is None else str(amount // 1000)
+        return {"method": _METHOD, "intent": "charge", "amount": said, "currency": "sat"}
 
 
 class L402Binding(_LightningBinding):
@@ -242,6 +262,33 @@ class XReceiptBinding(_LightningBinding):
         """Read the receipt: 64 hexadecimal digits are a preimage, anything else is some other rail's."""
         receipt = text_member(wire, "receipt")
         return {"preimage": receipt.lower()} if _HEX_32.fullmatch(receipt) else None
+
+
+class PaymentUriBinding(_LightningBinding):
+    """Payment URIs: `lightning:` and the invoice, which says all of the offer."""
+
+    def encode_offer(self, offer: Offer) -> Json:
+        """Return the URI."""
+        return {"uri": _SCHEME + invoice_of(offer).text}
+
+    def decode_offer(self, wire: Json, *, expires_at: int) -> Offer | None:
+        """Read the URI. In codes to scan it is often in capitals; some wallets write `lightning://`."""
+        uri = text_member(wire, "uri")
+        if uri[: len(_SCHEME)].lower() != _SCHEME:
+            return None
+        text = uri[len(_SCHEME) :].removeprefix("//").partition("?")[0]
+        invoice = _decode(text)
+        if invoice.amount_msat is None:
+            raise MalformedInput("payment_uri", "its invoice names no amount, and an open invoice is never paid")
+        return self._offer(invoice, amount=invoice.amount_msat, expires_at=invoice.expires_at)
+
+    def encode_proof(self, payload: Json) -> Json:
+        """Return the preimage."""
+        return {"proof": super().encode_proof(payload)}
+
+    def decode_proof(self, wire: Json) -> Json | None:
+        """Read the preimage."""
+        return super().decode_proof(wire["proof"])
 
 
 def _binding_claims(invoice: bolt11.Invoice) -> dict[str, Any]:

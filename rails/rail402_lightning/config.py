@@ -11,6 +11,7 @@ from rail402.config import Secret, resolve_secret
 from rail402.errors import ConfigurationError
 from rail402.plugins import RailPlugin
 from rail402.protocol.base import Record
+from rail402_lightning import explain
 from rail402_lightning.backends.lnd_macaroon import read_macaroon
 from rail402_lightning.networks import NETWORKS
 from rail402_lightning.rail import LightningRail
@@ -169,4 +170,13 @@ def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
 
 
-PLUGIN: Final = RailPlugin(rail_config=RailConfig, wallet_config=WalletConfig, rail=make_rail, wallet=make_wallet)
+PLUGIN: Final = RailPlugin(
+    rail_config=RailConfig,
+    wallet_config=WalletConfig,
+    rail=make_rail,
+    wallet=make_wallet,
+    specs=explain.specs,
+    network_name=explain.network_name,
+    describe=explain.describe,
+    explain=explain.explain,
+)

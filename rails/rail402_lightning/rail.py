@@ -125,7 +125,7 @@ class LightningRail(PaymentRail):
 
         LNbits tells the preimage of a paid invoice to whoever asks for its payment hash, without a key. So keep its
         address to yourself (a private network), or serve no dialect in which a bare preimage is all that is asked for
-        (`x-receipt`).
+        (`x-receipt`, `payment-uri`).
 
         Args:
             url: the server's address.
@@ -233,7 +233,11 @@ class LightningRail(PaymentRail):
             except ConfigurationError as error:
                 logger.error("%s", error)
                 raise RailUnavailable(error.detail) from error
-        invoice = await self._invoice(terms.amount, terms.expires_at - terms.now, bound_request(order))
+        try:
+            bound = bound_request(order)
+        except MalformedInput:  # its URL is not one that an invoice can be bound to
+            return None
+        invoice = await self._invoice(terms.amount, terms.expires_at - terms.now, bound)
         if (invoice.prefix, invoice.payee.hex()) != (self._spec.network.prefix, self._node_id):
             raise RailUnavailable("the invoice is another node's than at the start; restart to accept that")
         if invoice.created_at > terms.now + _CLOCK_SKEW:

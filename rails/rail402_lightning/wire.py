@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from rail402.errors import ConfigurationError, MalformedInput, OfferRefused, PaymentRejected
 from rail402.money import MSAT_EXPONENT
@@ -16,9 +16,19 @@ from rail402.protocol.order import Order
 from rail402.protocol.payment import ConsumptionKey, Payment
 from rail402.protocol.rail import Binding, Verified
 from rail402_lightning import bolt11
-from rail402_lightning.bindings import L402Binding, MppBinding, X402Binding, XReceiptBinding, invoice_of, text_member
+from rail402_lightning.bindings import (
+    L402Binding,
+    MppBinding,
+    PaymentUriBinding,
+    X402Binding,
+    XReceiptBinding,
+    invoice_of,
+    text_member,
+)
+from rail402_lightning.exact import SKEW as X402_SKEW
+from rail402_lightning.exact import SchemeRefusal, check_challenge
 from rail402_lightning.networks import Network, find_network, network_of
-from rail402_lightning.request_binding import request_hash
+from rail402_lightning.request_binding import PROFILE, request_hash
 
 __all__ = ["LightningSpec", "check_node", "invoice_of", "is_preimage_of"]
 
@@ -28,7 +38,6 @@ MAX_FINAL_CLTV: Final = 2016
 _X402: Final = "x402-v2"
 _MIN_SECONDS: Final = 30
 _SKEW: Final = 300
-_X402_SKEW: Final = 60  # the scheme's own; its facilitators accept no more
 _HEX_32: Final = re.compile("[0-9a-fA-F]{64}")
 
 _PAYMENT_SECRET: Final = frozenset({14, 15})  # BOLT 9: without it nobody on Lightning can pay
@@ -60,11 +69,13 @@ class LightningSpec:
             flows=(Flow.UPFRONT,),
         )
         self.mechanisms = (self.mechanism,)
+        self._x402 = X402Binding(self.name, self.mechanism)
         self.bindings: Mapping[str, Binding] = {
-            _X402: X402Binding(self.name, self.mechanism),
+            _X402: self._x402,
+            "l402": L402Binding(self.name, self.mechanism),
             "mpp": MppBinding(self.name, self.mechanism),
             "x-receipt": XReceiptBinding(self.name, self.mechanism),
-            "l402": L402Binding(self.name, self.mechanism),
+            "payment-uri": PaymentUriBinding(self.name, self.mechanism),
         }
 
     def key(self, payment_hash: str) -> ConsumptionKey:
@@ -109,7 +120,7 @@ class LightningSpec:
     def check_offer(self, offer: Offer, order: Order, *, now: int) -> None:
         """Check what a payer must know before paying: that the invoice is what the offer says, and payable now.
 
-        In x402 the invoice must also be made for this very request.
+        In x402 the invoice must also be made for this very request; what is wrong has the scheme's word beside it.
 
         Raises:
             OfferRefused: naming what is wrong.
@@ -125,14 +136,31 @@ class LightningSpec:
             raise OfferRefused(
                 f"the invoice is for {network_of(invoice.prefix).name}, and this wallet pays on {self.network.name}"
             )
+        is_x402 = offer.dialect == _X402
+        if is_x402:
+            self._check_x402(offer, order, now=now)
         if differing is not None:
             raise OfferRefused(f"the invoice is for another {differing} than the offer says")
         if invoice.min_final_cltv_expiry > MAX_FINAL_CLTV:
             raise OfferRefused(f"the payee could hold the payment for {invoice.min_final_cltv_expiry} blocks")
-        is_x402 = offer.dialect == _X402
-        _check_times(offer, invoice, now=now, skew=_X402_SKEW if is_x402 else _SKEW)
-        if is_x402:
-            _check_request(offer, invoice, order)
+        _check_times(offer, invoice, now=now, skew=X402_SKEW if is_x402 else _SKEW)
+
+    def _check_x402(self, offer: Offer, order: Order, *, now: int) -> None:
+        """Check an offer by the scheme's own rules, as it is on the wire."""
+        wire = self._x402.encode_offer(offer)
+        extra = {**wire["extra"], **offer.extra}
+        params = extra["requestBindingParams"]
+        if isinstance(params, Mapping) and params.get("headers"):
+            raise OfferRefused("the payment is bound to header fields of the request, which is not supported here")
+        try:
+            if offer.envelope is not None and _resource_url(offer.envelope) != order.url:
+                word = "invalid_exact_lnbtc_request_mismatch"
+                raise SchemeRefusal(word, "its resource.url is not that of this request", step=3)
+            check_challenge({**wire, "extra": extra}, profile=PROFILE, request_hash=request_hash(order), now=now)
+        except SchemeRefusal as error:
+            raise OfferRefused(f"{error.detail} ({error.word})") from error
+        except MalformedInput as error:
+            raise OfferRefused(f"no payment can be bound to this request: {error.detail}") from error
 
     def _differing(self, offer: Offer, invoice: bolt11.Invoice) -> str | None:
         """Return which term of the invoice is another than the offer's, or None."""
@@ -186,10 +214,6 @@ def _check_times(offer: Offer, invoice: bolt11.Invoice, *, now: int, skew: int) 
         raise OfferRefused("the invoice has expired" if left <= 0 else f"the invoice expires in {left} s")
 
 
-def _check_request(offer: Offer, invoice: bolt11.Invoice, order: Order) -> None:
-    if invoice.expiry != offer.timeout_seconds:
-        raise OfferRefused("maxTimeoutSeconds is not the invoice's expiry")
-    if set(offer.extra) != {"invoice"}:
-        raise OfferRefused("the offer binds the payment to the request in a way that is not known here")
-    if invoice.description_hash != request_hash(order):
-        raise OfferRefused("the invoice was made for another request")
+def _resource_url(envelope: Mapping[str, Any]) -> object:
+    resource = envelope.get("resource")
+    return resource.get("url") if isinstance(resource, Mapping) else None

@@ -13,6 +13,7 @@ import pytest
 from rail402.errors import ConfigurationError, MalformedInput, OfferRefused, PaymentRejected
 from rail402.protocol.offer import Flow
 from rail402.protocol.order import Order
+from rail402_lightning.request_binding import request_hash
 from rail402_lightning.wire import LightningSpec, is_preimage_of
 from tests.unit.rail402_lightning.invoices import (
     AMOUNT,
@@ -205,7 +206,7 @@ def test_a_good_offer_is_not_refused(dialect: str) -> None:
         (offer(amount=1000), "another amount"),
         (offer(invoice(amount_msat=AMOUNT + 1)), "another amount"),
         (offer(invoice(key=OTHER_KEY)), "another payee"),
-        (offer(payee="02" + "11" * 32), "another payee"),
+        (offer(payee="02" + "11" * 32), "another payee|payTo"),
         (offer(invoice(prefix="bc")), "for mainnet, and this wallet pays on regtest"),
         (offer(invoice(min_final_cltv_expiry=2017)), "2017 blocks"),
     ],
@@ -269,8 +270,11 @@ def test_x402_pays_only_for_the_request_that_the_invoice_was_made_for(order: Ord
 def test_x402_wants_the_hash_of_the_request_and_no_plain_description() -> None:
     plain = invoice(description="an article", description_hash=None)
 
-    with pytest.raises(OfferRefused, match="made for another request"):
+    with pytest.raises(OfferRefused, match="invalid_exact_lnbtc_request_binding"):
         SPEC.check_offer(offer(plain, dialect="x402-v2"), ORDER, now=NOW)
+    said = {"invoice": plain, "requestHash": request_hash(ORDER).hex()}
+    with pytest.raises(OfferRefused, match="invalid_exact_lnbtc_invoice_description"):
+        SPEC.check_offer(offer(extra=said, dialect="x402-v2"), ORDER, now=NOW)
 
     SPEC.check_offer(offer(plain, dialect="mpp"), ORDER, now=NOW)
 
@@ -283,8 +287,25 @@ def test_x402_wants_the_expiry_that_it_says() -> None:
 def test_x402_refuses_a_binding_that_it_cannot_check() -> None:
     bound = {"invoice": invoice(), "requestBindingParams": {"headers": ["cookie"]}}
 
-    with pytest.raises(OfferRefused, match="not known here"):
+    with pytest.raises(OfferRefused, match="header fields of the request"):
         SPEC.check_offer(offer(extra=bound, dialect="x402-v2"), ORDER, now=NOW)
+    unknown = {"invoice": invoice(), "requestBindingProfile": "http:2"}
+    with pytest.raises(OfferRefused, match="invalid_exact_lnbtc_request_binding"):
+        SPEC.check_offer(offer(extra=unknown, dialect="x402-v2"), ORDER, now=NOW)
+
+
+@pytest.mark.parametrize("resource", [None, {}, "x", {"url": None}, {"url": ORDER.url + "&more"}, {"url": [ORDER.url]}])
+def test_x402_wants_the_challenge_to_name_the_request_s_url(resource: object) -> None:
+    SPEC.check_offer(offer(dialect="x402-v2", envelope={"resource": {"url": ORDER.url}}), ORDER, now=NOW)
+
+    with pytest.raises(OfferRefused, match=r"resource\.url is not that"):
+        SPEC.check_offer(offer(dialect="x402-v2", envelope={"resource": resource}), ORDER, now=NOW)
+
+
+@pytest.mark.parametrize("url", ["https://shop.example/%zz", "https://shop.example/é", "https://me@shop.example/"])
+def test_x402_pays_for_no_request_that_cannot_be_bound(url: str) -> None:
+    with pytest.raises(OfferRefused, match="no payment can be bound"):
+        SPEC.check_offer(offer(dialect="x402-v2"), ORDER.model_copy(update={"url": url}), now=NOW)
 
 
 def test_the_payee_is_compared_because_an_altered_invoice_verifies_for_another() -> None:
