@@ -11,6 +11,7 @@ from rail402.config import Secret
 from rail402.plugins import RailPlugin
 from rail402.protocol.base import Record
 from rail402.protocol.rail import Wallet
+from rail402_stripe import explain
 from rail402_stripe.api import API_VERSION, SptParameter, StripeApi
 from rail402_stripe.checkout_wallet import CheckoutWallet
 from rail402_stripe.customer_secret import CustomerSecretWallet
@@ -175,4 +176,13 @@ def _opened(secret: Secret | None) -> str:
     return "" if secret is None else secret.get_secret_value()
 
 
-PLUGIN: Final = RailPlugin(rail_config=RailConfig, wallet_config=WalletConfig, rail=make_rail, wallet=make_wallet)
+PLUGIN: Final = RailPlugin(
+    rail_config=RailConfig,
+    wallet_config=WalletConfig,
+    rail=make_rail,
+    wallet=make_wallet,
+    specs=explain.specs,
+    network_name=explain.network_name,
+    describe=explain.describe,
+    explain=explain.explain,
+)

@@ -34,8 +34,10 @@ __all__ = [
     "offer_key",
     "payload_of",
     "preparation_of",
+    "proof_in",
     "proof_kinds_of",
     "proof_of",
+    "receipt_of",
     "spt_of",
     "token_key",
 ]
@@ -67,6 +69,14 @@ _FORMS: Final[dict[ProofKind, tuple[Callable[[str], object], str]]] = {
         re.compile(r"[\x21-\x7e]{16,512}", re.ASCII).fullmatch,
         "must be a secret of 16 to 512 printable ASCII characters",
     ),
+}
+
+_CUSTOMER: Final = "customer:"
+_STARTS: Final = {
+    "spt_": ProofKind.SPT,
+    "pi_": ProofKind.PAYMENT_INTENT,
+    "cs_": ProofKind.CHECKOUT_SESSION,
+    _CUSTOMER: ProofKind.CUSTOMER,
 }
 
 _is_account = re.compile(r"acct_[A-Za-z0-9_]{1,64}", re.ASCII).fullmatch
@@ -165,6 +175,19 @@ def proof_of(payload: Json) -> Proof:
     return Proof(kind, value)
 
 
+def receipt_of(proof: Proof) -> str:
+    """Return a proof as one text, as X-Receipt has it: ids and tokens as they are, `customer:` before a secret."""
+    return f"{_CUSTOMER}{proof.value}" if proof.kind is ProofKind.CUSTOMER else proof.value
+
+
+def proof_in(receipt: str) -> Proof | None:
+    """Return the proof that a text is, by how it begins; None for any other text."""
+    for start, kind in _STARTS.items():
+        if receipt.startswith(start):
+            return proof_of({kind.value: receipt.removeprefix(_CUSTOMER)})
+    return None
+
+
 def spt_of(payload: Json) -> str:
     """Return the shared payment token of a payload.
 
@@ -213,4 +236,4 @@ def keys_of(payment: Payment, network: str) -> frozenset[ConsumptionKey]:
 
 
 def _token(payment: Payment) -> str:
-    return "" if payment.offer is None else payment.offer.token or ""
+    return payment.offer_token or ""

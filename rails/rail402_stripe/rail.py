@@ -82,6 +82,7 @@ class StripeRail(PaymentRail, Holds, Refunds):
     """
 
     takes_less = True
+    has_fixed_terms = True
 
     def __init__(
         self,

@@ -42,6 +42,7 @@ from rail402_stripe.proofs import (
     spt_of,
     token_key,
 )
+from rail402_stripe.x_receipt import XReceiptBinding
 
 __all__ = [
     "MECHANISM",
@@ -132,7 +133,7 @@ class StripeSpec:
     """
 
     name = "stripe"
-    # Never needed: the only dialect that it speaks sends the offer's token along.
+    # Ids of PaymentIntents are no secrets: the offer's token must come along.
     bare_replay = False
 
     def __init__(self, network: Network, currencies: Iterable[str] = ("usd",)) -> None:
@@ -142,7 +143,8 @@ class StripeSpec:
         self.mechanisms = tuple(_mechanism(network, currency(code)) for code in currencies)
         if not self.mechanisms or len({each.asset for each in self.mechanisms}) < len(self.mechanisms):
             raise ConfigurationError("currencies: give at least one, and each of them once")
-        self.bindings: Mapping[str, Binding] = {"mpp": MppBinding(self)}
+        mpp = MppBinding(self)
+        self.bindings: Mapping[str, Binding] = {"mpp": mpp, "x-receipt": XReceiptBinding(mpp)}
 
     def offer(
         self,
@@ -189,6 +191,9 @@ class StripeSpec:
         kind = proof_of(payment.payload).kind
         if kind not in proof_kinds_of(offer):
             raise PaymentRejected(f"this offer is not paid with {kind}", code="method_not_offered")
+        if kind is not ProofKind.SPT and payment.offer_token is None:
+            detail = "an id alone proves no payer: send the offer's token along, in X-Payment-Token"
+            raise PaymentRejected(detail, code="replay_not_proven")
         wanted = offer.extra.get("external_id")
         if wanted is not None and payment.payload.get("externalId") != wanted:
             raise PaymentRejected("externalId must be the one of the offer", code="resource_mismatch")
@@ -294,6 +299,14 @@ class MppBinding:
             external_id=_external_id(request, "request.externalId"),
             other_proofs=_other_proofs(details),
         )
+
+    def listing(self, mechanism: Mechanism, amount: int | None) -> Json | None:
+        """Return how discovery documents list a price; None where Stripe does not charge so little or so much."""
+        unit = currency(mechanism.asset)
+        if amount is not None and not (unit.minimum or 1) <= amount <= unit.maximum:
+            return None
+        said = None if amount is None else str(amount)
+        return {"method": _METHOD, "intent": _INTENT, "amount": said, "currency": mechanism.asset}
 
     def encode_proof(self, payload: Json) -> Json:
         """Return the proof alone: a payload may hold what its payer keeps for itself, a client secret say."""
