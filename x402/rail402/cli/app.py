@@ -1,4 +1,4 @@
-"""The commands. Each has `--help` and `--json`; exit codes: 0 done, 1 it did not go as it should, 2 wrong usage."""
+"""The commands. Each has `--help` and `--json`; what their exit codes mean is in `exit_codes.py`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from typing import Annotated
 
 import typer
 
+from rail402.cli.decode import decode
+from rail402.cli.exit_codes import ExitCode
+from rail402.cli.facilitator import facilitator
+from rail402.cli.inspect import inspect
 from rail402.clock import system_random
 from rail402.errors import Rail402Error
 from rail402.protocol.receipt import ReceiptKeys
@@ -23,6 +27,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.command()(inspect)
+app.command()(facilitator)
+app.command(context_settings={"ignore_unknown_options": True})(decode)  # a text may begin with a minus sign
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -35,7 +43,7 @@ def demo(as_json: AsJson = False) -> None:
     """
     from rail402.cli.demo import run_demo  # needs every rail, which the other commands do not
 
-    raise typer.Exit(0 if run_demo(as_json=as_json) else 1)
+    raise typer.Exit(ExitCode.DONE if run_demo(as_json=as_json) else ExitCode.FAILED)
 
 
 @app.command()
@@ -55,7 +63,7 @@ def keygen(
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
             typer.echo(f"{path}: {error.strerror}; nothing is written over, so name another folder", err=True)
-            raise typer.Exit(1) from error
+            raise typer.Exit(ExitCode.FAILED) from error
         with os.fdopen(descriptor, "w") as file:
             file.write(contents[name])
     references = {name: f"file:{path}" for name, path in made.items()}
@@ -73,4 +81,4 @@ def run() -> None:
         app()
     except Rail402Error as error:
         typer.echo(f"rail402: {error}", err=True)
-        raise SystemExit(1) from error
+        raise SystemExit(ExitCode.FAILED) from error

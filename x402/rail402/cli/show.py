@@ -1,0 +1,107 @@
+"""Showing what strangers wrote: as text that cannot command a terminal, or as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["clean", "new_console", "print_json", "relative", "show_facts"]
+
+MAX_VALUE: Final = 600
+"""Characters of one value that are shown."""
+
+_MAX_ROWS: Final = 200
+_WIDTH: Final = 140  # where it is not a terminal that is written to
+_MAX_SECONDS: Final = 10**12
+
+# Escape sequences: CSI; those that run up to an end mark, such as OSC; any other one. Nothing backtracks.
+_ESCAPES = re.compile(
+    "(?:\x1b\\[|\x9b)[0-?]*+[ -/]*+[@-~]?"
+    "|(?:\x1b[\\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*+(?:\x07|\x9c|\x1b\\\\)?"
+    "|\x1b."
+)
+
+
+def clean(text: str, limit: int = MAX_VALUE) -> str:
+    """Return a stranger's text with nothing in it that a terminal acts on or hides, cut to `limit` characters."""
+    head = _ESCAPES.sub("", text[: 4 * limit])
+    head = "".join(char if char.isprintable() else " " if char.isspace() else "" for char in head)
+    if len(head) > limit:
+        return f"{head[: limit - 12]}…{head[-8:]}"
+    return head if len(text) <= 4 * limit else f"{head}…"
+
+
+def relative(seconds: int) -> str:
+    """Return a distance in time for people: `in 4 min 10 s`, `2 h 5 min ago`."""
+    if abs(seconds) >= _MAX_SECONDS:
+        return "never" if seconds > 0 else "never was"
+    rest, parts = abs(seconds), []
+    for name, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, rest = divmod(rest, size)
+        if count:
+            parts.append(f"{count} {name}")
+    text = " ".join(parts[:2])
+    return "now" if not text else f"in {text}" if seconds > 0 else f"{text} ago"
+
+
+def new_console() -> Console:
+    """Return a console that interprets nothing."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDTH)
+    return console
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object. Everything outside printable ASCII is escaped in it."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def show_facts(console: Console, title: str, facts: Mapping[str, Any], *, now: int, style: str = "cyan") -> None:
+    """Print facts under a title, a line each. Values without meaning (None, empty) are left out.
+
+    Args:
+        now: Unix seconds, for the names that end in `_at`.
+        style: the frame's color; not from a stranger.
+    """
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True, overflow="ellipsis", max_width=64)
+    grid.add_column(overflow="fold")
+    for count, (name, value) in enumerate(_rows(facts, now)):
+        if count == _MAX_ROWS:
+            grid.add_row("…", "there is more; --json has all of it")
+            break
+        grid.add_row(Text(clean(name, 80)), Text(clean(value)))
+    console.print(Panel(grid, title=Text(clean(title, 100)), title_align="left", box=box.ROUNDED, border_style=style))
+
+
+def _rows(value: Mapping[str, Any], now: int, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, item in value.items():
+        yield from _row(f"{prefix}{name}", item, now)
+
+
+def _row(name: str, item: Any, now: int) -> Iterator[tuple[str, str]]:
+    label = name.replace("_", " ")
+    if item is None or item in ("", [], {}) or name.endswith("_in_seconds"):  # that one is there with its `_at`
+        return
+    if isinstance(item, Mapping):
+        yield from _rows(item, now, f"{name} · ")
+    elif isinstance(item, Sequence) and not isinstance(item, str):
+        if all(isinstance(each, (str, int)) for each in item):
+            yield label, ", ".join(str(each) for each in item[:64])
+        else:
+            for index, each in enumerate(item):
+                yield from _row(f"{name.removesuffix('s')} {index + 1}", each, now)
+    elif name.endswith("_at") and type(item) is int:
+        yield label, f"{relative(item - now)} ({item})"
+    else:
+        yield label, item if isinstance(item, str) else json.dumps(item)
