@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from rail402.client.budget import Budget
 from rail402.client.payer import Payer
-from rail402.dialects import DEFAULT_DIALECTS, X402V2, Mpp
+from rail402.dialects import DEFAULT_DIALECTS, X402V1, X402V2, Mpp
 from rail402.errors import PaymentOutcomeUnknown
 from rail402.server.gate import Gate
 from rail402.testing.fakes import Ending, FakeClock, FakeLedger, FakeRail, FakeSpec, FakeWallet
@@ -74,10 +74,15 @@ async def site(tmp_path: Path, style: str) -> AsyncIterator[Site]:
     await site.gate.close()
 
 
-# X-Receipt echoes no offer: a gate takes it for what it has issued, which is invoices.
+# X-Receipt sends nothing of the offer back: a gate takes it for what it has issued, which is invoices. So is L402.
 @pytest.mark.parametrize(
     ("style", "dialect"),
-    [("signed", X402V2()), ("signed", Mpp()), *(("invoice", dialect) for dialect in DEFAULT_DIALECTS)],
+    [
+        ("signed", X402V2()),
+        ("signed", Mpp()),
+        ("signed", X402V1()),
+        *(("invoice", dialect) for dialect in DEFAULT_DIALECTS),
+    ],
     ids=lambda value: getattr(value, "name", value),
 )
 async def test_a_purchase_with_a_receipt_in_every_dialect(site: Site, dialect: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 from rail402.client.choice import Candidate, Terms, best_offer, read_terms
 from rail402.client.commands import Request
 from rail402.client.payer import Payer
-from rail402.dialects import X402V2, XReceipt
+from rail402.dialects import X402V2, PaymentUri, XReceipt
 from rail402.errors import (
     AdministrativePaymentRequired,
     BudgetExceeded,
@@ -123,7 +123,7 @@ async def test_a_rate_that_is_too_old_is_no_rate(choose: Any) -> None:
         ({"expires_at": NOW}, "expired"),
         ({"network": "fake:else"}, "not this rail's"),
         ({"asset": "eur"}, "not this rail's"),
-        ({"dialect": "l402"}, "dialect is not spoken"),
+        ({"dialect": "other"}, "dialect is not spoken"),
         ({"amount": 1_000_001}, "1 USD per request"),
     ],
 )
@@ -196,12 +196,22 @@ def test_a_price_for_other_rails_is_not_administrative(services: Any, text: byte
         [("www-authenticate", "LSAT x")],
         [("X-Payment-Required", "x")],
         [("PAYMENT-REQUIRED", "e30=")],
+        [("X-Payment", "{}")],
+        [("X-Price", "0.10")],
+        [("X-Payment-Address", "0x1")],
+        [("Link", '<https://a.test/>; rel="next", <lightning:x>; rel="payment"')],
     ],
 )
 def test_terms_in_the_fields_are_not_administrative_whatever_their_dialect(services: Any, fields: Any) -> None:
     terms = read_terms(services, REQUEST, Fields(fields), b"")
     assert terms.offers == []
     assert isinstance(terms.nothing_bought(), NoUsableOffer)
+
+
+def test_a_link_to_something_else_is_no_term(services: Any) -> None:
+    services.dialects = [*services.dialects, PaymentUri()]
+    with pytest.raises(AdministrativePaymentRequired):
+        read_terms(services, REQUEST, Fields([("Link", '<https://a.test/payment>; rel="help"')]), b"")
 
 
 @pytest.mark.parametrize("value", ['Basic realm="x"', "Bearer", "Paymentx y", ""])

@@ -10,6 +10,7 @@ Nothing that a server says in words has a part in this: amounts, payees and netw
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -38,8 +39,9 @@ from rail402.rates import RateSource, convert
 
 __all__ = ["Candidate", "Terms", "best_offer", "read_terms"]
 
-_BODY_TERMS: Final = (b'"accepts"', b'"payment"', b'"x402Version"', b'"offers"')
-_FIELD_TERMS: Final = frozenset({"payment-required", "x-payment-required"})
+_BODY_TERMS: Final = (b'"accepts"', b'"payment"', b'"x402Version"', b'"offers"', b'"payment_uri"', b'"paymentAddress"')
+_FIELD_TERMS: Final = frozenset({"payment-required", "x-payment-required", "x-payment", "x-price", "x-payment-address"})
+_PAYMENT_LINK: Final = re.compile(r';\s*rel\s*=\s*(?:payment\b|"[^"]{0,200}\bpayment\b)', re.ASCII | re.IGNORECASE)
 _SCHEME_TERMS: Final = frozenset({"payment", "l402", "lsat"})
 _MAX_DETAIL: Final = 1500
 # A wallet may have to ask its node about each offer, and a server must not make it do so for hours.
@@ -132,6 +134,7 @@ async def _candidate(
     if len(offer.model_dump_json()) > _MAX_OFFER_BYTES:
         raise OfferRefused("it is too large to be sent back with a payment")
     wallet.spec.check_offer(offer, order, now=services.now())
+    offer = wallet.for_order(offer, order)
     cost = await wallet.can_pay(offer)
     if cost is None:
         raise OfferRefused(f"the wallet {name} cannot pay it (another network or asset, or no balance)")
@@ -175,9 +178,11 @@ async def _try_convert(amount: Money, currency: str, rates: RateSource | None) -
 def _has_terms(services: Services, fields: Fields, body: bytes) -> bool:
     """Whether this looks like a price for other rails than ours; it decides nothing but the error's class."""
     names = {name.lower() for dialect in services.dialects for name in dialect.response_fields} | _FIELD_TERMS
+    names.discard("link")  # which has many other uses
     schemes = {challenge.partition(" ")[0].lower() for challenge in fields.all("www-authenticate")}
     return (
         any(fields.all(name) for name in names)
         or not schemes.isdisjoint(_SCHEME_TERMS)
         or any(mark in body for mark in _BODY_TERMS)
+        or any(_PAYMENT_LINK.search(line) for line in fields.all("link"))
     )

@@ -77,8 +77,8 @@ class PurchaseFlow:
         reply = yield from send(Send())
         if reply.status != 402:
             return reply, None
-        body = yield from read(reply, MAX_BODY)
-        terms = read_terms(self._services, self._request, reply.fields, body)
+        # The body may hold the secret by which a payment is recognised: it is kept in no variable.
+        terms = read_terms(self._services, self._request, reply.fields, (yield from read(reply, MAX_BODY)))
         if self._request.body is None:
             raise StreamingBodyRefused(
                 "the request's body is a stream and cannot be sent again with a payment; give it as bytes, or call "
