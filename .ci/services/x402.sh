@@ -1,6 +1,8 @@
-# x402's own library in an environment of its own, with the program that makes a facilitator of it.
+# x402's own library in an environment of its own, with what its clients and servers run on and the program that makes a
+# facilitator of it.
 
-x402_requirements=('x402[fastapi,httpx,evm]==2.25.0' uvicorn)
+# Its extensions import jsonschema; the extra that brings it wants an older eth-account too, for what is not used here.
+x402_requirements=('x402[evm,fastapi,flask,httpx,requests]==2.25.0' jsonschema uvicorn)
 
 x402_version() {
     local python
