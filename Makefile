@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST_ARGS ?=
 
-.PHONY: demo test check format bench coverage clean
+.PHONY: demo test check format bench fuzz coverage clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/rail402 demo
@@ -26,6 +26,10 @@ format: $(VENV)/.developing
 
 bench: $(VENV)/.developing
 	$(BIN)/python -m tests.bench
+
+SECONDS ?= 60
+fuzz: $(VENV)/.developing # hostile bytes for every parser, SECONDS each
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(FUZZ_ARGS)
 
 coverage: $(VENV)/.developing
 	$(BIN)/coverage erase

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rail402.stores.sqlite import SqliteStore
-from tests.bench import bench_eip3009, bench_gate, bench_store
+from tests.bench import bench_challenge, bench_eip3009, bench_gate, bench_store
 
 
 async def _store() -> dict[str, float]:
@@ -28,7 +28,13 @@ async def _store() -> dict[str, float]:
 
 def main() -> None:
     table = Table("benchmark", "figure")
-    for part in (asyncio.run(bench_gate.measure()), bench_eip3009.measure(), asyncio.run(_store())):
+    parts = (
+        asyncio.run(bench_gate.measure()),
+        asyncio.run(bench_challenge.measure()),
+        bench_eip3009.measure(),
+        asyncio.run(_store()),
+    )
+    for part in parts:
         for name, figure in part.items():
             table.add_row(name, f"{figure:,}")
         table.add_section()
