@@ -35,18 +35,26 @@ from typing import Any
 
 import httpx
 import pytest
+import typer
 
 import rail402
 from rail402 import errors, plugins
+from rail402.cli.exit_codes import ExitCode
 from rail402.client.budget import Budget
 from rail402.client.payer import Payer
-from rail402.dialects import DEFAULT_DIALECTS
+from rail402.dialects import DEFAULT_DIALECTS, OPTIONAL_DIALECTS
+from rail402.facilitator import toml as facilitator_toml
+from rail402.facilitator.policy import FacilitatorSettings
+from rail402.facilitator.service import DEFAULT_STORE
+from rail402.protocol.dialect import Dialect
 from rail402.protocol.rail import RailSpec
 from rail402.server import toml as server_toml
+from rail402.server.answers import MAX_CHALLENGE_BYTES
 from rail402.server.gate import Gate
 from rail402.server.settings import GateSettings, Receipts
 from rail402.server.toml import gate_from_toml
-from rail402_base import BASE_USDC, BaseSpec, Facilitator, FacilitatorBackend, RelaySettings
+from rail402_base import BASE_USDC, BaseSpec, Facilitator, FacilitatorBackend, RelaySettings, SendSettings, Transfers
+from rail402_base.config import TransfersConfig
 from rail402_lightning import LightningSpec
 from rail402_stripe import StripeSpec
 from tests.acceptance.refusals import TLS_CERT
@@ -59,13 +67,14 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted(DOCS.glob("*.md"))]
 REFERENCES = {
     "BASE_RPC_URL": "https://base.example.com/a-key-of-mine",
+    "FACILITATOR_TOKEN": "a-token-of-mine-and-theirs",
     "LNBITS_INVOICE_KEY": "0123456789abcdef" * 2,
     "STRIPE_SECRET_KEY": "sk_test_documentation",
     "STRIPE_WEBHOOK_SECRET": "whsec_documentation",
 }
 """What the pages' configuration refers to by `env:`."""
 
-SPECS: list[RailSpec] = [BaseSpec(BASE_USDC), LightningSpec(), StripeSpec("stripe:test")]
+SPECS: list[RailSpec] = [BaseSpec(BASE_USDC, transfers=True), LightningSpec(), StripeSpec("stripe:test")]
 
 by_name = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -113,7 +122,8 @@ if {"gate", "app"} <= names.keys():
 
 def environment(**more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name != "RAIL402_SANDBOX"}
-    return kept | {"PYTHONPATH": ".", "PYTHONDONTWRITEBYTECODE": "1"} | REFERENCES | more
+    path = os.pathsep.join([".", *filter(None, [os.environ.get("PYTHONPATH")])])
+    return kept | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"} | REFERENCES | more
 
 
 def make_keys(home: Path) -> None:
@@ -241,6 +251,8 @@ def test_configuration_files_load(page: Path, tmp_path: Path, monkeypatch: pytes
         path.write_text(block.text)
         if "server" in tomllib.loads(block.text):
             assert isinstance(gate_from_toml(path), Gate)
+        elif "facilitator" in tomllib.loads(block.text):
+            assert facilitator_toml.facilitator_from_toml(path).token == REFERENCES["FACILITATOR_TOKEN"]
         else:
             (group,) = tomllib.loads(block.text)["project"]["entry-points"]
             assert group == plugins.GROUP
@@ -269,8 +281,11 @@ def defaults(of: type) -> dict[str, Any]:
 
 def test_every_setting_is_described_with_its_default() -> None:
     table = rows(DOCS / "server.md", "And the settings, as keywords too:")
-    said = {names(row[0])[0]: int(row[1]) for row in table}
-    wanted = defaults(GateSettings)
+    said = {names(row[0])[0]: row[1] for row in table}
+    wanted = {
+        name: default if default is dataclasses.MISSING else str(default)
+        for name, default in defaults(GateSettings).items()
+    }
     assert wanted.pop("public_url") is dataclasses.MISSING
     assert len(said) == len(table)
     assert said == wanted
@@ -331,6 +346,29 @@ def test_the_finer_settings_of_base_have_their_defaults() -> None:
     assert RelaySettings().settle_seconds < defaults(GateSettings)["settle_seconds"]
 
 
+def test_every_key_for_transfers_is_described_with_its_default() -> None:
+    said = {names(key)[0]: default for key, default, _ in rows(DOCS / "rails.md", "\n### Plain transfers\n")}
+    assert said.keys() == TransfersConfig.model_fields.keys()
+    of_file = {name: field.default for name, field in TransfersConfig.model_fields.items()}
+    assert said == {name: json.dumps(default) for name, default in of_file.items()}
+    assert of_file == defaults(Transfers)
+    assert f"{SendSettings().max_gas // 10**9} gwei for one payment" in (DOCS / "rails.md").read_text().replace(
+        "\n  ", " "
+    )
+
+
+def test_every_key_of_the_facilitator_s_file_is_described_with_its_default() -> None:
+    said = {names(key)[0]: default for key, default, _ in rows(DOCS / "facilitator.md", "\n`[facilitator]`:\n")}
+    assert said.keys() == facilitator_toml._Facilitator.model_fields.keys()
+    wanted = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in defaults(FacilitatorSettings).items()
+    }
+    assert wanted.keys() | {"store", "token"} == said.keys()
+    for name, value in {**wanted, "store": DEFAULT_STORE, "token": None}.items():
+        assert said[name] == ("none" if value is None else f"`{json.dumps(value)}`"), name
+
+
 def test_every_wallet_s_table_has_the_keys_that_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pay.macaroon").write_bytes(RECEIVING)
     monkeypatch.setenv("SECRET", "0123456789abcdef" * 4)
@@ -339,16 +377,19 @@ def test_every_wallet_s_table_has_the_keys_that_are_said(tmp_path: Path, monkeyp
     lists = {"urls": ["https://x.example.com"], "currencies": ["usd"], "checkout_origins": ["https://x.example.com"]}
     other = {"network": None, "is_testnet": False, "token": token, "max_fee_sat": 1, "max_fee_ppm": 1, "mode": "test"}
     other |= {"hold_seconds": 1, "max_timeout": 1, "macaroon": f"file:{tmp_path}/pay.macaroon"}
+    other |= {"pays_by": "authorization", "max_gas_gwei": "1", "confirmations": 1}
     said: dict[str, set[str]] = {}
     for rail, backend, needs, may_have in rows(DOCS / "rails.md", "## Tables for wallets"):
         model = plugins.load_plugin(names(rail)[0]).wallet_config
         given = {key: (secret | lists | other).get(key, "text") for key in names(needs)}
         more = {key: (secret | lists | other).get(key, "text") for key in names(may_have)}
-        model.model_validate({"backend": names(backend)[0], **given, **more})
+        chosen, *way = names(backend)
+        fixed = {"backend": chosen, **dict(zip(way[::2], way[1::2], strict=True))}
+        model.model_validate({**fixed, **given, **more})
         for missing in given:
             rest = {key: value for key, value in given.items() if key != missing}
             with pytest.raises(ValueError, match=f"needs .*{missing}"):
-                model.model_validate({"backend": names(backend)[0], **rest})
+                model.model_validate({**fixed, **rest})
         said.setdefault(names(rail)[0], {"backend"}).update(given, more)
     assert said == {spec.name: set(plugins.load_plugin(spec.name).wallet_config.model_fields) for spec in SPECS}
 
@@ -374,18 +415,20 @@ def test_the_budget_s_defaults_are_said() -> None:
 
 
 def test_the_readme_says_what_each_rail_speaks() -> None:
-    """A column is a dialect; one that is spoken only where it is given has a star."""
+    """A column is a dialect that is spoken by default."""
     after = "Rails and wire formats, as the code has them:"
     head = README.read_text().partition(after)[2].partition("\n|")[2].splitlines()[0]
-    columns = {name.strip(" *").lower().replace(" ", "-"): "*" in name for name in head.strip("| ").split("|")[1:-1]}
-    usual = {dialect.name for dialect in DEFAULT_DIALECTS}
-    assert {name for name, is_starred in columns.items() if not is_starred} == usual
+    columns = [_dialect(name) for name in head.strip("| ").split("|")[1:-1]]
+    assert columns == [dialect.name for dialect in DEFAULT_DIALECTS]
     table = {names(row[0])[0]: row[1:] for row in rows(README, after)}
     assert table.keys() == {spec.name for spec in SPECS}
     for spec in SPECS:
         spoken = [name for name, cell in zip(columns, table[spec.name], strict=False) if cell != "–"]
         assert sorted(spoken) == sorted(name for name in spec.bindings if name in columns)
-        assert usual & spec.bindings.keys() <= set(spoken)
+
+
+def _dialect(title: str) -> str:
+    return title.strip().lower().replace(" ", "-").removesuffix("s")
 
 
 def test_the_rails_page_says_how_each_moves_money() -> None:
@@ -395,17 +438,36 @@ def test_the_rails_page_says_how_each_moves_money() -> None:
     assert [names(cell)[0] for cell in head[1:]] == [spec.name for spec in SPECS]
     said = {row[0].strip(): row[1:] for row in table}
     for number, spec in enumerate(SPECS):
-        (mechanism,) = spec.mechanisms
-        assert names(said["mechanism"][number]) == [mechanism.name]
-        assert said["flows"][number].strip() == ", ".join(mechanism.flows)
+        assert names(said["mechanism"][number]) == [mechanism.name for mechanism in spec.mechanisms]
+        flows = dict.fromkeys(flow for mechanism in spec.mechanisms for flow in mechanism.flows)
+        assert said["flows"][number].strip() == ", ".join(flows)
+        for row, dialects in (("dialects", DEFAULT_DIALECTS), ("by opt-in", OPTIONAL_DIALECTS)):
+            titles = re.split(r"; for transfers |, ", said[row][number].strip())
+            spoken = [_dialect(title) for title in titles if not title.startswith("a ")]
+            assert sorted(spoken) == sorted(each.name for each in dialects if each.name in spec.bindings), spec.name
         assert names(said["package, extra"][number])[1] == spec.name
 
 
-def test_the_dialects_page_says_which_headers_each_has() -> None:
+@pytest.mark.parametrize(
+    ("after", "dialects"),
+    [("(`DEFAULT_DIALECTS`):", DEFAULT_DIALECTS), ("(`OPTIONAL_DIALECTS`):", OPTIONAL_DIALECTS)],
+    ids=["default", "optional"],
+)
+def test_the_dialects_page_says_what_each_is_called_and_has(after: str, dialects: Sequence[Dialect]) -> None:
     text = (DOCS / "dialects.md").read_text()
-    for dialect in DEFAULT_DIALECTS:
+    table = {row[0].strip(): row[1:] for row in rows(DOCS / "dialects.md", after)}
+    assert [names(cell) for cell in table["name"]] == [[dialect.name] for dialect in dialects]
+    assert [names(cell) for cell in table["class"]] == [[type(dialect).__name__] for dialect in dialects]
+    for dialect, rails in zip(dialects, table["rails"], strict=True):
+        spoken = set(re.findall(r"base|lightning|stripe", rails))
+        assert spoken == {spec.name for spec in SPECS if dialect.name in spec.bindings}, dialect.name
         for field in (*dialect.request_fields, *dialect.response_fields):
             assert f"`{field}".lower() in text.lower()
+
+
+def test_how_long_a_challenge_may_be_is_said() -> None:
+    assert f"({MAX_CHALLENGE_BYTES} bytes)" in (DOCS / "dialects.md").read_text()
+    assert f"| all fields of a challenge | {MAX_CHALLENGE_BYTES} bytes |" in (DOCS / "server.md").read_text()
 
 
 # --- what the pages name
@@ -510,6 +572,30 @@ def test_every_command_on_a_page_is_there(page: Path) -> None:
                 assert (ROOT / line.split()[-1]).exists(), line
             case other:
                 assert other in ("curl", "lncli", "pip"), line
+
+
+def test_every_command_has_its_line_and_every_exit_code_its_meaning() -> None:
+    page = DOCS / "cli.md"
+    said = [name.removeprefix("rail402 ") for name in keys(rows(page, "# Command line"))]
+    assert sorted(said) == sorted(commands())
+    assert [int(row[0]) for row in rows(page, "| gas |")] == list(ExitCode)
+
+
+@pytest.mark.parametrize(
+    ("page", "after", "command"),
+    [
+        ("cli.md", "\n## inspect\n", "inspect"),
+        ("cli.md", "\n## decode\n", "decode"),
+        ("facilitator.md", "`[[rails]]` has the keys of", "facilitator"),
+    ],
+)
+def test_every_option_of_a_command_is_described(page: str, after: str, command: str) -> None:
+    from rail402.cli.app import app
+
+    of_all: Any = typer.main.get_command(app)
+    options = [each for each in of_all.commands[command].params if each.opts[0].startswith("-")]
+    said = set(keys(rows(DOCS / page, after))) | {"--json"}
+    assert said == {name for option in options for name in option.opts}
 
 
 def test_the_demo_s_last_line_is_as_the_readme_says() -> None:
