@@ -261,7 +261,7 @@ class BaseRail(PaymentRail):
             if error.code == "proof_already_used":
                 transfer = await preempted(self.chain, self.token, offer, authorization, now=now)
                 if transfer is not None:
-                    return replace(verified, keys=verified.keys | {self._key(transfer)})
+                    return replace(verified, keys=verified.keys | {self._key(transfer)}, came_before=True)
             raise
         return verified
 

@@ -19,7 +19,7 @@ from rail402.errors import (
     StaleCharge,
 )
 from rail402.facilitator.policy import FacilitatorSettings, Limits, Policy
-from rail402.facilitator.settling import Settling, check_ours, is_owed, look_up, sent_transaction
+from rail402.facilitator.settling import Settling, check_ours, is_owed, look_up, sent_transaction, verify_unused
 from rail402.facilitator.wire import (
     Kind,
     Presented,
@@ -253,7 +253,7 @@ class Facilitator:
                 raise PaymentRejected(f"it was settled by {charge.transaction}", code="proof_already_used")
             if charge.payment is not PaymentState.RELEASED:
                 raise OutcomeUnknown("it is being settled", retry_after=2)
-        await rail.verify(presented.offer, presented.payment, verified, now=services.clock())
+        await verify_unused(rail, presented, verified, now=services.clock())
 
     async def settle(
         self, question: Question, *, secret: str | None = None, is_here: Callable[[], Awaitable[bool]] | None = None

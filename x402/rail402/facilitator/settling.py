@@ -30,7 +30,7 @@ from rail402.server.operations import Finished, settle, verdict
 from rail402.server.reconciler import Reconciler
 from rail402.server.services import Services
 
-__all__ = ["Outcome", "Settling", "check_ours", "is_owed", "look_up", "sent_transaction"]
+__all__ = ["Outcome", "Settling", "check_ours", "is_owed", "look_up", "sent_transaction", "verify_unused"]
 
 ROUTE: Final = "rail402 facilitator"
 """The route in our charges' orders, by which they are told from those of a gate."""
@@ -91,14 +91,8 @@ class Settling:
             PaymentRejected: it is not good; nothing was written.
             RailUnavailable, StoreError: nothing happened, or the store cannot say.
         """
-        store, (offer, payment) = self._services.store, (self._presented.offer, self._presented.payment)
-        charge = await store.find(verified.keys)
-        if charge is None:
-            verified = await self._rail.verify(offer, payment, verified, now=self._services.clock())
-            claim = await store.claim(self._new(verified))
-            charge = claim.charge
-            if claim.won:
-                charge = await self._take(charge)
+        store = self._services.store
+        charge = await store.find(verified.keys) or await self._claim(verified)
         check_ours(charge)
         while True:
             found = await self._step(charge)
@@ -147,11 +141,23 @@ class Settling:
         except OutcomeUnknown:  # our lease lapsed over it
             return self._there(await self._services.store.get(charge.id))
 
+    async def _claim(self, verified: Verified) -> Charge:
+        """Return the charge of a payment that is new here, taken; or that of a call which was faster."""
+        store = self._services.store
+        try:
+            verified = await verify_unused(self._rail, self._presented, verified, now=self._services.clock())
+        except PaymentRejected:
+            faster = await store.find(verified.keys)
+            if faster is None:
+                raise
+            return faster
+        claim = await store.claim(self._new(verified))
+        return await self._take(claim.charge) if claim.won else claim.charge
+
     async def _retake(self, charge: Charge) -> Charge:
         """Try a payment again that was not taken, verified anew."""
-        offer, payment = self._presented.offer, self._presented.payment
-        verified = self._rail.spec.authenticate(charge.offer, payment)
-        verified = await self._rail.verify(offer, payment, verified, now=self._services.clock())
+        verified = self._rail.spec.authenticate(charge.offer, self._presented.payment)
+        verified = await verify_unused(self._rail, self._presented, verified, now=self._services.clock())
         lease = self._services.lease()
         claimed = charge.on(
             PaymentEvent.RECLAIM, lease_until=lease, rail_state=verified.state, payer=verified.payer, code=None
@@ -240,3 +246,17 @@ def sent_transaction(charge: Charge) -> str | None:
     """Return the transaction that settles it, or that was sent to; None where none is known."""
     sent = charge.rail_state.get("transaction")
     return charge.transaction or (sent if isinstance(sent, str) else None)
+
+
+async def verify_unused(rail: PaymentRail, presented: Presented, verified: Verified, *, now: int) -> Verified:
+    """Have the rail check a payment that this facilitator has not seen.
+
+    One that has moved its money already is refused: another server may have served for it, and only that one knows.
+
+    Raises:
+        PaymentRejected, RailUnavailable: see `PaymentRail.verify`.
+    """
+    verified = await rail.verify(presented.offer, presented.payment, verified, now=now)
+    if verified.came_before:
+        raise PaymentRejected("somebody else has handed it in", code="proof_already_used")
+    return verified

@@ -31,12 +31,16 @@ class Verified:
 
     `is_payer` says that whoever presents it has proven to be `payer`, by something that others cannot copy from where
     payments are public. It replays what was stored, also for a payment that came without a token.
+
+    `came_before` says that the money is there already, because somebody else handed the payment in. Who keeps a record
+    of all payments to a payee knows that none of them was this one; a facilitator does not.
     """
 
     keys: frozenset[ConsumptionKey]
     payer: str | None = None
     state: Mapping[str, Any] = field(default_factory=dict)
     is_payer: bool = False
+    came_before: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
