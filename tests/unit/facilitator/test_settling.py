@@ -295,7 +295,7 @@ class TestCrashes:
         await desk.facilitator.start()
         call = asyncio.create_task(desk.facilitator.settle(read_question(_bytes(body), max_bytes=9999)))
         await dies.wait()
-        for task in desk.facilitator._services.tasks:  # type: ignore[union-attr]
+        for task in desk.facilitator._life.services.tasks:  # type: ignore[union-attr]
             task.cancel()
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,7 +14,6 @@ from rail402.errors import (
     OutcomeUnknown,
     PaymentRejected,
     Rail402Error,
-    RailUnavailable,
     StaleCharge,
 )
 from rail402.facilitator.policy import FacilitatorSettings, Limits, Policy
@@ -37,6 +35,7 @@ from rail402.protocol.charge import Charge, DeliveryEvent, PaymentState
 from rail402.protocol.offer import Flow
 from rail402.protocol.rail import PaymentRail, Registry, Verified
 from rail402.protocol.receipt import ReceiptKeys
+from rail402.server.lifespan import Lifespan
 from rail402.server.operations import verdict
 from rail402.server.reconciler import Reconciler
 from rail402.server.services import Services
@@ -115,10 +114,7 @@ class Facilitator:
         self._limits = Limits(self.settings.max_per_payer)
         self._store = open_store(store) if isinstance(store, str) else store
         self._clock, self._random = clock, random_bytes
-        self._services: Services | None = None
-        self._opened = contextlib.AsyncExitStack()
-        self._starting = asyncio.Lock()
-        self._reconciling: asyncio.Task[None] | None = None
+        self._life = Lifespan(self._store, self._rails.values(), logger)
         self._health: tuple[int, str | None] = (0, None)
 
     # --- start and stop
@@ -129,25 +125,9 @@ class Facilitator:
         Raises:
             ConfigurationError, StoreError: see the rails and the store.
         """
-        async with self._starting:
-            if self._services is not None:
-                return
-            async with contextlib.AsyncExitStack() as opened:
-                await self._store.start()
-                opened.push_async_callback(self._store.close)
-                for rail in self._rails.values():
-                    opened.push_async_callback(rail.close)
-                    try:
-                        await rail.start()
-                    except RailUnavailable as error:  # it starts with the first payment
-                        logger.warning("rail %s cannot be reached yet: %s", rail.spec.name, error)
-                self._opened = opened.pop_all()
-            self._services = services = self._assemble()
-            if self.settings.reconcile_seconds:
-                work = Reconciler(services).run_forever(self.settings.reconcile_seconds)
-                self._reconciling = services.start(work)
+        await self._started()
 
-    def _assemble(self) -> Services:
+    async def _assemble(self) -> Services:
         settings = self.settings
         return Services(
             settings=GateSettings(
@@ -172,13 +152,7 @@ class Facilitator:
 
     async def close(self) -> None:
         """Finish what is under way, then close the rails and the store."""
-        services, self._services = self._services, None
-        if services is None:
-            return
-        if self._reconciling is not None:
-            self._reconciling.cancel()
-        await services.drain()
-        await self._opened.aclose()
+        await self._life.close()
 
     async def __aenter__(self) -> Facilitator:
         await self.start()
@@ -195,9 +169,7 @@ class Facilitator:
         return closed
 
     async def _started(self) -> Services:
-        await self.start()
-        assert self._services is not None
-        return self._services
+        return await self._life.start(self._assemble)
 
     # --- what is asked
 

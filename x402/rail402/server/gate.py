@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -24,6 +22,7 @@ from rail402.protocol.receipt import ReceiptKeys
 from rail402.rates import RateSource, convert
 from rail402.server.delivery import Delivery
 from rail402.server.endpoints import Discovery
+from rail402.server.lifespan import Lifespan
 from rail402.server.middleware import GateMiddleware
 from rail402.server.openapi import Documents, publish
 from rail402.server.operations import give_back
@@ -102,12 +101,9 @@ class Gate:
         self._marked: list[tuple[Any, Rule]] = []
         self._wrapped: dict[int, Any] = {}
         self._app: Any = None
-        self._services: Services | None = None
+        self._life = Lifespan(self._store, self._rails.values(), logger)
         self._discovery: Discovery | None = None
         self.documents: Documents | None = None
-        self._opened = contextlib.AsyncExitStack()
-        self._starting = asyncio.Lock()
-        self._reconciling: asyncio.Task[None] | None = None
 
     # --- what costs something
 
@@ -283,40 +279,21 @@ class Gate:
         Raises:
             GateNotInstalled: the gate has not started.
         """
-        if self._services is None:
+        if self._life.services is None:
             raise GateNotInstalled("the gate has not started; call gate.install(app), or `async with gate:`")
-        return self._services
+        return self._life.services
 
     @property
     def started(self) -> bool:
         """Whether the gate is open for requests."""
-        return self._services is not None
+        return self._life.services is not None
 
     async def start(self) -> None:
         """Open the store and the rails, find the paid routes, and start the reconciler. Further calls do nothing."""
-        async with self._starting:
-            if self._services is not None:
-                return
-            async with contextlib.AsyncExitStack() as opened:  # what was opened is closed where the rest fails
-                await self._store.start()
-                opened.push_async_callback(self._store.close)
-                services = await self._assemble()
-                self._discovery = Discovery(services)
-                for rail in self._rails.values():
-                    opened.push_async_callback(rail.close)
-                    await _start(rail)
-                if self._app is not None:
-                    paid = self._wrap_routes()
-                    self.documents = await publish(self._app, paid, services) if self._settings.documents else None
-                await self._check_prices(services)
-                self._opened = opened.pop_all()
-            self._services = services
-            if self._settings.reconcile_seconds:
-                every = self._settings.reconcile_seconds
-                self._reconciling = services.start(Reconciler(services).run_forever(every))
+        await self._life.start(self._assemble, self._prepare)
 
     async def _assemble(self) -> Services:
-        return Services(
+        services = Services(
             settings=self._settings,
             rails=self._rails,
             registry=self._registry,
@@ -328,16 +305,18 @@ class Gate:
             clock=self._clock,
             random_bytes=self._random,
         )
+        self._discovery = Discovery(services)
+        return services
+
+    async def _prepare(self, services: Services) -> None:
+        if self._app is not None:
+            paid = self._wrap_routes()
+            self.documents = await publish(self._app, paid, services) if self._settings.documents else None
+        await self._check_prices(services)
 
     async def close(self) -> None:
         """Finish what is under way, then close the rails and the store."""
-        services, self._services = self._services, None
-        if services is None:
-            return
-        if self._reconciling is not None:
-            self._reconciling.cancel()
-        await services.drain()
-        await self._opened.aclose()
+        await self._life.close()
 
     async def __aenter__(self) -> Gate:
         await self.start()
@@ -377,14 +356,6 @@ class Gate:
 def _currencies(services: Services, rule: Rule) -> list[str]:
     mechanisms = [mechanism for rail in services.rails_of(rule) for mechanism in rail.spec.mechanisms]
     return sorted({mechanism.currency for mechanism in mechanisms})
-
-
-async def _start(rail: PaymentRail) -> None:
-    """Start a rail; one that cannot be reached now makes no offers until it can, and stops nobody else."""
-    try:
-        await rail.start()
-    except RailUnavailable as error:
-        logger.warning("rail %s cannot be reached yet: %s", rail.spec.name, error)
 
 
 def _offer_keys(secret: str | bytes | Mapping[str, str | bytes]) -> OfferKeys:
