@@ -10,7 +10,6 @@ transports of httpx are used without its client, which logs every address.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,6 +20,7 @@ import httpx
 
 from rail402.errors import ConfigurationError, MalformedInput, OutcomeUnknown, RailUnavailable
 from rail402.protocol.base import Json, parse_json
+from rail402.upstream import NEVER_SENT, is_private_host, read_at_most
 from rail402_base.eip3009 import same_address
 from rail402_base.facilitator_breaker import CircuitBreaker
 from rail402_base.facilitator_wire import (
@@ -41,16 +41,9 @@ MAX_ANSWER: Final = 1 << 20
 """Bytes of an answer above which it is not read on."""
 
 _CONNECT_SECONDS: Final = 5
-_NEVER_SENT: Final = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.LocalProtocolError,
-    httpx.UnsupportedProtocol,
-)
+_NEVER_SENT: Final = (*NEVER_SENT, httpx.LocalProtocolError)
 # Turned away before anybody looked at the payment: who we are, where it went, how often.
 _TURNED_AWAY: Final = frozenset({401, 403, 404, 405, 429})
-_LOCAL_NAMES: Final = (".localhost", ".local", ".internal", ".lan", ".onion")
 
 _NOT_THE_PAYERS: Final = frozenset(
     {
@@ -292,12 +285,10 @@ class FacilitatorApi:
 async def _read(response: httpx.Response, what: str) -> bytes:
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise OutcomeUnknown(f"{what} compressed its answer, which was not wanted")
-    content = bytearray()
-    async for chunk in response.aiter_bytes():
-        content += chunk
-        if len(content) > MAX_ANSWER:
-            raise OutcomeUnknown(f"{what} sent more than {MAX_ANSWER} bytes")
-    return bytes(content)
+    content = await read_at_most(response, MAX_ANSWER)
+    if content is None:
+        raise OutcomeUnknown(f"{what} sent more than {MAX_ANSWER} bytes")
+    return content
 
 
 def _can_be_sent(headers: Mapping[str, str]) -> bool:
@@ -316,14 +307,6 @@ def _checked_url(url: str) -> str:
         raise ConfigurationError("the facilitator's url must hold no credentials and no query; put keys into headers")
     if parts.scheme not in ("http", "https") or not parts.host:
         raise ConfigurationError("the facilitator's url must look like https://facilitator.example.com")
-    if parts.scheme == "http" and not _is_private(parts.host):
+    if parts.scheme == "http" and not is_private_host(parts.host):
         raise ConfigurationError(f"{parts.host} by http could be listened to and lied to; use https")
     return url.rstrip("/")
-
-
-def _is_private(host: str) -> bool:
-    """Say whether a host is this machine, in a private network, or reached through Tor."""
-    try:
-        return ipaddress.ip_address(host).is_private
-    except ValueError:
-        return "." not in host or host.endswith(_LOCAL_NAMES)

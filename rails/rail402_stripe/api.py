@@ -14,7 +14,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, ClassVar, Final, Literal, Self, get_args
 
 import httpx
 import stripe
@@ -23,6 +23,7 @@ from rail402.clock import Clock, RandomBytes, system_clock, system_random
 from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentRejected, Rail402Error, RailUnavailable
 from rail402.protocol.base import Json
 from rail402.sandbox import sandbox_directory
+from rail402.upstream import NEVER_SENT
 from rail402_stripe.client import STRIPE_API_BASE, RailStripeClient, stripe_client, time_of
 from rail402_stripe.declines import decline
 from rail402_stripe.intents import intent_id
@@ -53,11 +54,9 @@ SANDBOX_PUBLISHABLE_KEY: Final = "pk_test_sandbox"
 SptParameter = Literal["payment_method_data", "top_level"]
 """Where a PaymentIntent takes the token: since 2026-04-22.preview in `payment_method_data`, before that at the top."""
 
-_SANDBOX_KEY: Final = "sk_test_sandbox"
 _PAGE: Final = 100
 _MAX_PAGES: Final = 1000
 _SESSIONS_CHARGE: Final = "payment_intent.latest_charge"
-_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 Check = Callable[[str], object]
 
@@ -108,11 +107,13 @@ class StripeApi:
 
     Attributes:
         network: which Stripe it is: live, test, or a sandbox.
-        sandbox_app: what is called in Stripe's place; None at Stripe itself.
+        sandbox_app: what is called in Stripe's place; None at Stripe itself. sandbox_key: with which key that is.
 
     Raises:
         ConfigurationError: the key, the version, the spelling or the address is not one.
     """
+
+    sandbox_key: ClassVar[str] = "sk_test_sandbox"
 
     def __init__(
         self,
@@ -146,7 +147,7 @@ class StripeApi:
         *,
         clock: Clock = system_clock,
         random_bytes: RandomBytes = system_random,
-    ) -> StripeApi:
+    ) -> Self:
         """Return the account of the sandbox in `directory`, which every process that names it shares.
 
         Args:
@@ -158,7 +159,7 @@ class StripeApi:
         """
         path = sandbox_directory(directory) / SANDBOX_LEDGER
         sandbox = Sandbox(path, clock=clock, random_bytes=random_bytes, profile_id=SANDBOX_PROFILE)
-        api = cls(_SANDBOX_KEY, transport=SandboxTransport(sandbox), api_base=SANDBOX_URL)
+        api = cls(cls.sandbox_key, transport=SandboxTransport(sandbox), api_base=SANDBOX_URL)
         api.network, api.sandbox_app = "stripe:sandbox", sandbox
         return api
 
@@ -246,10 +247,8 @@ class StripeApi:
         return await self._get(f"/v1/payment_intents/{pi}", expand=["latest_charge"])
 
     async def capture(self, pi: str, key: str, amount: int) -> Json:
-        """Take `amount` (minor units) of what is reserved and give the rest free.
-
-        Raises: Refused, Declined, RailUnavailable, OutcomeUnknown.
-        """
+        """Take `amount` (minor units) of what is reserved and give the rest free. Raises: Refused, Declined,
+        RailUnavailable, OutcomeUnknown."""
         path = f"/v1/payment_intents/{pi}/capture"
         found, _ = await self._post(path, key, amount_to_capture=amount, expand=["latest_charge"])
         return found
@@ -383,7 +382,7 @@ def _translated(error: stripe.StripeError, *, asks_only: bool) -> Rail402Error:
             return RailUnavailable("Stripe does not accept the publisher's key")
         case stripe.APIError() if error.http_status == 409 and code == "lock_timeout":
             return RailUnavailable("another request holds the same object at Stripe", retry_after=2)
-        case stripe.APIConnectionError() if isinstance(error.__cause__, _NOT_SENT):
+        case stripe.APIConnectionError() if isinstance(error.__cause__, NEVER_SENT):
             return RailUnavailable("Stripe cannot be reached")
         case _:
             return _no_answer(f"is not there (HTTP {error.http_status}, {code})", asks_only=asks_only)

@@ -7,7 +7,6 @@ transports of httpx are used without its client, which logs every address.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import logging
 import re
@@ -19,6 +18,7 @@ import httpx
 
 from rail402.errors import ConfigurationError, OutcomeUnknown, RailUnavailable
 from rail402.protocol.base import nests_too_deep
+from rail402.upstream import NEVER_SENT, is_private_host, read_at_most
 
 __all__ = ["MAX_ANSWER", "Answer", "Call", "Endpoint", "RpcError"]
 
@@ -33,8 +33,6 @@ _MAX_BATCH: Final = 50
 _PARALLEL: Final = 8
 _MAX_DETAIL: Final = 200
 _LONGEST_REST: Final = 60
-_LOCAL_NAMES: Final = (".localhost", ".local", ".internal", ".lan", ".onion")
-_NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 # "Limit exceeded", by EIP-1474 and by what some providers use instead.
 _OVER_LIMIT: Final = (-32005, -32029, -32097, 429)
 # What only a node in trouble refuses so; of a contract's calls and of transactions it may be their own fault.
@@ -216,7 +214,7 @@ class Endpoint:
                     content = await self._read(response)
                 finally:
                     await response.aclose()
-        except _NEVER_SENT as error:
+        except NEVER_SENT as error:
             raise RailUnavailable(f"{self.host} cannot be reached ({type(error).__name__})") from None
         except (httpx.HTTPError, TimeoutError) as error:
             raise OutcomeUnknown(f"{self.host} gave no answer ({type(error).__name__})") from None
@@ -233,12 +231,10 @@ class Endpoint:
     async def _read(self, response: httpx.Response) -> bytes:
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise OutcomeUnknown(f"{self.host} compressed its answer, which was not asked for")
-        content = bytearray()
-        async for chunk in response.aiter_bytes():
-            content += chunk
-            if len(content) > MAX_ANSWER:
-                raise OutcomeUnknown(f"the answer of {self.host} is larger than {MAX_ANSWER} bytes")
-        return bytes(content)
+        content = await read_at_most(response, MAX_ANSWER)
+        if content is None:
+            raise OutcomeUnknown(f"the answer of {self.host} is larger than {MAX_ANSWER} bytes")
+        return content
 
 
 def _between_words(part: str) -> list[str]:
@@ -278,14 +274,6 @@ def _checked_url(url: str) -> httpx.URL:
         raise ConfigurationError("urls: one of them is not an address (it is not shown: it may hold a key)") from None
     if parts.scheme not in ("http", "https") or not parts.host:
         raise ConfigurationError("urls: each must look like https://base.example.com/key")
-    if parts.scheme == "http" and not _is_private(parts.host):
+    if parts.scheme == "http" and not is_private_host(parts.host):
         raise ConfigurationError(f"urls: {parts.host} by http could be listened to and lied to; use https")
     return parts
-
-
-def _is_private(host: str) -> bool:
-    """Say whether a host is this machine, in a private network, or reached through Tor."""
-    try:
-        return ipaddress.ip_address(host).is_private
-    except ValueError:
-        return "." not in host or host.endswith(_LOCAL_NAMES)

@@ -1,4 +1,4 @@
-"""What asking an lnd and asking an LNbits have in common: addresses, certificates, and what surely was not sent."""
+"""What asking an lnd and asking an LNbits have in common: addresses and certificates."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ from typing import Final
 import httpx
 
 from rail402.errors import ConfigurationError
+from rail402.upstream import is_private_host
 
-__all__ = ["MAX_ANSWER", "NEVER_SENT", "certificate_error", "checked_url", "warn_of_plain_http"]
+__all__ = ["MAX_ANSWER", "certificate_error", "checked_url", "warn_of_plain_http"]
 
 logger = logging.getLogger("rail402.lightning")
 
 MAX_ANSWER: Final = 1 << 20
 """Bytes of an answer, or of one message of a stream, above which it is not read on."""
-
-NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
-"""What is raised before anything of a request has left."""
-
-_LOCAL_NAMES: Final = (".localhost", ".local", ".internal", ".lan", ".onion")
 
 
 def checked_url(url: str, *, of: str, example: str, credential: str) -> str:
@@ -41,7 +37,7 @@ def checked_url(url: str, *, of: str, example: str, credential: str) -> str:
         raise ConfigurationError(f"url={url!r} is not an address: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.host or parts.query or parts.fragment or parts.userinfo:
         raise ConfigurationError(f"url must be the address of {of} and no more, such as {example}")
-    if parts.scheme == "http" and not _is_private(parts.host):
+    if parts.scheme == "http" and not is_private_host(parts.host):
         raise ConfigurationError(f"url={url!r} would send the {credential} in the clear; use https")
     return url.rstrip("/")
 
@@ -67,11 +63,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith((".localhost", ".onion"))  # Tor encrypts by itself
-
-
-def _is_private(host: str) -> bool:
-    """Say whether a host is this machine, in a private network, or reached through Tor."""
-    try:
-        return ipaddress.ip_address(host).is_private
-    except ValueError:
-        return "." not in host or host.endswith(_LOCAL_NAMES)

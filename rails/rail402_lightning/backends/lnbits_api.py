@@ -19,9 +19,9 @@ from websockets.exceptions import WebSocketException
 
 from rail402.errors import ConfigurationError, MalformedInput, OutcomeUnknown, RailUnavailable
 from rail402.protocol.base import Json, parse_json
+from rail402.upstream import NEVER_SENT, read_at_most
 from rail402_lightning.backends.connections import (
     MAX_ANSWER,
-    NEVER_SENT,
     certificate_error,
     checked_url,
     warn_of_plain_http,
@@ -166,17 +166,15 @@ class LnbitsApi:
             async with asyncio.timeout(timeout), stream as response:
                 if "Content-Encoding" in response.headers:
                     raise OutcomeUnknown("LNbits compressed its answer, which was not asked for")
-                body = bytearray()
-                async for chunk in response.aiter_bytes():
-                    body += chunk
-                    if len(body) > MAX_ANSWER:
-                        raise OutcomeUnknown(f"the answer of LNbits is larger than {MAX_ANSWER} bytes")
+                body = await read_at_most(response, MAX_ANSWER)
+                if body is None:
+                    raise OutcomeUnknown(f"the answer of LNbits is larger than {MAX_ANSWER} bytes")
         except NEVER_SENT as error:
             raise RailUnavailable(f"LNbits cannot be reached at {self.url}: {_cause(error)}") from error
         except (httpx.HTTPError, TimeoutError) as error:
             raise OutcomeUnknown(f"LNbits gave no answer ({type(error).__name__})") from error
         try:
-            parsed = parse_json(bytes(body), field="answer", max_bytes=MAX_ANSWER)
+            parsed = parse_json(body, field="answer", max_bytes=MAX_ANSWER)
         except MalformedInput as error:
             raise OutcomeUnknown(
                 f"LNbits answered {response.status_code}, and not in JSON; is it at {self.url}?"

@@ -22,9 +22,9 @@ import httpx
 
 from rail402.errors import ConfigurationError, MalformedInput, OutcomeUnknown, RailUnavailable
 from rail402.protocol.base import Json, parse_json
+from rail402.upstream import NEVER_SENT, read_at_most
 from rail402_lightning.backends.connections import (
     MAX_ANSWER,
-    NEVER_SENT,
     certificate_error,
     checked_url,
     warn_of_plain_http,
@@ -253,12 +253,10 @@ def from_base64(value: object) -> bytes | None:
 
 async def _read(response: httpx.Response) -> bytes:
     """Return a whole body."""
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > MAX_ANSWER:
-            raise OutcomeUnknown(f"the answer of lnd is larger than {MAX_ANSWER} bytes")
-    return bytes(body)
+    body = await read_at_most(response, MAX_ANSWER)
+    if body is None:
+        raise OutcomeUnknown(f"the answer of lnd is larger than {MAX_ANSWER} bytes")
+    return body
 
 
 async def _lines(response: httpx.Response) -> AsyncGenerator[bytes, None]:
