@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rail402.errors import ConfigurationError, MalformedInput
 from rail402.protocol.base import Json
 from rail402.protocol.offer import Flow, Mechanism, Offer
-from rail402_base.eip3009 import MAX_UINT256, Authorization, keccak256, parse_address, parse_authorization
+from rail402_base.eip3009 import MAX_UINT256, Authorization, keccak256, message_of, parse_address, parse_authorization
 from rail402_base.tokens import Token
 
 if TYPE_CHECKING:
@@ -53,17 +53,7 @@ _is_amount = re.compile(r"[1-9][0-9]{0,77}").fullmatch
 
 def payload_of(authorization: Authorization, signature: bytes) -> dict[str, object]:
     """Return the proof of payment: x402's payload of `exact` on EVM, numbers as decimal strings."""
-    return {
-        "signature": "0x" + signature.hex(),
-        "authorization": {
-            "from": authorization.from_,
-            "to": authorization.to,
-            "value": str(authorization.value),
-            "validAfter": str(authorization.valid_after),
-            "validBefore": str(authorization.valid_before),
-            "nonce": "0x" + authorization.nonce.hex(),
-        },
-    }
+    return {"signature": "0x" + signature.hex(), "authorization": message_of(authorization)}
 
 
 def challenge_nonces(envelope: Mapping[str, Any]) -> tuple[bytes, bytes]:

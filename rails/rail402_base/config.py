@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
-from rail402.config import Secret, resolve_secret
+from rail402.config import Secret, resolve_secret, revealed
 from rail402.errors import ConfigurationError, MalformedInput
 from rail402.plugins import RailPlugin
 from rail402.protocol.base import Record
@@ -248,7 +248,7 @@ def make_rail(config: RailConfig) -> BaseRail:
         max_fee_per_gas=config.max_fee_gwei or usual.max_fee_per_gas,
         settle_seconds=config.settle_seconds or usual.settle_seconds,
     )
-    key = _revealed(config.relayer_key) or ""
+    key = revealed(config.relayer_key) or ""
     backend = RpcBackend(reader, key, store=config.relayer_db or DEFAULT_STORE, settings=settings)
     return BaseRail(backend, pay_to=config.pay_to or "", token=token, transfers=transfers)
 
@@ -259,7 +259,7 @@ def make_wallet(config: WalletConfig) -> BaseWallet | BaseTransferWallet:
     Raises:
         ConfigurationError: see `BaseWallet` and `BaseTransferWallet`.
     """
-    private_key = _revealed(config.private_key)
+    private_key = revealed(config.private_key)
     if config.pays_by == "transfer":
         return _make_transfer_wallet(config, private_key)
     if config.backend == "sandbox":
@@ -284,10 +284,6 @@ def _make_transfer_wallet(config: WalletConfig, private_key: str | None) -> Base
         confirmations=config.confirmations or 1,
         settings=SendSettings(max_gas=config.max_gas_gwei or DEFAULT_MAX_GAS),
     )
-
-
-def _revealed(secret: SecretStr | None) -> str | None:
-    return None if secret is None else secret.get_secret_value()
 
 
 PLUGIN: Final = RailPlugin(

@@ -33,6 +33,7 @@ __all__ = [
     "cancel_digest",
     "digest",
     "keccak256",
+    "message_of",
     "parse_address",
     "parse_authorization",
     "recover",
@@ -252,6 +253,18 @@ def cancel_digest(domain: Domain, authorizer: str, nonce: bytes) -> bytes:
     return keccak256(b"\x19\x01" + domain.separator + struct_hash)
 
 
+def message_of(authorization: Authorization) -> dict[str, str]:
+    """Return an authorization as JSON writes it, in what is signed and in what is sent; numbers as decimal strings."""
+    return {
+        "from": authorization.from_,
+        "to": authorization.to,
+        "value": str(authorization.value),
+        "validAfter": str(authorization.valid_after),
+        "validBefore": str(authorization.valid_before),
+        "nonce": "0x" + authorization.nonce.hex(),
+    }
+
+
 def typed_data(domain: Domain, authorization: Authorization) -> dict[str, object]:
     """The same message as the JSON object that `eth_signTypedData_v4` and hardware or remote signers take."""
     return {
@@ -279,14 +292,7 @@ def typed_data(domain: Domain, authorization: Authorization) -> dict[str, object
             "verifyingContract": domain.verifying_contract,
         },
         # Strings, because a signer written in JavaScript would round a larger number.
-        "message": {
-            "from": authorization.from_,
-            "to": authorization.to,
-            "value": str(authorization.value),
-            "validAfter": str(authorization.valid_after),
-            "validBefore": str(authorization.valid_before),
-            "nonce": "0x" + authorization.nonce.hex(),
-        },
+        "message": message_of(authorization),
     }
 
 

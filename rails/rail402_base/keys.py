@@ -159,14 +159,17 @@ class RemoteSigner:
         return f"RemoteSigner(address={self._address!r})"
 
 
-def parse_private_key(text: str) -> bytes:
+def parse_private_key(text: str, *, name: str = "the private key") -> bytes:
     """Read a private key: 64 hex digits, with or without `0x`.
+
+    Args:
+        name: what an error calls it.
 
     Raises:
         ConfigurationError: it is not one.
     """
     if not _is_private_key(text):
-        raise ConfigurationError("the private key must be 64 hex digits, with or without 0x before them")
+        raise ConfigurationError(f"{name} must be 64 hex digits, with or without 0x before them")
     key = bytes.fromhex(text.removeprefix("0x"))
     address_of(key)
     return key

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 
-from rail402.config import Secret, resolve_secret
+from rail402.config import Secret, resolve_secret, revealed
 from rail402.errors import ConfigurationError
 from rail402.plugins import RailPlugin
 from rail402.protocol.base import Record
@@ -135,10 +135,10 @@ def make_rail(config: RailConfig) -> LightningRail:
         return LightningRail.sandbox(config.directory)
     url, network = config.url or "", config.network or "mainnet"
     if config.backend == "lnbits":
-        return LightningRail.lnbits(url, _revealed(config.invoice_key), network, node_id=config.node_id)
+        return LightningRail.lnbits(url, revealed(config.invoice_key) or "", network, node_id=config.node_id)
     return LightningRail.lnd(
         url,
-        _revealed(config.macaroon),
+        revealed(config.macaroon) or "",
         network,
         tls_cert=_path(config.tls_cert),
         private=config.private is True,
@@ -157,13 +157,9 @@ def make_wallet(config: WalletConfig) -> LightningWallet:
     url, network = config.url or "", config.network or "mainnet"
     limits = {"max_fee_sat": config.max_fee_sat, "max_fee_ppm": config.max_fee_ppm}
     if config.backend == "lnbits":
-        return LightningWallet.lnbits(url, _revealed(config.admin_key), network, name=config.label, **limits)
-    macaroon, tls_cert = _revealed(config.macaroon), _path(config.tls_cert)
+        return LightningWallet.lnbits(url, revealed(config.admin_key) or "", network, name=config.label, **limits)
+    macaroon, tls_cert = revealed(config.macaroon) or "", _path(config.tls_cert)
     return LightningWallet.lnd(url, macaroon, network, tls_cert=tls_cert, name=config.label, **limits)
-
-
-def _revealed(key: SecretStr | None) -> str:
-    return "" if key is None else key.get_secret_value()
 
 
 def _path(text: str | None) -> Path | None:

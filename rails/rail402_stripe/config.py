@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
-from rail402.config import Secret
+from rail402.config import Secret, revealed
 from rail402.plugins import RailPlugin
 from rail402.protocol.base import Record
 from rail402.protocol.rail import Wallet
@@ -155,7 +155,7 @@ def make_wallet(config: WalletConfig) -> Wallet:
         ConfigurationError: see the wallet's class.
     """
     method, network = config.payment_method or "pm_card_visa", _NETWORKS[config.mode]
-    secret_key, customer_secret = _opened(config.secret_key), _opened(config.customer_secret)
+    secret_key, customer_secret = revealed(config.secret_key) or "", revealed(config.customer_secret) or ""
     match config.backend:
         case "sandbox":
             return StripeWallet.sandbox(config.directory, payment_method=method)
@@ -170,10 +170,6 @@ def make_wallet(config: WalletConfig) -> Wallet:
             return CustomerSecretWallet(customer_secret, config.origin or "", network=network)
         case "checkout":
             return CheckoutWallet(network=network, origins=config.checkout_origins)
-
-
-def _opened(secret: Secret | None) -> str:
-    return "" if secret is None else secret.get_secret_value()
 
 
 PLUGIN: Final = RailPlugin(

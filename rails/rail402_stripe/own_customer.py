@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 import httpx
 
@@ -29,13 +29,12 @@ from rail402.money import Money
 from rail402.protocol.base import Json
 from rail402.protocol.offer import Flow, Offer
 from rail402.protocol.rail import Cost, NotPaid, Paid, Unknown, Wallet
-from rail402.sandbox import sandbox_directory
-from rail402_stripe.api import SANDBOX_LEDGER, SANDBOX_PUBLISHABLE_KEY, Declined, Refused, StripeApi
+from rail402_stripe.api import SANDBOX_PUBLISHABLE_KEY, Declined, Refused, StripeApi
 from rail402_stripe.client import RailStripeClient, stripe_client
 from rail402_stripe.issuers import client_code
 from rail402_stripe.preparing import Seller
 from rail402_stripe.proofs import ProofKind, payload_of, preparation_of
-from rail402_stripe.sandbox import SANDBOX_URL, Sandbox, SandboxTransport
+from rail402_stripe.sandbox import SANDBOX_URL
 from rail402_stripe.wire import MECHANISM, StripeSpec, payment_method_types_of
 
 __all__ = ["OwnCustomerWallet", "PublishableApi"]
@@ -81,6 +80,8 @@ class PublishableApi(StripeApi):
         secret_key: the publishable key, `pk_test_…` or `pk_live_…`. For the rest see `StripeApi`.
     """
 
+    sandbox_key: ClassVar[str] = SANDBOX_PUBLISHABLE_KEY
+
     def _connect(self) -> RailStripeClient:
         return stripe_client(
             self._secret_key,
@@ -94,20 +95,6 @@ class PublishableApi(StripeApi):
     def publishable_key(self) -> str:
         """The key; it is public."""
         return self._secret_key
-
-    @classmethod
-    def sandbox(
-        cls,
-        directory: str | Path | None = None,
-        *,
-        clock: Clock = system_clock,
-        random_bytes: RandomBytes = system_random,
-    ) -> Self:
-        """Return the account of the sandbox in `directory`; see `StripeApi.sandbox`."""
-        sandbox = Sandbox(sandbox_directory(directory) / SANDBOX_LEDGER, clock=clock, random_bytes=random_bytes)
-        api = cls(SANDBOX_PUBLISHABLE_KEY, transport=SandboxTransport(sandbox), api_base=SANDBOX_URL)
-        api.network = "stripe:sandbox"
-        return api
 
     async def look(self, prepared: _Prepared) -> Json:
         """Return a PaymentIntent as it is now. Raises: Refused, RailUnavailable."""

@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, SecretStr, ValidationError
 from rail402.errors import ConfigurationError
 from rail402.protocol.base import Record
 
-__all__ = ["Secret", "TomlFile", "resolve_secret"]
+__all__ = ["Secret", "TomlFile", "resolve_secret", "revealed"]
 
 R = TypeVar("R", bound=Record)
 
@@ -48,6 +48,11 @@ def resolve_secret(value: object) -> str:
             raise ValueError(f"the file {target} is empty")
         return found
     raise ValueError("write a secret as env:NAME or file:PATH, never as itself")
+
+
+def revealed(secret: SecretStr | None) -> str | None:
+    """Return a secret as text, None where there is none."""
+    return None if secret is None else secret.get_secret_value()
 
 
 Secret = Annotated[SecretStr, BeforeValidator(resolve_secret)]

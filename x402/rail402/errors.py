@@ -68,8 +68,7 @@ class Reason:
     """One row of the table: a stable code and what each dialect calls it.
 
     `status` is the HTTP status of the answer, `retryable` says whether the same payment may be sent again later,
-    `x402` is the x402 reason code (core specification, section 9) and `mpp` the problem slug below
-    `https://paymentauth.org/problems/`.
+    `x402` is the x402 reason code (core specification, section 9) and `mpp` the slug of MPP's problem.
     """
 
     code: str
@@ -79,6 +78,11 @@ class Reason:
     title: str
     x402: str
     mpp: str
+
+    def problem(self, detail: str, *, status: int) -> dict[str, Any]:
+        """Return what went wrong as a problem of MPP (RFC 9457, section 3.1)."""
+        kind = f"https://paymentauth.org/problems/{self.mpp}"
+        return {"type": kind, "title": self.title, "status": status, "detail": detail}
 
 
 def _table(*rows: Reason) -> dict[str, Reason]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -13,6 +12,7 @@ from rail402.clock import Clock, system_clock
 from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentRejected, RailUnavailable, StoreError
 from rail402_base.chain import FINAL, Deposits, Submitted, Trace, Transfer, Unused
 from rail402_base.eip3009 import Authorization
+from rail402_base.keys import parse_private_key
 from rail402_base.rpc.fees import GWEI
 from rail402_base.rpc.reader import ChainReader, matching_transfer
 from rail402_base.rpc.receipts import Receipt
@@ -25,8 +25,6 @@ __all__ = ["RelaySettings", "RpcBackend"]
 logger = logging.getLogger("rail402.base")
 
 DEFAULT_STORE: Final = "sqlite:///relayer.db"
-
-_is_private_key = re.compile(r"(0x)?[0-9a-fA-F]{64}").fullmatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +84,7 @@ class RpcBackend:
         self.reader, self.settings = reader, settings or RelaySettings()
         self._store = SqliteRelayerStore(store) if isinstance(store, str) else store
         self.relayer = Relayer(
-            _private_key(relayer_key),
+            parse_private_key(relayer_key, name="relayer_key:"),
             reader=reader,
             store=self._store,
             ceiling=self.settings.max_fee_per_gas,
@@ -227,9 +225,3 @@ def _purpose(token: Token, authorization: Authorization) -> Purpose:
         nonce=authorization.nonce,
         valid_before=authorization.valid_before,
     )
-
-
-def _private_key(text: str) -> bytes:
-    if not _is_private_key(text):
-        raise ConfigurationError("relayer_key: must be 64 hex digits, with or without 0x before them")
-    return bytes.fromhex(text.removeprefix("0x"))

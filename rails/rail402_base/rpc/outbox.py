@@ -16,6 +16,7 @@ from typing import Final
 
 from rail402.clock import Clock
 from rail402.errors import OutcomeUnknown, RailUnavailable, StoreError
+from rail402_base.eip3009 import address_of
 from rail402_base.rpc.abi import address_word, boolean, call_data, eth_call, quantity
 from rail402_base.rpc.blocks import Block, parse_block
 from rail402_base.rpc.endpoint import Answer, Call, RpcError
@@ -41,7 +42,6 @@ class Outbox:
 
     Args:
         private_key: 32 bytes, the account's. Secret.
-        account: whose they are.
         reader: asks the nodes.
         store: where they are kept; shared by all workers that have this key.
         ceiling: the most to pay for gas, wei per unit.
@@ -53,7 +53,6 @@ class Outbox:
     def __init__(
         self,
         private_key: bytes,
-        account: Account,
         *,
         reader: ChainReader,
         store: RelayerStore,
@@ -62,7 +61,8 @@ class Outbox:
         poll_ms: int,
         tend_seconds: int,
     ) -> None:
-        self._private_key, self._account, self._ceiling, self._clock = private_key, account, ceiling, clock
+        self.account = Account(reader.network.chain_id, address_of(private_key))
+        self._private_key, self._ceiling, self._clock = private_key, ceiling, clock
         self._reader, self._store, self._tend_seconds = reader, store, tend_seconds
         self._watcher = Watcher(reader, poll_ms=poll_ms, tend_seconds=tend_seconds, tend=self.tend)
         self._followed: dict[str, Stored] = {}
@@ -76,9 +76,9 @@ class Outbox:
             StoreError: the store cannot be used.
             RailUnavailable: no node answers.
         """
-        address = self._account.address
+        address = self.account.address
         self._floor = quantity(await self._reader.rpc.call("eth_getTransactionCount", address, "pending"))
-        for stored in await self._store.live(self._account):
+        for stored in await self._store.live(self.account):
             if await self._broadcast_again(stored):
                 self.follow(stored)
 
@@ -91,7 +91,7 @@ class Outbox:
 
     async def allocate(self, purpose: Purpose, sign: Sign) -> tuple[Stored, bool]:
         """Take a nonce, sign and store; see `RelayerStore.allocate`."""
-        return await self._store.allocate(self._account, purpose, sign, floor=self._floor, now=self._clock())
+        return await self._store.allocate(self.account, purpose, sign, floor=self._floor, now=self._clock())
 
     async def refuse(self, stored: Stored) -> bool:
         """Note that no node has a transaction that is new, and that its nonce is free; see `RelayerStore.refuse`."""
@@ -158,7 +158,7 @@ class Outbox:
         Raises:
             RailUnavailable, StoreError: it cannot be said.
         """
-        count = quantity(await self._reader.rpc.call("eth_getTransactionCount", self._account.address, "latest"))
+        count = quantity(await self._reader.rpc.call("eth_getTransactionCount", self.account.address, "latest"))
         (seen,) = (await self._reader.seen([stored.hash])).values()
         if count <= stored.nonce or any(each.receipt for each in seen):
             return False
@@ -179,14 +179,14 @@ class Outbox:
         Raises:
             RailUnavailable, StoreError: it is tried again later.
         """
-        live = await self._store.live(self._account)
+        live = await self._store.live(self.account)
         late = [each for each in live if each.created_at + self._tend_seconds <= self._clock()]
         # Those that another worker has put others in the place of are not live any more.
         hashes = {each.hash for each in live}
         late += [each for each in self._followed.values() if each.hash not in hashes]
         if not late:
             return
-        address = self._account.address
+        address = self.account.address
         newest, tip, latest, pending, *found = await self._reader.rpc.batch(
             [
                 *FEE_CALLS,
@@ -232,7 +232,7 @@ class Outbox:
         fees = outbidding(fees_of(stored.raw), fees_now(head, tip, ceiling=self._ceiling), ceiling=self._ceiling)
         signed = self._fill(stored.nonce, fees) if is_moot else sign_again(self._private_key, stored.raw, fees)
         purpose = None if is_moot else stored.purpose
-        second = await self._store.replace(self._account, stored, purpose, signed, now=self._clock())
+        second = await self._store.replace(self.account, stored, purpose, signed, now=self._clock())
         if second is None:
             return  # another worker was faster
         logger.warning("%s takes the place of %s (nonce %d)", second.hash, stored.hash, stored.nonce)
@@ -252,7 +252,7 @@ class Outbox:
         logger.warning("nothing has the nonce %d, and others wait for it; it is filled", first_missing)
         fees = fees_now(head, tip, ceiling=self._ceiling)
         filler, _ = await self._store.allocate(
-            self._account, None, lambda nonce: self._fill(nonce, fees), floor=first_missing, now=self._clock()
+            self.account, None, lambda nonce: self._fill(nonce, fees), floor=first_missing, now=self._clock()
         )
         await self.broadcast(filler)
         self.follow(filler)
@@ -267,7 +267,7 @@ class Outbox:
 
     def _fill(self, nonce: int, fees: Fees) -> SignedTransaction:
         """Sign a transaction that does nothing but to have a nonce."""
-        account = self._account
+        account = self.account
         return sign_transaction(
             self._private_key,
             chain_id=account.chain_id,

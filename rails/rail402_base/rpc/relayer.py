@@ -8,7 +8,7 @@ from typing import Final
 
 from rail402.clock import Clock
 from rail402.errors import OutcomeUnknown, RailUnavailable, StoreError
-from rail402_base.eip3009 import Authorization, address_of
+from rail402_base.eip3009 import Authorization
 from rail402_base.rpc.abi import eth_call, is_revert, quantity, refusal, transfer_call_data
 from rail402_base.rpc.blocks import Block, parse_block
 from rail402_base.rpc.endpoint import Call, RpcError
@@ -16,7 +16,7 @@ from rail402_base.rpc.fees import FEE_CALLS, Fees, fees_now, with_margin
 from rail402_base.rpc.outbox import NEVER_TAKEN, Outbox
 from rail402_base.rpc.reader import ChainReader
 from rail402_base.rpc.receipts import Receipt
-from rail402_base.rpc.relayer_store import Account, Purpose, RelayerStore, Stored
+from rail402_base.rpc.relayer_store import Purpose, RelayerStore, Stored
 from rail402_base.rpc.transactions import Refusal, SignedTransaction, sign_transaction
 
 __all__ = ["Relayer"]
@@ -62,11 +62,9 @@ class Relayer:
         poll_ms: int,
         tend_seconds: int,
     ) -> None:
-        self.account = Account(reader.network.chain_id, address_of(private_key))
         self._private_key, self._ceiling, self._reader, self._store = private_key, ceiling, reader, store
         self._outbox = Outbox(
             private_key,
-            self.account,
             reader=reader,
             store=store,
             ceiling=ceiling,
@@ -74,6 +72,7 @@ class Relayer:
             poll_ms=poll_ms,
             tend_seconds=tend_seconds,
         )
+        self.account = self._outbox.account
         self._gas: int | None = None
         self._tasks: set[asyncio.Task[Stored]] = set()
 

@@ -175,14 +175,13 @@ def _checked(macaroon: Macaroon, context: Context) -> tuple[str, str]:
     ours, *added = (_condition(caveat) for caveat in macaroon.caveats)  # a macaroon of ours has its first caveat
     preimage = ""
     for condition, value in added:
-        match condition:
-            case "rail402_valid_until" if _SECONDS.fullmatch(value):
-                if context.now >= int(value):
-                    raise PaymentRejected("a caveat of the macaroon ends it earlier", code="receipt_expired")
-            case "preimage" if not preimage:
-                preimage = value
-            case _:
-                raise PaymentRejected("the macaroon has a caveat that is not known here", code="resource_mismatch")
+        if condition == VALID_UNTIL_CAVEAT and _SECONDS.fullmatch(value):
+            if context.now >= int(value):
+                raise PaymentRejected("a caveat of the macaroon ends it earlier", code="receipt_expired")
+        elif condition == _PREIMAGE_CAVEAT and not preimage:
+            preimage = value
+        else:
+            raise PaymentRejected("the macaroon has a caveat that is not known here", code="resource_mismatch")
     return ours[1], preimage
 
 

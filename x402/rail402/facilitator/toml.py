@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from rail402.config import Secret, TomlFile
+from rail402.config import Secret, TomlFile, revealed
 from rail402.errors import ConfigurationError
 from rail402.facilitator.policy import FacilitatorSettings
 from rail402.facilitator.service import DEFAULT_STORE, Facilitator
@@ -84,7 +84,7 @@ def facilitator_from_toml(path: str | Path, *, pay_to: Sequence[str] = (), any_p
         facilitator = Facilitator(rails, store=table.store, settings=settings)
     except ConfigurationError as error:
         raise file.error(("facilitator",), error.detail) from error
-    return Configured(facilitator, None if table.token is None else table.token.get_secret_value())
+    return Configured(facilitator, revealed(table.token))
 
 
 def _money(file: TomlFile, text: str) -> Money:

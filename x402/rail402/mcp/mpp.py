@@ -35,7 +35,6 @@ RECEIPT: Final = "org.paymentauth/receipt"
 """The member of a result's `_meta` that holds the receipt."""
 
 _REQUIRED_META: Final = "org.paymentauth/payment-required"
-_PROBLEMS: Final = "https://paymentauth.org/problems/"
 
 
 class MppMcp:
@@ -56,8 +55,7 @@ class MppMcp:
         if not challenges:
             return None
         reason = REASONS[challenge.code]
-        problem = {"type": _PROBLEMS + reason.mpp, "title": reason.title, "status": 402, "detail": challenge.detail}
-        data = {"httpStatus": 402, "challenges": challenges, "problem": problem}
+        data = {"httpStatus": 402, "challenges": challenges, "problem": reason.problem(challenge.detail, status=402)}
         code = PAYMENT_REQUIRED if challenge.code == "payment_required" else VERIFICATION_FAILED
         return {"code": code, "message": reason.title, "data": data}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from rail402.dialects._base64_json import compact_json, to_base64url
 from rail402.errors import Rail402Error
 from rail402.protocol.challenge import Challenge
 from rail402.protocol.dialect import Context, Dialect
@@ -28,8 +28,6 @@ logger = logging.getLogger("rail402.server")
 MAX_CHALLENGE_BYTES: Final = 7168
 """Bytes of header fields that a challenge may have: common proxies buffer 4 to 8 KiB of them."""
 
-PROBLEMS: Final = "https://paymentauth.org/problems/"
-
 
 async def send_challenge(
     services: Services,
@@ -40,8 +38,9 @@ async def send_challenge(
     outcome: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Send the 402 in every dialect of the route; `outcome` says what became of the payment that came."""
-    pages = {offer.token or "": _pay_url(services, rule, challenge, offer) for offer in challenge.offers}
-    challenge = challenge.model_copy(update={"pages": {token: url for token, url in pages.items() if url is not None}})
+    links = {offer.token or "": _pay_url(services, rule, challenge, offer) for offer in challenge.offers}
+    if pages := {token: link for token, link in links.items() if link is not None}:
+        challenge = challenge.model_copy(update={"pages": pages})
     said = _say(services, rule, challenge)
     lines = [*said.lines, *outcome]
     if _wants_problem(request):
@@ -128,8 +127,7 @@ async def refuse(
 
 
 def _problem(code: str, detail: str, *, status: int) -> dict[str, Any]:
-    reason = Rail402Error(code=code).reason
-    return {"type": PROBLEMS + reason.mpp, "title": reason.title, "status": status, "detail": detail, "code": code}
+    return Rail402Error(code=code).reason.problem(detail, status=status) | {"code": code}
 
 
 def _for_people(challenge: Challenge, offer: Offer) -> dict[str, Any]:
@@ -156,9 +154,8 @@ def _pay_url(services: Services, rule: Rule, challenge: Challenge, offer: Offer)
     for dialect in services.dialects_of(rule):
         envelope = dialect.envelope(offer, challenge, services.context())
         if envelope is not None:
-            carried = base64.urlsafe_b64encode(json.dumps(envelope, separators=(",", ":")).encode()).rstrip(b"=")
             order = {"url": challenge.order.url, "route": challenge.order.route}
-            query = urlencode({"dialect": dialect.name, "offer": carried.decode(), **order})
+            query = urlencode({"dialect": dialect.name, "offer": to_base64url(compact_json(envelope)), **order})
             return f"{services.settings.public_url}{DISCOVERY}{path}?{query}"
     return None
 

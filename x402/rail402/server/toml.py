@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from rail402.config import Secret, TomlFile
+from rail402.config import Secret, TomlFile, revealed
 from rail402.dialects import dialect_by_name
 from rail402.errors import ConfigurationError
 from rail402.plugins import load_plugin
@@ -114,8 +114,8 @@ def _gate(server: _Server, rails: list[PaymentRail]) -> Gate:
         rails=rails,
         public_url=server.public_url,
         store=server.store,
-        secret=server.secret.get_secret_value() if server.secret else None,
-        receipt_key=server.receipt_key.get_secret_value() if server.receipt_key else None,
+        secret=revealed(server.secret),
+        receipt_key=revealed(server.receipt_key),
         rates=FixedRates(server.rates) if server.rates else None,
         **options,
     )
