@@ -29,7 +29,7 @@ PURE = sorted(
 COMPUTES = {
     *("__future__", "abc", "base64", "binascii", "collections", "dataclasses", "datetime", "decimal", "enum"),
     *("functools", "hashlib", "hmac", "itertools", "json", "math", "operator", "re", "string", "struct", "types"),
-    *("typing", "urllib.parse", "joserfc", "pydantic", "rfc8785"),
+    *("typing", "urllib.parse", "contextlib", "joserfc", "pydantic", "pydantic_core", "rfc8785"),
 }
 OURS = {"rail402.errors", "rail402.money", "rail402.protocol", "rail402.dialects", "rail402.mcp"}
 

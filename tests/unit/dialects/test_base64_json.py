@@ -26,6 +26,7 @@ def test_exact_output() -> None:
     assert data == b'{"a":"\\u00e9?>~","b":[1,null]}'
     assert to_base64(data) == base64.b64encode(data).decode()
     assert to_base64url(b"\xfb\xff") == "-_8"
+    assert compact_json({"half": "\ud800"}) == b'{"half":"\\ud800"}'
 
 
 @pytest.mark.parametrize("text", ["", "e", "e30===", "e3=0", "e 30", "e30\n", "ä", "{}", "e30%", "bnVsbA==", "/w=="])

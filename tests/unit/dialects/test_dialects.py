@@ -81,6 +81,7 @@ def test_dialects_are_pure() -> None:
         "__future__",
         "base64",
         "collections",
+        "contextlib",
         "dataclasses",
         "datetime",
         "functools",
@@ -88,6 +89,7 @@ def test_dialects_are_pure() -> None:
         "hmac",
         "json",
         "operator",
+        "pydantic_core",
         "re",
         "typing",
     }

@@ -6,6 +6,7 @@ import json
 from functools import cached_property
 
 import pytest
+import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -68,6 +69,34 @@ class TestCanonicalJson:
 
     def test_members_are_in_order(self) -> None:
         assert canonical_json({"b": 1, "a": {"d": [], "c": ""}}) == b'{"a":{"c":"","d":[]},"b":1}'
+
+    @FUZZ
+    @given(
+        st.recursive(
+            st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(allow_nan=False) | st.text(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        )
+    )
+    def test_the_short_way_writes_what_the_library_writes(self, value: object) -> None:
+        try:
+            expected = rfc8785.dumps(value)  # type: ignore[arg-type]
+        except ValueError:
+            with pytest.raises(ValueError):  # noqa: PT011 (whatever the library says)
+                canonical_json(value)
+        else:
+            assert canonical_json(value) == expected
+
+    @pytest.mark.parametrize(
+        "value",
+        ["\x7f\x00\b/", {"\x7f": [], "~": {}}, {"a": 2**53 - 1, "B": -(2**53) + 1, "": [True, None, False]}, [], {}, 0],
+    )
+    def test_corners_of_the_short_way(self, value: object) -> None:
+        assert canonical_json(value) == rfc8785.dumps(value)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("value", [2**53, [-(2**53)], {"a": "\ud800"}, {1: 2}, float("nan"), object()])
+    def test_what_has_no_canonical_form(self, value: object) -> None:
+        with pytest.raises((ValueError, TypeError)):
+            canonical_json(value)
 
 
 def test_sha256_hex() -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import re
+from contextlib import suppress
 from typing import Any
+
+from pydantic_core import to_json
 
 from rail402.errors import MalformedInput
 from rail402.protocol.base import parse_json
@@ -18,6 +21,10 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_-]*+={0,2}", re.ASCII)
 
 def compact_json(value: object) -> bytes:
     """Return JSON without spaces, in ASCII: escapes bring every text through whatever re-encodes the bytes."""
+    with suppress(ValueError):  # half a surrogate pair, which only an escape can say
+        data = to_json(value)  # several times as fast, and escapes nothing beyond ASCII
+        if data.isascii():
+            return data
     return json.dumps(value, separators=(",", ":")).encode()
 
 

@@ -54,13 +54,11 @@ class Macaroon:
 
     def serialize(self) -> bytes:
         """Return its bytes."""
-        parts = [bytes([_VERSION])]
-        if self.location:
-            parts.append(_field(_LOCATION, self.location))
-        parts += [_field(_IDENTIFIER, self.identifier), bytes([_EOS])]
-        for caveat in self.caveats:
-            parts += [_field(_IDENTIFIER, caveat), bytes([_EOS])]
-        return b"".join([*parts, bytes([_EOS]), _field(_SIGNATURE, self.signature)])
+        location = _field(_LOCATION, self.location) if self.location else b""
+        sections = [location + _field(_IDENTIFIER, self.identifier)]
+        sections += [_field(_IDENTIFIER, caveat) for caveat in self.caveats]
+        sections += [b"", _field(_SIGNATURE, self.signature)]
+        return bytes([_VERSION]) + bytes([_EOS]).join(sections)
 
 
 def mint(root_key: bytes, identifier: bytes, location: bytes = b"", caveats: Sequence[bytes] = ()) -> Macaroon:
@@ -71,10 +69,10 @@ def mint(root_key: bytes, identifier: bytes, location: bytes = b"", caveats: Seq
         identifier: must not be empty, and need not be secret.
     """
     key = hmac.digest(b"macaroons-key-generator", root_key, hashlib.sha256)
-    macaroon = Macaroon(location, identifier, (), hmac.digest(key, identifier, hashlib.sha256))
+    signature = hmac.digest(key, identifier, hashlib.sha256)
     for caveat in caveats:
-        macaroon = macaroon.restrict(caveat)
-    return macaroon
+        signature = hmac.digest(signature, caveat, hashlib.sha256)
+    return Macaroon(location, identifier, tuple(caveats), signature)
 
 
 def parse(data: bytes) -> Macaroon:

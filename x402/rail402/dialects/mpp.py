@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -56,6 +55,9 @@ _ECHO_THE_REQUEST_ONLY: Final = ("lightning",)
 
 _REQUIRED: Final[tuple[str, ...]] = ("id", "realm", "method", "intent", "request")
 _OPTIONAL: Final[tuple[str, ...]] = ("description", "digest", "expires", "header", "opaque")
+_OURS: Final = frozenset(("id", "request", "digest", "expires", "opaque"))
+"""Parameters that are written here, in characters that need no quoting."""
+
 _METHOD: Final = re.compile(r"[a-z][a-z0-9:_-]*", re.ASCII)
 _INTENT: Final = re.compile(r"[A-Za-z0-9-]+", re.ASCII)
 
@@ -211,7 +213,9 @@ class Mpp(Dialect):
 
 
 def _line(params: Mapping[str, str]) -> str:
-    return "Payment " + ", ".join(f"{name}={auth_params.quote(value)}" for name, value in params.items())
+    return "Payment " + ", ".join(
+        [f'{name}="{text}"' if name in _OURS else f"{name}={auth_params.quote(text)}" for name, text in params.items()]
+    )
 
 
 def _params(wire: Mapping[str, Any], offer: Offer, challenge: Challenge, context: Context) -> dict[str, str]:
@@ -223,11 +227,10 @@ def _params(wire: Mapping[str, Any], offer: Offer, challenge: Challenge, context
         "realm": context.realm,
         "method": wire["method"],
         "intent": wire["intent"],
-        "request": _encoded(compact_json(request)),
+        "request": to_base64url(canonical_json(request)),
     }
-    description = "".join(char if char.isprintable() else " " for char in challenge.description)
-    if description.strip():
-        params["description"] = " ".join(description.split())
+    if description := _one_line(challenge.description):
+        params["description"] = description
     if challenge.order.body_digest != EMPTY_BODY_DIGEST:
         params["digest"] = body_digest_field(challenge.order.body_digest)
     params["expires"] = _timestamp(offer.expires_at)
@@ -236,10 +239,9 @@ def _params(wire: Mapping[str, Any], offer: Offer, challenge: Challenge, context
     return {"id": challenge_id(_keys(context).derive("mpp"), params), **params}
 
 
-@lru_cache(maxsize=1024)
-def _encoded(request: bytes) -> str:
-    """Return a request as it travels; for the same price it is mostly the same, and canonical JSON takes its time."""
-    return to_base64url(canonical_json(json.loads(request)))
+@lru_cache(maxsize=256)
+def _one_line(text: str) -> str:
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 def _keys(context: Context) -> OfferKeys:
@@ -361,6 +363,7 @@ def _complete(challenge: dict[str, str]) -> dict[str, str]:
     return challenge
 
 
+@lru_cache(maxsize=64)
 def _timestamp(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 
 import rfc8785
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import to_json
 
 from rail402.errors import MalformedInput
 
@@ -19,6 +20,8 @@ Json = Mapping[str, Any]
 """A decoded JSON object."""
 
 MAX_JSON_DEPTH: Final = 32
+
+_SAFE: Final = 2**53 - 1
 
 
 class Record(BaseModel):
@@ -43,7 +46,28 @@ class Record(BaseModel):
 
 def canonical_json(value: object) -> bytes:
     """Return the canonical form of a JSON value (RFC 8785)."""
-    return rfc8785.dumps(value)  # type: ignore[arg-type]
+    try:
+        return to_json(_in_order(value))  # the same bytes in a fraction of the time, which every offer of a 402 takes
+    except ValueError:
+        return rfc8785.dumps(value)  # type: ignore[arg-type]
+
+
+def _in_order(value: Any) -> Any:
+    """Return the value with its members in order, which is all that the canonical form of ASCII and safe numbers takes.
+
+    Raises:
+        ValueError: there is something else in it.
+    """
+    kind = type(value)
+    if kind is str and value.isascii():
+        return value
+    if kind is dict and all(type(name) is str and name.isascii() for name in value):
+        return {name: _in_order(value[name]) for name in sorted(value)}
+    if value is None or kind is bool or (kind is int and -_SAFE <= value <= _SAFE):
+        return value
+    if kind is list:
+        return [_in_order(member) for member in value]
+    raise ValueError("not plain")
 
 
 def sha256_hex(data: bytes) -> str:

@@ -46,6 +46,7 @@ __all__ = [
     "RailSpec",
     "Refunded",
     "Refunds",
+    "RefundsOnDemand",
     "Registry",
     "Released",
     "Settled",
@@ -232,6 +233,11 @@ class PaymentRail(ABC):
         `payment` is None when the reconciler captures a held charge.
         """
 
+    def refund_obstacle(self, charge: Charge) -> str | None:
+        """Say why this charge's money cannot be given back here (no key for it, paid to another account); None, the
+        default, where it can. It is asked of rails that are `Refunds`, before anything is written."""
+        return None
+
     def least_taken(self, offer: Offer, amount: int) -> int:
         """Return what is taken of a held `offer` where only `amount` is asked: that, or the least above it that can be.
 
@@ -258,9 +264,26 @@ class Holds(Protocol):
 
 @runtime_checkable
 class Refunds(Protocol):
-    """A rail that can give the money back."""
+    """A rail that can give the money back: `charge.amount` to `charge.payer`, and to nobody else.
 
-    async def refund(self, charge: Charge) -> Refunded | Failed | Unknown: ...
+    Whatever `lookup` calls undone must stay so: `charge.asked_at` says since when the call may be under way. One that
+    only can it to where its payer asks for it is `RefundsOnDemand`.
+    """
+
+    async def refund(self, charge: Charge) -> Refunded | NotPaid | Failed | Unknown: ...
+
+
+@runtime_checkable
+class RefundsOnDemand(Protocol):
+    """A rail that gives the money back to where its payer says, who proves to be the payer.
+
+    `Gate.refund` then only grants the refund; the payer fetches it at an address of the rail's own (`Endpoints`), which
+    calls `Desk.pay_back`.
+    """
+
+    async def pay_back(self, charge: Charge) -> Refunded | NotPaid | Failed | Unknown:
+        """Give the money back to where `charge.rail_state` says by now."""
+        ...
 
 
 # --- the client side -----------------------------------------------------------------------------------------------
@@ -340,7 +363,9 @@ class Registry:
 
     def word(self, rail: str, dialect: str, code: str) -> str | None:
         """Return what `rail` calls a reason code in `dialect`, or None where it has no word of its own for it."""
-        binding = self.binding(rail, dialect) if rail in self else None
+        if rail not in self:
+            return None
+        binding = self.binding(rail, dialect)
         return binding.reasons.get(code) if isinstance(binding, OwnWords) else None
 
     def speaking(self, dialect: str) -> Iterator[tuple[RailSpec, Binding]]:
