@@ -75,3 +75,10 @@ python_environment() {
     python=$(find_python 11 14)
     quietly make .venv/.developing PYTHON="$python"
 }
+
+# apt_install PACKAGE...: install Debian packages where that is allowed.
+apt_install() {
+    [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null || fail "root and apt-get are needed to install $*"
+    quietly apt-get update
+    DEBIAN_FRONTEND=noninteractive quietly apt-get install --yes --no-install-recommends "$@"
+}

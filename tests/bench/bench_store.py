@@ -1,7 +1,8 @@
-"""How many payments a second the SQLite store takes: claim, then settle with a stored response, all of it durable.
+"""How many payments a second a store takes: claim, then settle with a stored response, all of it durable.
 
-`python tests/bench/bench_store.py [few rows] [many rows]` prints one JSON object. The ratios compare numbers of the
-same run: many tasks against one (what group commit brings), and a long table against a short one.
+`python -m tests.bench.bench_store [few rows] [many rows]` prints one JSON object. The ratios compare numbers of the
+same run: many tasks against one (what group commit brings), and a long table against a short one. PostgreSQL
+is measured where it is installed, or where `RAIL402_TEST_POSTGRES_URL` says that one is.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from itertools import count
 from pathlib import Path
 
 from rail402.protocol.charge import Delivery, PaymentState
-from rail402.stores import SqliteStore, Store, StoredResponse
+from rail402.stores import SqliteStore, Store, StoredResponse, TokenBucket
+from rail402.stores.postgres import PostgresStore
 from rail402.testing.stores import make_charge
+from tests.services import postgres
 
 RESPONSE = StoredResponse(200, ((b"content-type", b"application/json"),), b"x" * 1024)
 SETTLED = {"payment": PaymentState.SETTLED, "delivery": Delivery.STORED, "transaction": "0x" + "ab" * 32}
@@ -91,9 +94,39 @@ async def measure(few: int = 1_000, many: int = 100_000, *, rounds: int = 10, ta
     }
 
 
+async def measure_postgres(url: str, *, rows: int = 1_000, rounds: int = 5, tasks: int = 64) -> dict[str, object]:
+    """Return the rates of a PostgreSQL store with `rows` rows in its table: one worker, and token buckets beside."""
+    store = PostgresStore(url, connections=20)
+    await store.start()
+    await rate(store, payments=rows, tasks=tasks)
+    alone, together = [], []
+    for _ in range(rounds):
+        alone.append(await rate(store, payments=50, tasks=1))
+        together.append(await rate(store, payments=500, tasks=tasks))
+    limit = TokenBucket(rate=1, burst=10**6)
+    begun = time.perf_counter()
+    await asyncio.gather(*(store.spend("one", 1, limit, now=0) for _ in range(2_000)))
+    elapsed = time.perf_counter() - begun
+    await store.close()
+    return {
+        "one_task": _median(alone),
+        f"{tasks}_tasks_{rows}_rows": _median(together),
+        "tokens_of_one_bucket_per_second": round(2_000 / elapsed),
+    }
+
+
+def measure_postgres_if_it_is_there() -> dict[str, object] | None:
+    """Return what `measure_postgres` does, None where there is no PostgreSQL."""
+    if postgres.missing():
+        return None
+    with tempfile.TemporaryDirectory() as logs, postgres.postgres_server(Path(logs)) as server:
+        return asyncio.run(measure_postgres(server.schema()))
+
+
 def _median(rounds: list[dict[str, float]]) -> dict[str, float]:
     return {name: round(statistics.median(found[name] for found in rounds), 2) for name in rounds[0]}
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(measure(*(int(size) for size in sys.argv[1:]))), indent=2))
+    figures = {"sqlite": asyncio.run(measure(*(int(size) for size in sys.argv[1:])))}
+    print(json.dumps(figures | {"postgres": measure_postgres_if_it_is_there()}, indent=2))

@@ -9,6 +9,9 @@ from typing import TypeVar
 import pytest
 
 from tests.services import anvil, lightning, lnbits, processes, require, stripe_mock
+from tests.services.databases import own_postgres, postgres, redis_url
+
+__all__ = ["own_postgres", "postgres", "redis_url"]
 
 T = TypeVar("T")
 
@@ -17,6 +20,9 @@ _SERVICES = {
     "lnbits_pair": "lightning",
     "evm": "evm",
     "mock": "stripe-mock",
+    "postgres": "postgres",
+    "own_postgres": "postgres",
+    "redis_url": "redis",
 }
 """The service of each fixture."""
 

@@ -27,6 +27,9 @@ read, and the nodes get what they lack (blocks, coins, the channels).
 Bob and Carol must announce addresses that the others can reach (lnd's `--externalip`), and Bob must forward payments
 for the fee in `lnd.BASE_FEE_MSAT` and `lnd.FEE_PPM` (lnd's `--bitcoin.basefee` and `--bitcoin.feerate`).
 
+`RAIL402_TEST_POSTGRES_URL` is a PostgreSQL that runs elsewhere, with a user who may create schemas, and
+`RAIL402_TEST_REDIS_URL` a Redis whose database the tests may write to.
+
 `RAIL402_TEST_EVM_URL` is the JSON-RPC of an anvil with `--chain-id 84532` that runs elsewhere; the tests put their
 token there.
 """

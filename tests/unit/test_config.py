@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field, SecretStr, ValidationError
 
 from rail402 import config
-from rail402.config import Secret, TomlFile, resolve_secret
+from rail402.config import Secret, TomlFile, resolve_secret, resolve_store_url
 from rail402.errors import ConfigurationError
 from rail402.protocol.base import Record
 
@@ -62,6 +62,25 @@ def test_a_secret_is_never_written_as_itself(value: object) -> None:
     with pytest.raises(ValidationError) as invalid:
         Table(key=value)  # type: ignore[arg-type]
     assert "s3cr3t" not in str(invalid.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["memory://", "sqlite:///charges.db", "postgresql://user@db:5432/charges?sslmode=require"]
+)
+def test_a_store_without_a_password_is_written_as_itself(url: str) -> None:
+    assert resolve_store_url(url) == url
+
+
+@pytest.mark.parametrize("url", ["postgresql://u:s3cr3t@db/charges", "postgresql://db/charges?user=u&password=s3cr3t"])
+def test_a_store_with_a_password_is_written_by_reference(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="env:NAME or file:PATH") as raised:
+        resolve_store_url(url)
+    assert "s3cr3t" not in str(raised.value)
+    monkeypatch.setenv("RAIL402_TEST", url)
+    assert resolve_store_url("env:RAIL402_TEST") == url
+    with pytest.raises(ValueError, match="RAIL402_NONE is not set"):
+        resolve_store_url("env:RAIL402_NONE")
+    assert resolve_store_url(7) == 7
 
 
 # --- files

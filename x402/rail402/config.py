@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, SecretStr, ValidationError
 from rail402.errors import ConfigurationError
 from rail402.protocol.base import Record
 
-__all__ = ["Secret", "TomlFile", "resolve_secret", "revealed"]
+__all__ = ["Secret", "StoreUrl", "TomlFile", "resolve_secret", "resolve_store_url", "revealed"]
 
 R = TypeVar("R", bound=Record)
 
@@ -57,6 +57,25 @@ def revealed(secret: SecretStr | None) -> str | None:
 
 Secret = Annotated[SecretStr, BeforeValidator(resolve_secret)]
 """A secret in a configuration model: given by reference, hidden in every repr."""
+
+
+def resolve_store_url(value: object) -> object:
+    """Return the URL of a store: the value itself, or what it refers to as `env:DATABASE_URL` or `file:PATH`.
+
+    Raises:
+        ValueError: it has a password in it, or there is nothing at the reference's end; the text repeats neither.
+    """
+    if not isinstance(value, str):
+        return value
+    if value.startswith(("env:", "file:")):
+        return resolve_secret(value)
+    if re.match(r"[a-z]+://[^/@]*:[^/]*@", value) or "password=" in value:
+        raise ValueError("a URL with a password is a secret: write it as env:NAME or file:PATH, never as itself")
+    return value
+
+
+StoreUrl = Annotated[str, BeforeValidator(resolve_store_url)]
+"""The URL of a store in a configuration model: as itself or by reference. The field is to say `repr=False`."""
 
 
 class TomlFile:

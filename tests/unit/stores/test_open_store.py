@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,9 @@ def test_absolute_path() -> None:
         "sqlite:///:memory:",
         "sqlite:///charges.db?mode=ro",
         "SQLITE:///charges.db",
-        "postgresql://db/charges",
+        "postgresql:/db/charges",
+        "POSTGRESQL://db/charges",
+        "mysql://db/charges",
     ],
 )
 def test_other_forms_are_refused_with_the_allowed_ones(url: str) -> None:
@@ -51,6 +54,21 @@ def test_other_forms_are_refused_with_the_allowed_ones(url: str) -> None:
 
 def test_password_is_not_repeated() -> None:
     with pytest.raises(ConfigurationError) as caught:
-        open_store("postgresql://user:hunter2@db/charges")
-    assert "postgresql://" in str(caught.value)
+        open_store("mysql://user:hunter2@db/charges")
+    assert "mysql://" in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
+def test_postgres_is_named_without_its_password(scheme: str) -> None:
+    pytest.importorskip("psycopg")
+    store = open_store(f"{scheme}://user:hunter2@db:6432/charges?sslmode=require")
+    assert repr(store) == "PostgresStore('db:6432/charges')"
+
+
+def test_missing_driver_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    for name in [name for name in sys.modules if name.startswith("rail402.stores.postgres")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ConfigurationError, match=r"psycopg.*pip install 'rail402\[postgres\]'"):
+        open_store("postgresql://user:hunter2@db/charges")

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from rail402.errors import ConfigurationError
-from rail402.stores.sql import Migration
+from rail402.stores.sql import Migration, migrations
 from rail402.stores.sqlite_file import execute_patiently, migrate, open_reader, open_writer
+
+NEWEST = migrations("sqlite")[-1].number
 
 
 @pytest.fixture
@@ -88,23 +90,23 @@ def test_database_of_another_program_is_refused(path: Path, statement: str) -> N
 def test_steps_that_are_missing_are_applied_once(connection: sqlite3.Connection, path: Path) -> None:
     # The second statement fails if it runs twice, and has a semicolon inside a text.
     steps = [
-        Migration(1, "CREATE TABLE never (n);\n"),
-        Migration(2, "CREATE TABLE added (\n  t TEXT\n);\nINSERT INTO added VALUES ('a;b');\n"),
+        Migration(NEWEST, "CREATE TABLE never (n);\n"),
+        Migration(NEWEST + 1, "CREATE TABLE added (\n  t TEXT\n);\nINSERT INTO added VALUES ('a;b');\n"),
     ]
     for _ in range(2):
         migrate(connection, path, steps)
-        assert value(connection, "user_version") == 2
+        assert value(connection, "user_version") == NEWEST + 1
     assert connection.execute("SELECT t FROM added").fetchall() == [("a;b",)]
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
         connection.execute("SELECT * FROM never")
 
 
 def test_step_that_fails_leaves_the_file_as_it_was(connection: sqlite3.Connection, path: Path) -> None:
-    steps = [Migration(2, "CREATE TABLE added (n);\n"), Migration(3, "CREATE TABLE added (n);\n")]
+    steps = [Migration(NEWEST + step, "CREATE TABLE added (n);\n") for step in (1, 2)]
     with pytest.raises(sqlite3.OperationalError, match="already exists"):
         migrate(connection, path, steps)
     assert not connection.in_transaction
-    assert value(connection, "user_version") == 1
+    assert value(connection, "user_version") == NEWEST
     connection.execute("CREATE TABLE added (n)")
 
 

@@ -49,6 +49,19 @@ async def test_without_a_poll_it_looks_only_when_woken() -> None:
     assert row.looks == 3
 
 
+async def test_all_look_again_where_something_may_have_changed_unheard() -> None:
+    charges = [make_charge(f"tx:{number}") for number in range(3)]
+    wakeups, rows = Wakeups(), [Row(charge) for charge in charges]
+    pairs = list(zip(rows, charges, strict=True))
+    waiting = [asyncio.ensure_future(wakeups.wait(row.read, charge, timeout=60)) for row, charge in pairs]
+    for row in rows:
+        await row.looked.wait()
+        row.charge = None
+    wakeups.wake_all()
+    async with asyncio.timeout(10):
+        assert await asyncio.gather(*waiting) == [None] * 3
+
+
 async def test_wake_from_another_thread_and_loop() -> None:
     charge = make_charge("tx:1")
     wakeups, row = Wakeups(), Row(charge)

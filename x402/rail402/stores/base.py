@@ -1,20 +1,28 @@
 """What a store does: a few verbs, each with its atomicity stated. Everything that workers share sits behind them.
 
 A store holds charges (found by any consumption key), their stored responses, issued rows, and a handful of settings
-that workers must agree on. Every verb is one transaction; a verb that returns has made its change durable.
+that workers must agree on, who leads them, and the token buckets that limit what all of them let through. Every verb is
+one transaction; a verb that returns has made its change durable (a bucket's may be lost with the power).
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
+from rail402.errors import ConfigurationError
 from rail402.protocol.base import Record
 from rail402.protocol.charge import Charge
 from rail402.protocol.payment import ConsumptionKey
+from rail402.stores.wakeups import Wakeups
 
-__all__ = ["Claim", "Issued", "Store", "StoredResponse"]
+__all__ = ["Claim", "Issued", "Store", "StoredResponse", "TokenBucket", "nanoseconds"]
+
+_SECOND: Final = 10**9
+_YEARS_30: Final = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +64,59 @@ class Issued(Record):
     expires_at: int
 
 
+@dataclass(frozen=True, slots=True)
+class TokenBucket:
+    """How many tokens there are: `burst` at first and at most, and `rate` new ones a second.
+
+    All that is stored of a bucket is when it will be full again, in whole nanoseconds of Unix time; each token that is
+    taken moves that time by `token_ns`. So nothing is ever rounded twice, and no clock that goes back makes tokens.
+
+    Args:
+        rate: tokens a second, more than 0.
+        burst: tokens, at least 1.
+
+    Raises:
+        ConfigurationError: one is out of range, or the bucket would take more than 30 years (10^9 s) to fill.
+    """
+
+    rate: float
+    burst: int
+
+    def __post_init__(self) -> None:
+        if not 1 / _YEARS_30 <= self.rate < math.inf or not 0 < self.burst * self.token_ns <= _YEARS_30 * _SECOND:
+            raise ConfigurationError(f"{self} has no rate above 0, no burst of 1 or more, or takes 30 years to fill")
+
+    @property
+    def token_ns(self) -> int:
+        """How long one token takes to come, in nanoseconds, rounded up."""
+        return math.ceil(_SECOND / self.rate)
+
+    def take(self, full_at: int, tokens: int, *, now: float) -> tuple[int, int]:
+        """Take up to `tokens` tokens from a bucket that is full at `full_at` (nanoseconds); 0 is a full one.
+
+        Returns:
+            How many were taken, and when it is full now.
+        """
+        now_ns = nanoseconds(now)
+        full_at = max(full_at, now_ns)
+        there = self.burst - -(-(full_at - now_ns) // self.token_ns)
+        taken = max(0, min(tokens, there))
+        return taken, full_at + taken * self.token_ns
+
+
+def nanoseconds(now: float) -> int:
+    """Return a time in Unix seconds as a whole number of nanoseconds."""
+    return int(now * _SECOND)
+
+
 class Store(ABC):
-    """A durable store. All methods raise `StoreError` where it cannot be reached."""
+    """A durable store. All methods raise `StoreError` where it cannot be reached.
+
+    Attributes:
+        wakeups: who waits in this process for which charge, so that others can wake them; None where none write to it.
+    """
+
+    wakeups: Wakeups | None = None
 
     async def start(self) -> None:
         """Open it, and bring its schema up to date."""
@@ -138,6 +197,23 @@ class Store(ABC):
     async def issued(self, key: ConsumptionKey) -> Issued | None:
         """Return the row of that key."""
 
+    # --- between workers
+
+    @abstractmethod
+    async def lead(self, name: str, holder: str, *, now: int, seconds: int) -> bool:
+        """Become or stay the leader called `name` until `now + seconds`; say whether `holder` is it.
+
+        Atomic: at any time one holder leads. False while another's time has not lapsed. The leader resigns with
+        `seconds=0`.
+        """
+
+    @abstractmethod
+    async def spend(self, bucket: str, tokens: int, limit: TokenBucket, *, now: float) -> int:
+        """Take up to `tokens` tokens from the bucket of that name; return how many were taken (0: none was there).
+
+        Atomic: all workers share the bucket. `now` in Unix seconds. A bucket nobody used is full.
+        """
+
     # --- housekeeping
 
     @abstractmethod
@@ -146,5 +222,6 @@ class Store(ABC):
 
     @abstractmethod
     async def prune(self, *, before: int, now: int) -> int:
-        """Delete finished charges created, valid and leased before `before`, and issued rows expired an hour before
-        `now`; return how many rows went. Charges that are under way, unknown or held stay whatever their age."""
+        """Delete finished charges created, valid and leased before `before`, issued rows expired an hour before `now`,
+        leaderships that have lapsed and buckets that are full again; return how many rows went. Charges that are under
+        way, unknown or held stay whatever their age."""

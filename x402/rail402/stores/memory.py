@@ -9,12 +9,12 @@ from typing import Final
 from rail402.errors import ConfigurationError, KeyTaken, StaleCharge, StoreError
 from rail402.protocol.charge import IN_FLIGHT, Charge, Delivery, PaymentState
 from rail402.protocol.payment import ConsumptionKey
-from rail402.stores.base import Claim, Issued, Store, StoredResponse
+from rail402.stores.base import Claim, Issued, Store, StoredResponse, TokenBucket, nanoseconds
+from rail402.stores.rows import ISSUED_KEPT
 from rail402.stores.wakeups import Wakeups
 
 __all__ = ["MemoryStore"]
 
-_ISSUED_KEPT: Final = 3600
 _OPEN: Final = {PaymentState.CLAIMED, PaymentState.HELD, PaymentState.UNKNOWN, *IN_FLIGHT}
 
 
@@ -31,6 +31,8 @@ class MemoryStore(Store):
         self._responses: dict[str, dict[str, StoredResponse]] = {}
         self._issued: dict[ConsumptionKey, Issued] = {}
         self._settings: dict[str, str] = {}
+        self._leaders: dict[str, tuple[str, int]] = {}
+        self._buckets: dict[str, int] = {}
         self._wakeups = Wakeups()
 
     # --- charges
@@ -132,6 +134,23 @@ class MemoryStore(Store):
         """Return the row of that key."""
         return self._issued.get(key)
 
+    # --- between workers
+
+    async def lead(self, name: str, holder: str, *, now: int, seconds: int) -> bool:
+        """Become or stay the leader called `name` until `now + seconds`; say whether `holder` is it."""
+        leader, until = self._leaders.get(name, (holder, now))
+        if leader != holder and until > now:
+            return False
+        self._leaders[name] = (holder, now + seconds)
+        return True
+
+    async def spend(self, bucket: str, tokens: int, limit: TokenBucket, *, now: float) -> int:
+        """Take up to `tokens` tokens from the bucket of that name; return how many were taken."""
+        taken, full_at = limit.take(self._buckets.get(bucket, 0), tokens, now=now)
+        if taken:
+            self._buckets[bucket] = full_at
+        return taken
+
     # --- housekeeping
 
     async def remember(self, name: str, value: str) -> str:
@@ -139,18 +158,22 @@ class MemoryStore(Store):
         return self._settings.setdefault(name, value)
 
     async def prune(self, *, before: int, now: int) -> int:
-        """Delete finished charges and expired issued rows."""
+        """Delete finished charges, expired issued rows, lapsed leaderships and full buckets."""
         charges = [charge for charge in self._charges.values() if _is_past(charge, before)]
         for charge in charges:
             del self._charges[charge.id]
             self._responses.pop(charge.id, None)
         self._holders = {key: holder for key, holder in self._holders.items() if holder in self._charges}
-        kept = {key: row for key, row in self._issued.items() if row.expires_at > now - _ISSUED_KEPT}
-        gone = len(charges) + len(self._issued) - len(kept)
-        self._issued = kept
-        return gone
+        rows = self._count_rows()
+        self._issued = {key: row for key, row in self._issued.items() if row.expires_at > now - ISSUED_KEPT}
+        self._leaders = {name: leader for name, leader in self._leaders.items() if leader[1] > now}
+        self._buckets = {name: full_at for name, full_at in self._buckets.items() if full_at > nanoseconds(now)}
+        return len(charges) + rows - self._count_rows()
 
     # --- inside
+
+    def _count_rows(self) -> int:
+        return len(self._issued) + len(self._leaders) + len(self._buckets)
 
     def _find(self, keys: Iterable[ConsumptionKey]) -> Charge | None:
         holders = {self._holders[key] for key in keys if key in self._holders}

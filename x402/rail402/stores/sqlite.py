@@ -9,13 +9,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from pydantic import ValidationError
-
 from rail402.errors import ConfigurationError, KeyTaken, StaleCharge, StoreError
 from rail402.protocol.charge import Charge
 from rail402.protocol.payment import ConsumptionKey
-from rail402.stores.base import Claim, Issued, Store, StoredResponse
+from rail402.stores.base import Claim, Issued, Store, StoredResponse, TokenBucket, nanoseconds
 from rail402.stores.connections import ConnectionThreads, Operation, group_commit, one_by_one
+from rail402.stores.rows import (
+    ISSUED_KEPT,
+    PRUNE_BATCH,
+    charge_row,
+    decode_charge,
+    decode_issued,
+    decode_response,
+    response_row,
+)
 from rail402.stores.sql import queries
 from rail402.stores.sqlite_file import open_reader, open_writer
 from rail402.stores.wakeups import Wakeups
@@ -25,10 +32,8 @@ __all__ = ["SqliteStore"]
 T = TypeVar("T")
 
 _SQL: Final = queries("sqlite")
-_ISSUED_KEPT: Final = 3600
 _WRITE_BATCH: Final = 256
 _READ_BATCH: Final = 8
-_PRUNE_BATCH: Final = 500
 
 
 class SqliteStore(Store):
@@ -52,7 +57,7 @@ class SqliteStore(Store):
             raise ConfigurationError(f'{str(path)!r} is not the name of a file; for a store in memory use "memory://"')
         self.path = Path(path).absolute()
         self._readers, self._busy_timeout, self._poll = readers, busy_timeout, poll
-        self._wakeups = Wakeups()
+        self.wakeups = self._wakeups = Wakeups()
         self._write_threads: ConnectionThreads | None = None
         self._read_threads: ConnectionThreads | None = None
 
@@ -88,7 +93,7 @@ class SqliteStore(Store):
     async def claim(self, charge: Charge) -> Claim:
         """Insert `charge` with all of its keys, or return the charge that holds any of them."""
         keys = {"id": charge.id, "keys": json.dumps(charge.keys)}
-        row = _row(charge)
+        row = charge_row(charge)
 
         def claim(connection: sqlite3.Connection) -> Claim:
             holder = _charge(connection, "find_charge", keys)
@@ -104,7 +109,7 @@ class SqliteStore(Store):
         """Write `charge` if its `version` is still the stored one; return it with the next version."""
         saved = charge.model_copy(update={"version": charge.version + 1})
         keys = {"id": charge.id, "keys": json.dumps(charge.keys)}
-        row, stored = _row(saved), None if response is None else _response_row(charge.id, slot, response)
+        row, stored = charge_row(saved), None if response is None else response_row(charge.id, slot, response)
 
         def save(connection: sqlite3.Connection) -> Charge:
             if connection.execute(_SQL["update_charge"], row).rowcount == 0:
@@ -135,7 +140,7 @@ class SqliteStore(Store):
         """Return the response stored under `slot`."""
         where = {"id": charge_id, "slot": slot}
         row = await self._read(lambda connection: _one(connection, "get_response", where))
-        return None if row is None else StoredResponse(row[0], _fields(row[1]), row[2])
+        return None if row is None else decode_response(row)
 
     async def wait(self, charge: Charge, *, timeout: float) -> Charge | None:
         """Wait, `timeout` seconds at most, until the stored version differs from `charge.version`."""
@@ -169,7 +174,7 @@ class SqliteStore(Store):
 
     async def keep_use(self, charge_id: str, slot: str, response: StoredResponse) -> bool:
         """Store the response of one use under `slot`, if nothing is there; say whether it was stored."""
-        row = _response_row(charge_id, slot, response)
+        row = response_row(charge_id, slot, response)
         return await self._write(lambda connection: _count(connection, "keep_response", row)) > 0
 
     # --- issued rows
@@ -180,7 +185,7 @@ class SqliteStore(Store):
         def issue(connection: sqlite3.Connection) -> bool:
             there = _one(connection, "get_issued", {"key": issued.key})
             if there is not None:
-                return _issued(there) == issued
+                return decode_issued(there) == issued
             if connection.execute(_SQL["issued_is_full"], {"now": now, "capacity": capacity}).fetchall() == [(1,)]:
                 return False
             connection.execute(_SQL["insert_issued"], issued.model_dump())
@@ -191,7 +196,26 @@ class SqliteStore(Store):
     async def issued(self, key: ConsumptionKey) -> Issued | None:
         """Return the row of that key."""
         row = await self._read(lambda connection: _one(connection, "get_issued", {"key": key}))
-        return None if row is None else _issued(row)
+        return None if row is None else decode_issued(row)
+
+    # --- between workers
+
+    async def lead(self, name: str, holder: str, *, now: int, seconds: int) -> bool:
+        """Become or stay the leader called `name` until `now + seconds`; say whether `holder` is it."""
+        row = {"name": name, "holder": holder, "now": now, "lapses_at": now + seconds}
+        return await self._write(lambda connection: _count(connection, "lead", row)) > 0
+
+    async def spend(self, bucket: str, tokens: int, limit: TokenBucket, *, now: float) -> int:
+        """Take up to `tokens` tokens from the bucket of that name; return how many were taken."""
+
+        def spend(connection: sqlite3.Connection) -> int:
+            row = _one(connection, "get_bucket", {"name": bucket})
+            taken, full_at = limit.take(row[0] if row else 0, tokens, now=now)
+            if taken:
+                connection.execute(_SQL["put_bucket"], {"name": bucket, "full_at": full_at})
+            return taken
+
+        return await self._write(spend)
 
     # --- housekeeping
 
@@ -205,9 +229,11 @@ class SqliteStore(Store):
         return await self._write(remember)
 
     async def prune(self, *, before: int, now: int) -> int:
-        """Delete finished charges and expired issued rows, few in one transaction: other writers need not wait long."""
+        """Delete what has had its day, few rows in one transaction: other writers need not wait long."""
         charges = await self._delete("prune_charges", {"before": before})
-        return charges + await self._delete("prune_issued", {"expired": now - _ISSUED_KEPT})
+        issued = await self._delete("prune_issued", {"expired": now - ISSUED_KEPT})
+        leases = await self._delete("prune_leases", {"now": now})
+        return charges + issued + leases + await self._delete("prune_buckets", {"now_ns": nanoseconds(now)})
 
     # --- the two ways to the file
 
@@ -226,12 +252,14 @@ class SqliteStore(Store):
             raise self._unavailable(error) from error
 
     async def _list(self, query: str, values: Mapping[str, Any]) -> Sequence[Charge]:
-        return await self._read(lambda connection: [_decode(row[0]) for row in connection.execute(_SQL[query], values)])
+        return await self._read(
+            lambda connection: [decode_charge(row[0]) for row in connection.execute(_SQL[query], values)]
+        )
 
     async def _delete(self, query: str, values: Mapping[str, Any]) -> int:
-        total, deleted = 0, _PRUNE_BATCH
-        chunk = {**values, "limit": _PRUNE_BATCH}
-        while deleted == _PRUNE_BATCH:
+        total, deleted = 0, PRUNE_BATCH
+        chunk = {**values, "limit": PRUNE_BATCH}
+        while deleted == PRUNE_BATCH:
             deleted = await self._write(lambda connection: _count(connection, query, chunk))
             total += deleted
         return total
@@ -263,45 +291,4 @@ def _count(connection: sqlite3.Connection, query: str, values: Mapping[str, Any]
 
 def _charge(connection: sqlite3.Connection, query: str, values: Mapping[str, Any]) -> Charge | None:
     row = _one(connection, query, values)
-    return None if row is None else _decode(row[0])
-
-
-def _decode(text: str) -> Charge:
-    try:
-        return Charge.model_validate_json(text)
-    except ValidationError as error:
-        raise StoreError("a stored charge cannot be read; was it written by another version of rail402?") from error
-
-
-def _row(charge: Charge) -> dict[str, Any]:
-    return {
-        "id": charge.id,
-        "version": charge.version,
-        "payment": charge.payment.value,
-        "delivery": charge.delivery.value,
-        "lease_until": charge.lease_until,
-        "created_at": charge.created_at,
-        "valid_until": charge.valid_until,
-        "uses": charge.uses,
-        "uses_taken": charge.uses_taken,
-        "charge": charge.model_dump_json(),
-    }
-
-
-def _response_row(charge_id: str, slot: str, response: StoredResponse) -> dict[str, Any]:
-    fields = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in response.fields]
-    return {
-        "id": charge_id,
-        "slot": slot,
-        "status": response.status,
-        "fields": json.dumps(fields),
-        "body": response.body,
-    }
-
-
-def _fields(text: str) -> tuple[tuple[bytes, bytes], ...]:
-    return tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in json.loads(text))
-
-
-def _issued(row: tuple[Any, ...]) -> Issued:
-    return Issued(key=row[0], order_digest=row[1], offer=row[2], expires_at=row[3])
+    return None if row is None else decode_charge(row[0])

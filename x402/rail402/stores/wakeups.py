@@ -12,15 +12,32 @@ __all__ = ["Wakeups"]
 
 
 class Wakeups:
-    """Who waits for which charge. Nothing runs while nobody waits."""
+    """Who waits for which charge. Nothing runs while nobody waits.
+
+    Attributes:
+        relay: told of every charge that this process changes, where other processes are to hear of it.
+    """
+
+    relay: Callable[[str], None] | None = None
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
 
     def wake(self, charge_id: str) -> None:
-        """Tell everyone who waits for this charge, on whatever loop, to look again."""
+        """Tell everyone who waits for this charge that it has changed here."""
+        self.heard(charge_id)
+        if self.relay is not None:
+            self.relay(charge_id)
+
+    def heard(self, charge_id: str) -> None:
+        """Tell everyone who waits for this charge, on whatever loop of this process, to look again."""
         for loop, event in tuple(self._waiting.get(charge_id, ())):
             loop.call_soon_threadsafe(event.set)
+
+    def wake_all(self) -> None:
+        """Tell everyone to look again: something may have changed unheard."""
+        for charge_id in tuple(self._waiting):
+            self.wake(charge_id)
 
     async def wait(
         self,

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 
-__all__ = ["Migration", "migrations", "parse_queries", "queries"]
+__all__ = ["Migration", "migrations", "parse_queries", "queries", "read_migrations"]
 
 _MIGRATION = re.compile(r"([0-9]{4})_[a-z0-9_]+\.sql", re.ASCII)
 _NAME = re.compile(r"^-- name: ([a-z_]+)$", re.ASCII | re.MULTILINE)
@@ -29,9 +30,14 @@ class Migration:
 @cache
 def migrations(database: str) -> Sequence[Migration]:
     """Return the schema of `database` (a folder of this package), oldest step first."""
+    return read_migrations(files(__name__) / database)
+
+
+def read_migrations(folder: Traversable) -> Sequence[Migration]:
+    """Return the schema in a folder, oldest step first."""
     steps = [
         Migration(int(match[1]), file.read_text("utf-8"))
-        for file in (files(__name__) / database).iterdir()
+        for file in folder.iterdir()
         if (match := _MIGRATION.fullmatch(file.name))
     ]
     return tuple(sorted(steps, key=lambda step: step.number))

@@ -32,23 +32,30 @@ SELECT purchase
  LIMIT :limit;
 
 -- name: insert_spending
-INSERT INTO spending (purchase_id, period, currency, amount, spent_at, is_open)
-VALUES (:id, :period, :currency, :amount, :now, 1);
+INSERT INTO spending (purchase_id, scope, period, currency, amount, spent_at, is_open)
+VALUES (:id, :scope, :period, :currency, :amount, :now, 1);
 
 -- name: window
 -- What one window holds: all of it, and what is not resolved.
 SELECT coalesce(sum(amount), 0), coalesce(sum(amount) FILTER (WHERE is_open), 0)
   FROM spending
- WHERE period = :period AND currency = :currency AND (is_open OR spent_at > :since);
+ WHERE scope = :scope AND period = :period AND currency = :currency AND (is_open OR spent_at > :since);
 
--- name: window_currencies
-SELECT DISTINCT currency FROM spending WHERE period = :period AND (is_open OR spent_at > :since) ORDER BY currency;
+-- name: windows
+-- The same for every scope and currency of a period.
+SELECT scope, currency, sum(amount), coalesce(sum(amount) FILTER (WHERE is_open), 0)
+  FROM spending
+ WHERE period = :period AND (is_open OR spent_at > :since)
+ GROUP BY scope, currency
+ ORDER BY scope, currency;
 
 -- name: spending_of
-SELECT period, amount FROM spending WHERE purchase_id = :id AND is_open;
+SELECT scope, period, amount FROM spending WHERE purchase_id = :id AND is_open;
 
 -- name: close_spending
-UPDATE spending SET amount = :amount, spent_at = :now, is_open = 0 WHERE purchase_id = :id AND period = :period;
+UPDATE spending
+   SET amount = :amount, spent_at = :now, is_open = 0
+ WHERE purchase_id = :id AND scope = :scope AND period = :period;
 
 -- name: delete_spending
 DELETE FROM spending WHERE purchase_id = :id;
@@ -61,3 +68,44 @@ INSERT INTO issuer_keys (origin, x, kid, pinned_at) VALUES (:origin, :x, :kid, :
 
 -- name: forget_keys
 DELETE FROM issuer_keys WHERE origin = :origin;
+
+-- name: paused_since
+SELECT since FROM pause;
+
+-- name: pause
+INSERT INTO pause (id, since) VALUES (1, :now) ON CONFLICT (id) DO NOTHING;
+
+-- name: unpause
+DELETE FROM pause;
+
+-- name: payees_of
+SELECT payee FROM pinned_payees
+ WHERE origin = :origin AND rail = :rail AND network = :network ORDER BY pinned_at, payee;
+
+-- name: price_of
+SELECT amount FROM pinned_prices
+ WHERE origin = :origin AND method = :method AND path = :path AND currency = :currency;
+
+-- name: pin_payee
+INSERT INTO pinned_payees (origin, rail, network, payee, pinned_at) VALUES (:origin, :rail, :network, :payee, :now)
+    ON CONFLICT (origin, rail, network, payee) DO NOTHING;
+
+-- name: pin_price
+INSERT INTO pinned_prices (origin, method, path, currency, amount, pinned_at)
+VALUES (:origin, :method, :path, :currency, :amount, :now)
+    ON CONFLICT (origin, method, path, currency) DO NOTHING;
+
+-- name: forget_price
+DELETE FROM pinned_prices WHERE origin = :origin AND method = :method AND path = :path AND currency = :currency;
+
+-- name: pinned_payees
+SELECT origin, rail, network, payee, pinned_at FROM pinned_payees ORDER BY origin, rail, network, pinned_at, payee;
+
+-- name: pinned_prices
+SELECT origin, method, path, currency, amount, pinned_at FROM pinned_prices ORDER BY origin, path, method, currency;
+
+-- name: unpin_payees
+DELETE FROM pinned_payees WHERE origin = :origin;
+
+-- name: unpin_prices
+DELETE FROM pinned_prices WHERE origin = :origin;

@@ -90,6 +90,19 @@ SELECT count(*) >= :capacity FROM (SELECT 1 FROM issued WHERE expires_at > :now 
 -- name: insert_issued
 INSERT INTO issued (key, order_digest, offer, expires_at) VALUES (:key, :order_digest, :offer, :expires_at);
 
+-- name: lead
+INSERT INTO leases (name, holder, lapses_at) VALUES (:name, :holder, :lapses_at)
+ON CONFLICT (name) DO UPDATE
+   SET holder = excluded.holder, lapses_at = excluded.lapses_at
+ WHERE leases.holder = excluded.holder OR leases.lapses_at <= :now;
+
+-- name: get_bucket
+SELECT full_at FROM buckets WHERE name = :name;
+
+-- name: put_bucket
+INSERT INTO buckets (name, full_at) VALUES (:name, :full_at)
+ON CONFLICT (name) DO UPDATE SET full_at = excluded.full_at;
+
 -- name: set_default
 INSERT INTO settings (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING;
 
@@ -112,3 +125,9 @@ DELETE FROM charges
 
 -- name: prune_issued
 DELETE FROM issued WHERE key IN (SELECT key FROM issued WHERE expires_at <= :expired LIMIT :limit);
+
+-- name: prune_leases
+DELETE FROM leases WHERE name IN (SELECT name FROM leases WHERE lapses_at <= :now LIMIT :limit);
+
+-- name: prune_buckets
+DELETE FROM buckets WHERE name IN (SELECT name FROM buckets WHERE full_at <= :now_ns LIMIT :limit);

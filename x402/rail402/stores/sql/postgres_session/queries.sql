@@ -1,0 +1,25 @@
+-- What every part of rail402 asks a PostgreSQL before its own queries.
+
+-- name: configure
+-- Of each new connection, whatever the role's or the database's defaults are.
+SELECT set_config('default_transaction_isolation', 'read committed', false),
+       set_config('statement_timeout', %(milliseconds)s, false),
+       set_config('idle_in_transaction_session_timeout', %(milliseconds)s, false),
+       set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), false);
+
+-- name: lock_schema
+-- Of many processes that start, one changes the schema; until the transaction ends.
+SELECT pg_advisory_xact_lock(hashtext('rail402_schema'), hashtext(current_schema()));
+
+-- name: surroundings
+SELECT current_schema(), current_setting('server_encoding'), to_regclass('rail402_schema') IS NOT NULL;
+
+-- name: make_versions
+CREATE TABLE IF NOT EXISTS rail402_schema (part text NOT NULL PRIMARY KEY, version integer NOT NULL);
+
+-- name: get_version
+SELECT version FROM rail402_schema WHERE part = %(part)s;
+
+-- name: put_version
+INSERT INTO rail402_schema (part, version) VALUES (%(part)s, %(version)s)
+ON CONFLICT (part) DO UPDATE SET version = excluded.version;
