@@ -36,6 +36,9 @@ NEVER_TAKEN: Final = (Refusal.NO_GAS_MONEY, Refusal.UNFIT, Refusal.NOT_REACHED)
 
 _SELF_TRANSFER_GAS: Final = 21_000
 
+_KEPT_SECONDS: Final = 30 * 86_400
+_PRUNE_EVERY: Final = 3600
+
 
 class Outbox:
     """The transactions of one account.
@@ -67,6 +70,7 @@ class Outbox:
         self._watcher = Watcher(reader, poll_ms=poll_ms, tend_seconds=tend_seconds, tend=self.tend)
         self._followed: dict[str, Stored] = {}
         self._floor = 0
+        self._pruned_at = 0
         self._writes: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -81,6 +85,7 @@ class Outbox:
         for stored in await self._store.live(self.account):
             if await self._broadcast_again(stored):
                 self.follow(stored)
+        await self._prune()
 
     async def close(self) -> None:
         """Stop waiting, and finish what is being written."""
@@ -152,6 +157,13 @@ class Outbox:
         except StoreError as error:
             logger.warning("%s is mined, and will be looked for again at the next start: %s", stored.hash, error)
 
+    async def _prune(self) -> None:
+        """Forget what has been over for long."""
+        now = self._clock()
+        if self._pruned_at + _PRUNE_EVERY <= now:
+            self._pruned_at = now
+            await self._store.prune(self.account, before=now - _KEPT_SECONDS)
+
     async def is_lost(self, stored: Stored) -> bool:
         """Say whether a block holds another transaction with this nonce, and note it.
 
@@ -179,6 +191,7 @@ class Outbox:
         Raises:
             RailUnavailable, StoreError: it is tried again later.
         """
+        await self._prune()
         live = await self._store.live(self.account)
         late = [each for each in live if each.created_at + self._tend_seconds <= self._clock()]
         # Those that another worker has put others in the place of are not live any more.

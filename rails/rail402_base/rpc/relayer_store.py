@@ -1,7 +1,7 @@
 """The durable record of what a relayer signed, which is also what hands out its nonces.
 
-One SQLite file for all workers of a machine. A transaction is in it before any node sees it; what is in it and not
-mined is broadcast again, so that no nonce stays empty and holds up those after it.
+One SQLite file for all workers of a machine, or a PostgreSQL for those of several. A transaction is in it before any
+node sees it; what is in it and not mined is broadcast again, so that no nonce stays empty and holds up those after it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,24 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 
 from rail402.errors import ConfigurationError, StoreError
 from rail402.stores.connections import ConnectionThreads, Operation, group_commit
-from rail402.stores.sql import Migration, parse_queries
+from rail402.stores.sql import Migration, parse_queries, read_migrations
 from rail402.stores.sqlite_file import open_writer
 from rail402_base.rpc.transactions import SignedTransaction
 
-__all__ = ["Account", "Purpose", "RelayerStore", "Sign", "SqliteRelayerStore", "State", "Stored"]
+__all__ = [
+    "APPLICATION_ID",
+    "PRUNE_BATCH",
+    "Account",
+    "Purpose",
+    "RelayerStore",
+    "Sign",
+    "SqliteRelayerStore",
+    "State",
+    "Stored",
+    "columns",
+    "decode_stored",
+    "open_relayer_store",
+]
 
 T = TypeVar("T")
 
@@ -31,6 +44,9 @@ nonce is free. `replaced`: another transaction has its nonce, or was sent to tak
 
 APPLICATION_ID: Final = int.from_bytes(b"r4rl")
 _BATCH: Final = 64
+
+PRUNE_BATCH: Final = 500
+"""How many rows one transaction deletes, so that other writers need not wait long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +141,29 @@ class RelayerStore(Protocol):
         """Return all transactions that handed an authorization in; a live one first."""
         ...
 
+    async def prune(self, account: Account, *, before: int) -> int:
+        """Forget what was mined, replaced or refused and stored before `before`; return how much that is.
+
+        What is live stays, and what nobody but this store remembers: a transaction whose purpose had not expired then.
+        The nonces of what is forgotten stay taken.
+        """
+        ...
+
+
+def open_relayer_store(url: str) -> RelayerStore:
+    """Return the store that `url` names: `sqlite:///relative.db`, `sqlite:////absolute.db` or `postgresql://…`.
+
+    Raises:
+        ConfigurationError: the URL has another form, or what PostgreSQL needs is not installed.
+    """
+    if not url.startswith(("postgresql://", "postgres://")):
+        return SqliteRelayerStore(url)
+    try:
+        from rail402_base.rpc.relayer_store_postgres import PostgresRelayerStore
+    except ImportError as error:
+        raise ConfigurationError(f"relayer_db: it needs {error.name}: pip install 'rail402[postgres]'") from error
+    return PostgresRelayerStore(url)
+
 
 class SqliteRelayerStore:
     """A relayer's transactions in one SQLite file on a local disk; see `RelayerStore`.
@@ -140,7 +179,9 @@ class SqliteRelayerStore:
     def __init__(self, url: str, *, busy_timeout: int = 30) -> None:
         path = url.removeprefix("sqlite:///")
         if path in (url, "", ":memory:") or "?" in path or "#" in path:
-            raise ConfigurationError('relayer_db: write "sqlite:///relative.db" or "sqlite:////absolute.db"')
+            raise ConfigurationError(
+                'relayer_db: write "sqlite:///relative.db", "sqlite:////absolute.db" or "postgresql://…"'
+            )
         self.path = Path(path).absolute()
         self._busy_timeout = busy_timeout
         self._threads: ConnectionThreads | None = None
@@ -182,12 +223,14 @@ class SqliteRelayerStore:
 
         def work(connection: sqlite3.Connection) -> tuple[Stored, bool]:
             if purpose is not None:
-                row = connection.execute(_sql("of_authorization"), _columns(account, purpose)).fetchone()
-                if row is not None and _stored(row).state == "live":
-                    connection.execute(_sql("share"), {"hash": _stored(row).hash})
-                    return _stored(row), False
-            values = {"chain_id": account.chain_id, "relayer": account.address, "floor": floor}
-            (nonce,) = connection.execute(_sql("next_nonce"), values).fetchone()
+                row = connection.execute(_sql("of_authorization"), columns(account, purpose)).fetchone()
+                if row is not None and decode_stored(row).state == "live":
+                    connection.execute(_sql("share"), {"hash": decode_stored(row).hash})
+                    return decode_stored(row), False
+            where = columns(account, None)
+            kept = connection.execute(_sql("floor"), where).fetchone()
+            lowest = floor if kept is None else max(floor, kept[0])
+            (nonce,) = connection.execute(_sql("next_nonce"), {**where, "floor": lowest}).fetchone()
             return _insert(connection, account, purpose, sign(nonce), now), True
 
         return await self._run(work)
@@ -223,11 +266,25 @@ class SqliteRelayerStore:
 
     async def of(self, account: Account, purpose: Purpose) -> Sequence[Stored]:
         """Return all transactions that handed an authorization in; a live one first."""
-        return await self._rows("of_authorization", _columns(account, purpose))
+        return await self._rows("of_authorization", columns(account, purpose))
+
+    async def prune(self, account: Account, *, before: int) -> int:
+        """Forget what is over, and has been for long; see `RelayerStore.prune`."""
+        values = {**columns(account, None), "before": before, "limit": PRUNE_BATCH}
+
+        def work(connection: sqlite3.Connection) -> int:
+            connection.execute(_sql("raise_floor"), values)
+            return connection.execute(_sql("prune"), values).rowcount
+
+        total, deleted = 0, PRUNE_BATCH
+        while deleted == PRUNE_BATCH:
+            deleted = await self._run(work)
+            total += deleted
+        return total
 
     async def _rows(self, query: str, values: dict[str, Any]) -> Sequence[Stored]:
         rows = await self._run(lambda connection: connection.execute(_sql(query), values).fetchall())
-        return [_stored(row) for row in rows]
+        return [decode_stored(row) for row in rows]
 
     async def _changes(self, query: str, values: dict[str, Any]) -> bool:
         """Say whether a statement changed the row that it is about."""
@@ -246,7 +303,7 @@ class SqliteRelayerStore:
 def _insert(
     connection: sqlite3.Connection, account: Account, purpose: Purpose | None, signed: SignedTransaction, now: int
 ) -> Stored:
-    values = _columns(account, purpose) | {
+    values = columns(account, purpose) | {
         "hash": signed.hash,
         "nonce": signed.nonce,
         "raw": signed.raw,
@@ -256,7 +313,8 @@ def _insert(
     return Stored(hash=signed.hash, nonce=signed.nonce, raw=signed.raw, purpose=purpose, state="live", created_at=now)
 
 
-def _columns(account: Account, purpose: Purpose | None) -> dict[str, Any]:
+def columns(account: Account, purpose: Purpose | None) -> dict[str, Any]:
+    """Return the columns that say whose a transaction is and what for, by name."""
     return {
         "chain_id": account.chain_id,
         "relayer": account.address,
@@ -268,7 +326,8 @@ def _columns(account: Account, purpose: Purpose | None) -> dict[str, Any]:
     }
 
 
-def _stored(row: tuple[Any, ...]) -> Stored:
+def decode_stored(row: Sequence[Any]) -> Stored:
+    """Return the transaction of a row."""
     hash_, nonce, raw, token, authorizer, authorization_nonce, valid_before, state, created_at = row
     purpose = None
     if token is not None:
@@ -286,5 +345,5 @@ def _sql(name: str) -> str:
 
 
 @cache
-def _migrations() -> tuple[Migration, ...]:
-    return (Migration(1, (files(__package__) / "sql" / "0001_transactions.sql").read_text("utf-8")),)
+def _migrations() -> Sequence[Migration]:
+    return read_migrations(files(__package__) / "sql")

@@ -24,7 +24,7 @@ from rail402_base.rpc.fees import GWEI, Fees
 from rail402_base.rpc.reader import ChainReader
 from rail402_base.rpc.receipts import Receipt, deposits, parse_receipt
 from rail402_base.rpc.relayer import Relayer
-from rail402_base.rpc.relayer_store import Purpose, RelayerStore, SqliteRelayerStore, Stored
+from rail402_base.rpc.relayer_store import Purpose, RelayerStore, Stored, open_relayer_store
 from rail402_base.senders import Finding, Gone, Landed, Waiting, Wanted
 from rail402_base.tokens import Token
 
@@ -101,7 +101,7 @@ class RpcSender:
         self.settings = settings or SendSettings()
         self._private_key = parse_private_key(private_key)
         self._reader = reader
-        self._store = SqliteRelayerStore(store) if isinstance(store, str) else store
+        self._store = open_relayer_store(store) if isinstance(store, str) else store
         self._relayer = Relayer(
             self._private_key,
             reader=reader,

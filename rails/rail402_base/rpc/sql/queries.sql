@@ -41,3 +41,25 @@ SELECT hash, nonce, raw, token, authorizer, authorization_nonce, valid_before, s
  WHERE chain_id = :chain_id AND relayer = :relayer
    AND token = :token AND authorizer = :authorizer AND authorization_nonce = :authorization_nonce
  ORDER BY state = 'live' DESC, created_at DESC, nonce DESC;
+
+-- name: floor
+SELECT floor FROM floors WHERE chain_id = :chain_id AND relayer = :relayer;
+
+-- name: raise_floor
+-- One that is mined was preceded by all below it.
+INSERT INTO floors (chain_id, relayer, floor)
+SELECT chain_id, relayer, max(nonce) + 1 FROM transactions
+ WHERE chain_id = :chain_id AND relayer = :relayer AND state = 'mined' AND created_at < :before
+ GROUP BY chain_id, relayer
+    ON CONFLICT (chain_id, relayer) DO UPDATE SET floor = max(floor, excluded.floor);
+
+-- name: prune
+-- Not those that the chain itself does not remember by their purpose: a transfer has no expiry.
+DELETE FROM transactions
+ WHERE hash IN (
+    SELECT hash FROM transactions
+     WHERE chain_id = :chain_id AND relayer = :relayer AND state <> 'live' AND created_at < :before
+       AND (token IS NULL OR length(valid_before) <= 12 AND CAST(valid_before AS INTEGER) < :before)
+       AND (state = 'refused' OR nonce < (SELECT floor FROM floors WHERE chain_id = :chain_id AND relayer = :relayer))
+     LIMIT :limit
+ );

@@ -1,0 +1,154 @@
+"""The connection breaks at each step of an allocation: the nonce is handed out once, and nothing appears later."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Literal
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from rail402.errors import StoreError
+from rail402.stores.postgres import PostgresStore
+from rail402.testing.stores import make_charge
+from rail402_base.rpc.relayer_store import Account, Purpose
+from rail402_base.rpc.relayer_store_postgres import PostgresRelayerStore
+from rail402_base.rpc.transactions import SignedTransaction
+from tests.services.lossy import LossyRelay, lossy_relay
+from tests.services.postgres import PASSWORD, PostgresServer
+from tests.services.processes import free_ports
+
+NOW = 1_800_000_000
+ACCOUNT = Account(84532, "0xrelayer")
+PURPOSE = Purpose(token="0xtoken", authorizer="0xpayer", nonce=bytes(32), valid_before=NOW + 600)
+OTHER_PURPOSE = Purpose(token="0xtoken", authorizer="0xpayer", nonce=bytes([1]) * 32, valid_before=NOW + 600)
+
+What = Literal["request", "answer"]
+EITHER = pytest.mark.parametrize("what", ["request", "answer"])
+
+
+class Signer:
+    """Signs, and counts how often: each signature is another one."""
+
+    def __init__(self, salt: int = 0) -> None:
+        self.count = salt
+
+    def __call__(self, nonce: int) -> SignedTransaction:
+        self.count += 1
+        return SignedTransaction(nonce, f"0x{nonce:032x}{self.count:032x}", b"raw")
+
+
+@pytest.fixture
+def url(postgres: PostgresServer) -> str:
+    return postgres.schema()
+
+
+@pytest.fixture
+async def relay(url: str) -> AsyncIterator[LossyRelay]:
+    found = conninfo_to_dict(url)
+    async with lossy_relay(str(found["host"]), int(found["port"] or 5432)) as relay:
+        yield relay
+
+
+@pytest.fixture
+async def other(url: str) -> AsyncIterator[PostgresRelayerStore]:
+    """Another worker, whose connections nobody breaks."""
+    store = PostgresRelayerStore(url)
+    await store.start()
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def store(url: str, relay: LossyRelay, other: PostgresRelayerStore) -> AsyncIterator[PostgresRelayerStore]:
+    port = conninfo_to_dict(url)["port"]
+    # One connection: the pool opens no other one that would be lost in its place.
+    store = PostgresRelayerStore(url.replace(f":{port}/", f":{relay.port}/"), connections=1, timeout=5)
+    await store.start()
+    await store.allocate(ACCOUNT, OTHER_PURPOSE, Signer(100), floor=0, now=NOW)  # so that the account is there
+    yield store
+    assert relay.losses == 1
+    await store.close()
+
+
+# BEGIN, the lock, the authorization, the nonce, the insertion, COMMIT.
+@pytest.mark.parametrize("after", range(6))
+@EITHER
+async def test_nonce_is_handed_out_once(
+    store: PostgresRelayerStore, other: PostgresRelayerStore, relay: LossyRelay, after: int, what: What
+) -> None:
+    relay.lose(what, after=after)
+    stored, is_new = await store.allocate(ACCOUNT, PURPOSE, Signer(), floor=0, now=NOW)
+    assert (stored.nonce, is_new) == (1, True)
+    assert (await other.live(ACCOUNT))[1:] == [stored]
+    assert await other.of(ACCOUNT, PURPOSE) == [stored]
+
+
+@pytest.mark.parametrize("after", range(5))
+@EITHER
+async def test_gap_is_filled_once(
+    store: PostgresRelayerStore, other: PostgresRelayerStore, relay: LossyRelay, after: int, what: What
+) -> None:
+    relay.lose(what, after=after)
+    filler, is_new = await store.allocate(ACCOUNT, None, Signer(), floor=0, now=NOW)
+    assert (filler.nonce, is_new) == (1, True)
+    assert (await other.live(ACCOUNT))[1:] == [filler]
+
+
+async def test_another_worker_that_was_faster_has_it(
+    store: PostgresRelayerStore, other: PostgresRelayerStore, relay: LossyRelay
+) -> None:
+    async def meanwhile() -> None:
+        await other.allocate(ACCOUNT, PURPOSE, Signer(50), floor=0, now=NOW)
+
+    relay.lose("request", after=0, meanwhile=meanwhile)
+    stored, is_new = await store.allocate(ACCOUNT, PURPOSE, Signer(), floor=0, now=NOW)
+    assert not is_new
+    assert (await other.live(ACCOUNT))[1:] == [stored]
+
+
+@pytest.mark.parametrize("after", range(4))
+@EITHER
+async def test_replacement_is_stored_once(
+    store: PostgresRelayerStore, other: PostgresRelayerStore, relay: LossyRelay, after: int, what: What
+) -> None:
+    (first,) = await other.live(ACCOUNT)
+    relay.lose(what, after=after)
+    second = await store.replace(ACCOUNT, first, OTHER_PURPOSE, Signer(7)(first.nonce), now=NOW)
+    assert second is not None
+    assert await other.live(ACCOUNT) == [second]
+
+
+@EITHER
+async def test_refusal_is_noted_once(
+    store: PostgresRelayerStore, other: PostgresRelayerStore, relay: LossyRelay, what: What
+) -> None:
+    (first,) = await other.live(ACCOUNT)
+    relay.lose(what)
+    assert await store.refuse(first)
+    assert await other.live(ACCOUNT) == []
+
+
+async def test_refusal_that_came_too_late_is_none(
+    store: PostgresRelayerStore, other: PostgresRelayerStore, relay: LossyRelay
+) -> None:
+    (first,) = await other.live(ACCOUNT)
+    relay.lose("request", meanwhile=lambda: other.share(first))
+    assert not await store.refuse(first)
+    assert await other.live(ACCOUNT) == [first]
+
+
+async def test_charges_and_transactions_share_a_schema(url: str, other: PostgresRelayerStore) -> None:
+    store = PostgresStore(url)
+    await store.start()
+    assert (await store.claim(make_charge("tx:1"))).won
+    await store.close()
+    assert await other.live(ACCOUNT) == []
+
+
+async def test_password_is_not_told() -> None:
+    (port,) = free_ports(1)
+    store = PostgresRelayerStore(f"postgresql://u:{PASSWORD}@127.0.0.1:{port}/relayer", timeout=1)
+    with pytest.raises(StoreError) as caught:
+        await store.start()
+    assert PASSWORD not in str(caught.value) + repr(store)
