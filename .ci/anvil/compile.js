@@ -1,12 +1,14 @@
-// Compiles the test token: `node compile.js UsdcLike.sol token.json`, beside the node_modules of package.json.
-// Written out: the code that creates it, and in which storage slot each of its variables is.
+// Compiles a contract of the tests: `node compile.js UsdcLike.sol token.json`, beside the node_modules of package.json.
+// A file has one contract, of its name. Written out: the code that creates it, and in which storage slot each of its
+// variables is.
 "use strict";
 
 const fs = require("node:fs");
+const path = require("node:path");
 const solc = require("solc");
 
 const [source, target] = process.argv.slice(2);
-const contract = "UsdcLike";
+const contract = path.basename(source, ".sol");
 const input = {
   language: "Solidity",
   sources: { [source]: { content: fs.readFileSync(source, "utf8") } },

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rail402_base.config import PLUGIN
     from rail402_base.facilitator import FacilitatorBackend
     from rail402_base.facilitator_api import Facilitator
-    from rail402_base.keys import LocalSigner, RemoteSigner, Signer
+    from rail402_base.keys import ContractSigner, LocalSigner, RemoteSigner, Signer
     from rail402_base.rail import BaseRail
     from rail402_base.rpc.backend import RelaySettings, RpcBackend
     from rail402_base.rpc.reader import ChainReader
@@ -36,7 +36,7 @@ _HOMES = {
     "rail402_base.config": ("PLUGIN",),
     "rail402_base.facilitator": ("FacilitatorBackend",),
     "rail402_base.facilitator_api": ("Facilitator",),
-    "rail402_base.keys": ("LocalSigner", "RemoteSigner", "Signer"),
+    "rail402_base.keys": ("ContractSigner", "LocalSigner", "RemoteSigner", "Signer"),
     "rail402_base.rail": ("BaseRail",),
     "rail402_base.rpc.backend": ("RelaySettings", "RpcBackend"),
     "rail402_base.rpc.reader": ("ChainReader",),
@@ -60,6 +60,7 @@ __all__ = [
     "Chain",
     "ChainReader",
     "ChainView",
+    "ContractSigner",
     "Facilitator",
     "FacilitatorBackend",
     "LocalSigner",

@@ -137,8 +137,8 @@ class ChainView(Protocol):
         ...
 
     async def check(self, token: Token, authorization: Authorization, signature: bytes) -> None:
-        """Check that the contract would take an authorization now: nonce, balance. Its signature, and when it is
-        valid, have been checked.
+        """Check that the token would take an authorization now: nonce, balance, and a signature that only the payer's
+        contract can know (ERC-1271), which comes first. When it is valid has been checked.
 
         Raises:
             PaymentRejected: it would not, with the reason code.
@@ -239,7 +239,7 @@ class SandboxBackend:
         return await self.chain.balance_of(address)
 
     async def check(self, token: Token, authorization: Authorization, signature: bytes) -> None:
-        """Check nonce and balance; see `Chain.check`."""
+        """Check nonce and balance; see `Chain.check`. No payer here is a contract: `BaseSpec` refuses its signature."""
         if await self.chain.authorization_state(authorization.from_, authorization.nonce):
             raise PaymentRejected("the authorization's nonce was used or cancelled", code="proof_already_used")
         balance = await self.balance_of(token, authorization.from_)

@@ -26,12 +26,14 @@ from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
 
 __all__ = [
     "CANCEL_TYPEHASH",
+    "MAX_SIGNATURE",
     "TRANSFER_TYPEHASH",
     "Authorization",
     "Domain",
     "address_of",
     "cancel_digest",
     "digest",
+    "is_signed_by_payer",
     "keccak256",
     "message_of",
     "parse_address",
@@ -44,6 +46,9 @@ __all__ = [
 ]
 
 MAX_UINT256 = 2**256 - 1
+MAX_SIGNATURE = 2048
+"""Bytes of a signature at most. A key makes 65; a contract reads what it likes: 700 of a passkey, 65 of each owner."""
+
 # Half the order of secp256k1: of the two signatures (r, s) and (r, n - s) that both verify, EIP-2 allows the lower.
 _HALF_ORDER = bytes.fromhex("7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0")
 _WORD_PADDING = bytes(12)
@@ -52,7 +57,8 @@ _BIT_6 = int.from_bytes(40 * b"\x40", "big")
 _is_address = re.compile(r"0x[0-9a-fA-F]{40}").fullmatch
 # One spelling per number: no sign, no leading zero, no exponent, and ASCII digits only (int() would take any script's).
 _is_uint = re.compile(r"0|[1-9][0-9]{0,77}").fullmatch
-_is_bytes = {size: re.compile(rf"0x[0-9a-fA-F]{{{2 * size}}}").fullmatch for size in (32, 65)}
+_is_nonce = re.compile(r"0x[0-9a-fA-F]{64}").fullmatch
+_is_signature = re.compile(rf"0x(?:[0-9a-fA-F]{{2}}){{1,{MAX_SIGNATURE}}}").fullmatch
 
 
 def keccak256(data: bytes) -> bytes:
@@ -193,17 +199,20 @@ def parse_authorization(payload: Mapping[str, object]) -> tuple[Authorization, b
     """Read the payload of an x402 `exact` EVM payment: `signature` and `authorization`. Unknown members are left alone.
 
     Args:
-        payload: the decoded JSON object. Numbers are decimal strings, byte strings are `0x` and their exact length.
+        payload: the decoded JSON object. Numbers are decimal strings, byte strings are `0x` and hex digits.
 
     Returns:
-        The authorization and its 65-byte signature, neither of them verified.
+        The authorization and its signature, neither of them verified. It is 65 bytes where a key has made it; whatever
+        the payer's contract reads otherwise, up to `MAX_SIGNATURE`.
 
     Raises:
         MalformedInput: the message names the member; code `payload_invalid`.
     """
     if not isinstance(payload, Mapping):
         raise _malformed("payload", "must be an object")
-    signature = _bytes(payload, "signature", "signature", 65)
+    signature = payload.get("signature")
+    if not isinstance(signature, str) or not _is_signature(signature):
+        raise _malformed("signature", f"must be a string of 0x and hex digits, for 1 to {MAX_SIGNATURE} bytes")
     members = payload.get("authorization")
     if not isinstance(members, Mapping):
         raise _malformed("authorization", "must be an object")
@@ -214,9 +223,9 @@ def parse_authorization(payload: Mapping[str, object]) -> tuple[Authorization, b
         value=_uint(members, "value"),
         valid_after=_uint(members, "validAfter"),
         valid_before=_uint(members, "validBefore"),
-        nonce=_bytes(members, "nonce", "authorization.nonce", 32),
+        nonce=_nonce(members),
     )
-    return authorization, signature
+    return authorization, bytes.fromhex(signature[2:])
 
 
 def _uint(members: Mapping[str, object], name: str) -> int:
@@ -226,10 +235,10 @@ def _uint(members: Mapping[str, object], name: str) -> int:
     return int(text)
 
 
-def _bytes(members: Mapping[str, object], name: str, member: str, size: int) -> bytes:
-    text = members.get(name)
-    if not isinstance(text, str) or not _is_bytes[size](text):
-        raise _malformed(member, f"must be a string of 0x and {2 * size} hex digits ({size} bytes)")
+def _nonce(members: Mapping[str, object]) -> bytes:
+    text = members.get("nonce")
+    if not isinstance(text, str) or not _is_nonce(text):
+        raise _malformed("authorization.nonce", "must be a string of 0x and 64 hex digits (32 bytes)")
     return bytes.fromhex(text[2:])
 
 
@@ -331,6 +340,14 @@ def recover(digest: bytes, signature: bytes) -> str:
     except ValueError as error:
         raise PaymentRejected("the signature belongs to no key", code="signature_invalid") from error
     return _address(public_key)
+
+
+def is_signed_by_payer(domain: Domain, authorization: Authorization, signature: bytes) -> bool:
+    """Whether the key of the payer's address made the signature; else only a contract at it could accept it."""
+    try:
+        return recover(digest(domain, authorization), signature) == authorization.from_
+    except PaymentRejected:
+        return False
 
 
 def sign(digest: bytes, private_key: bytes) -> bytes:

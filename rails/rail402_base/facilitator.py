@@ -44,6 +44,7 @@ would have an unknown outcome."""
 _CODES: Final[Mapping[str, str]] = {
     "invalid_payload": "payload_invalid",
     "invalid_exact_evm_payload_signature": "signature_invalid",
+    "invalid_exact_evm_payload_undeployed_smart_wallet": "wallet_undeployed",
     "invalid_exact_evm_payload_recipient_mismatch": "payee_mismatch",
     "invalid_exact_evm_payload_authorization_value": "amount_mismatch",
     "invalid_exact_evm_payload_authorization_value_mismatch": "amount_mismatch",
@@ -114,6 +115,7 @@ class FacilitatorBackend:
     """
 
     sees_submissions = False
+    hands_in_refunds = False  # a facilitator settles what is paid to its sellers
 
     def __init__(
         self,

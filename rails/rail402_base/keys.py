@@ -1,4 +1,4 @@
-"""Whose key signs a payment: a raw key, a keystore file, a mnemonic, or a signer somewhere else.
+"""Who signs a payment: a raw key, a keystore file, a mnemonic, a signer somewhere else, or a contract's owners.
 
 A private key never shows in a repr, a message or a chained exception.
 """
@@ -14,6 +14,7 @@ from typing import Protocol
 
 from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
 from rail402_base.eip3009 import (
+    MAX_SIGNATURE,
     Authorization,
     Domain,
     address_of,
@@ -24,8 +25,17 @@ from rail402_base.eip3009 import (
     split_signature,
     typed_data,
 )
+from rail402_base.erc1271 import require_deployed
 
-__all__ = ["DEFAULT_DERIVATION_PATH", "LocalSigner", "RemoteSigner", "Signer", "TypedDataSigner", "parse_private_key"]
+__all__ = [
+    "DEFAULT_DERIVATION_PATH",
+    "ContractSigner",
+    "LocalSigner",
+    "RemoteSigner",
+    "Signer",
+    "TypedDataSigner",
+    "parse_private_key",
+]
 
 # BIP-44: purpose 44', coin 60' (Ether), account 0', external chain 0, first address.
 DEFAULT_DERIVATION_PATH = "m/44'/60'/0'/0/0"
@@ -34,6 +44,7 @@ TypedDataSigner = Callable[[dict[str, object]], Awaitable[bytes | str]]
 
 _is_private_key = re.compile(r"(0x)?[0-9a-fA-F]{64}").fullmatch
 _is_signature = re.compile(r"0x[0-9a-fA-F]{130}").fullmatch
+_is_hex = re.compile(r"0x(?:[0-9a-fA-F]{2})*").fullmatch
 
 
 class Signer(Protocol):
@@ -48,7 +59,7 @@ class Signer(Protocol):
         """Sign a transfer out of `address`.
 
         Returns:
-            65 bytes: r, s (low) and v (27 or 28).
+            65 bytes: r, s (low) and v (27 or 28). Of a contract, what it reads; see `ContractSigner`.
 
         Raises:
             ConfigurationError: the authorization is another payer's, or the signer is set up wrongly. Nothing is paid.
@@ -128,10 +139,7 @@ class RemoteSigner:
     __slots__ = ("_address", "_sign_typed_data")
 
     def __init__(self, address: str, sign_typed_data: TypedDataSigner) -> None:
-        try:
-            self._address = parse_address(address, "address", eip55=True)
-        except MalformedInput as error:
-            raise ConfigurationError(f"the remote signer's {error.detail}") from error
+        self._address = _checked_address(address, "the remote signer's")
         self._sign_typed_data = sign_typed_data
 
     @property
@@ -159,6 +167,51 @@ class RemoteSigner:
         return f"RemoteSigner(address={self._address!r})"
 
 
+class ContractSigner:
+    """A wallet that is a contract (ERC-1271), such as a Safe or a passkey's smart account. It must be deployed.
+
+    What it signs is whatever the contract reads: an owner's signature, several, a passkey's with what belongs to it.
+    Whether the contract accepts it only the chain can say: where it does not, the payment is refused and nothing is
+    paid.
+
+    Args:
+        address: the contract's address: who pays.
+        sign_typed_data: see `RemoteSigner`; returns the signature as the contract wants it, 2048 bytes at most, in
+            bytes or as `0x` and hex digits.
+
+    Raises:
+        ConfigurationError: the address is not one.
+    """
+
+    __slots__ = ("_address", "_sign_typed_data")
+
+    def __init__(self, address: str, sign_typed_data: TypedDataSigner) -> None:
+        self._address = _checked_address(address, "the contract's")
+        self._sign_typed_data = sign_typed_data
+
+    @property
+    def address(self) -> str:
+        """Who pays, in EIP-55 form."""
+        return self._address
+
+    async def sign(self, domain: Domain, authorization: Authorization) -> bytes:
+        """Have a transfer out of `address` signed; see `Signer.sign`."""
+        _check_payer(self._address, authorization)
+        signature = await self._sign_typed_data(typed_data(domain, authorization))
+        if isinstance(signature, str) and _is_hex(signature):
+            signature = bytes.fromhex(signature[2:])
+        if not isinstance(signature, bytes) or not 0 < len(signature) <= MAX_SIGNATURE:
+            raise ConfigurationError(f"the contract's signature must be 1 to {MAX_SIGNATURE} bytes or 0x and hex")
+        try:
+            require_deployed(signature)
+        except PaymentRejected as error:
+            raise ConfigurationError(f"the contract's signature cannot be used: {error.detail}") from error
+        return bytes(signature)
+
+    def __repr__(self) -> str:
+        return f"ContractSigner(address={self._address!r})"
+
+
 def parse_private_key(text: str, *, name: str = "the private key") -> bytes:
     """Read a private key: 64 hex digits, with or without `0x`.
 
@@ -173,6 +226,13 @@ def parse_private_key(text: str, *, name: str = "the private key") -> bytes:
     key = bytes.fromhex(text.removeprefix("0x"))
     address_of(key)
     return key
+
+
+def _checked_address(address: str, whose: str) -> str:
+    try:
+        return parse_address(address, "address", eip55=True)
+    except MalformedInput as error:
+        raise ConfigurationError(f"{whose} {error.detail}") from error
 
 
 def _check_payer(address: str, authorization: Authorization) -> None:

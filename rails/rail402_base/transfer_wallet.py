@@ -139,6 +139,8 @@ class BaseTransferWallet(Wallet):
         """Make the transfer and wait until it is deep enough in the chain; see `Wallet.pay`."""
         if not self._is_ours(offer):
             raise PaymentFailed(f"the wallet transfers no {offer.asset} on {offer.network}", record_id=record_id)
+        if offer.expires_at <= now:
+            raise PaymentFailed("the offer has expired", record_id=record_id)
         try:
             transaction = await self.sender.send(_wanted(offer, record_id))
         except (OfferRefused, PaymentRejected, RailUnavailable) as error:

@@ -169,11 +169,14 @@ class BaseWallet(Wallet):
         It is valid from now on, for as long as the offer asks and at most `max_timeout`.
 
         Raises:
-            PaymentFailed: the token is none of the wallet's, or the signer did not sign; nothing has left.
+            PaymentFailed: the token is none of the wallet's, the offer has expired, or the signer did not sign; nothing
+                has left.
         """
         token = self._token(offer)
         if token is None:
             raise PaymentFailed(f"the wallet has no {offer.asset} on {offer.network}", record_id=record_id)
+        if offer.expires_at <= now:
+            raise PaymentFailed("the offer has expired", record_id=record_id)
         seconds, nonce = offer.timeout_seconds, self._random_bytes(32)
         if offer.dialect == "mpp" and offer.envelope is not None:  # there the nonce answers the challenge, and it
             seconds, nonce = offer.expires_at - now, answering_nonce(offer.envelope)  # says until when it is good

@@ -13,7 +13,14 @@ from rail402.protocol.rail import Binding, Verified
 from rail402_base import transfers as transfer_proofs
 from rail402_base.bindings import MppBinding, X402V1Binding, X402V2Binding, challenge_nonces, payload_of
 from rail402_base.document_bindings import PaymentUriBinding, XPaymentBinding, XPriceBinding, XReceiptBinding
-from rail402_base.eip3009 import MAX_UINT256, Authorization, digest, parse_authorization, recover, same_address
+from rail402_base.eip3009 import (
+    MAX_UINT256,
+    Authorization,
+    is_signed_by_payer,
+    parse_authorization,
+    same_address,
+)
+from rail402_base.erc1271 import PROOF_DIGEST, proof_digest, require_deployed
 from rail402_base.tokens import Token
 
 __all__ = [
@@ -151,7 +158,8 @@ class BaseSpec:
 
         The amount of an authorization must be exact: x402 knows no change. A payment in another token or on another
         chain shows here as a signature that does not verify, because the token's EIP-712 domain is part of what is
-        signed. What a transfer's hash stands for only the chain can say.
+        signed. What a transfer's hash stands for only the chain can say; and whether a signature that no key of the
+        payer's address has made is that of a contract there (ERC-1271). `Verified.state` has a `proof_digest` then.
         """
         token = self._required(offer)
         if _is_transfer(payment) != (offer.mechanism == transfer_proofs.MECHANISM):
@@ -170,19 +178,20 @@ class BaseSpec:
         if payment.dialect == _MPP and authorization.nonce not in challenge_nonces(payment.envelope):
             detail = "challenge hash mismatch: its nonce must be keccak256(id + realm) of the challenge"
             raise PaymentRejected(detail, code="resource_mismatch")
-        if recover(digest(token.domain, authorization), signature) != authorization.from_:
-            detail = f"the signature is not that of {authorization.from_} over this authorization of this token"
-            raise PaymentRejected(detail, code="signature_invalid")
-        return Verified(
-            payer=authorization.from_,
-            keys=frozenset({authorization_key(token, authorization)}),
+        require_deployed(signature)
+        state = {
+            "from": authorization.from_,
+            "nonce": "0x" + authorization.nonce.hex(),
             # A text, because no JSON number holds the largest of them.
-            state={
-                "from": authorization.from_,
-                "nonce": "0x" + authorization.nonce.hex(),
-                "valid_before": str(authorization.valid_before),
-            },
-        )
+            "valid_before": str(authorization.valid_before),
+        }
+        if not is_signed_by_payer(token.domain, authorization, signature):
+            if token.network.kind == "sandbox":
+                detail = f"the signature is not that of {authorization.from_}, and the sandbox has no contracts"
+                raise PaymentRejected(detail, code="signature_invalid")
+            state[PROOF_DIGEST] = proof_digest(signature)
+        keys = frozenset({authorization_key(token, authorization)})
+        return Verified(payer=authorization.from_, keys=keys, state=state)
 
     def mistaken_keys(self, payment: Payment) -> frozenset[ConsumptionKey]:
         """Return nothing: an authorization has no public half that could be sent for it."""

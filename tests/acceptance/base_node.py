@@ -9,18 +9,19 @@ from typing import Any, Final
 import httpx
 
 from rail402_base import BASE_USDC, ChainReader, RelaySettings, RpcBackend, Token
-from rail402_base.eip3009 import Authorization
+from rail402_base.eip3009 import Authorization, address_of, digest, sign
 from rail402_base.rpc.abi import call_data
 
-__all__ = ["AUTHORIZATION", "GWEI", "PAYEE", "URL", "Node", "selector"]
+__all__ = ["AUTHORIZATION", "GWEI", "PAYEE", "SIGNATURE", "URL", "Node", "selector"]
 
 URL: Final = "https://base.example.com/v1/a-key-of-mine"
 PAYEE: Final = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C"
-PAYER: Final = "0x857b06519E91e3A54538791bDbb0E22373e36b66"
+PAYER_KEY: Final = bytes.fromhex("22" * 32)
 GWEI: Final = 10**9
 AUTHORIZATION: Final = Authorization(
-    from_=PAYER, to=PAYEE, value=3000, valid_after=0, valid_before=1_900_000_000, nonce=bytes(32)
+    from_=address_of(PAYER_KEY), to=PAYEE, value=3000, valid_after=0, valid_before=1_900_000_000, nonce=bytes(32)
 )
+SIGNATURE: Final = sign(digest(BASE_USDC.domain, AUTHORIZATION), PAYER_KEY)
 
 
 def selector(function: str) -> str:

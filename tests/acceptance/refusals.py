@@ -19,13 +19,14 @@ from rail402.config import TomlFile
 from rail402.plugins import load_plugin
 from rail402.protocol.dialect import Fields
 from rail402.protocol.endpoint import EndpointRequest
-from rail402.protocol.offer import Offer
+from rail402.protocol.offer import Flow, Offer
 from rail402.protocol.order import Order
 from rail402.protocol.payment import Payment
 from rail402.protocol.rail import Terms, Verified
-from rail402_base import BASE_SEPOLIA_USDC, BASE_USDC, BaseRail, BaseWallet, ChainReader, Facilitator
+from rail402_base import BASE_SEPOLIA_USDC, BASE_USDC, BaseRail, BaseSpec, BaseWallet, ChainReader, Facilitator
 from rail402_base import FacilitatorBackend as Facilitated
 from rail402_base.tokens import SANDBOX_USDC, Token
+from rail402_base.wire import payload_of
 from rail402_lightning import (
     LightningRail,
     LightningWallet,
@@ -35,7 +36,7 @@ from rail402_lightning import (
     LndSender,
 )
 from rail402_stripe import OnDemand, StripeApi, StripeRail, StripeWallet
-from tests.acceptance.base_node import AUTHORIZATION, PAYEE, URL, Node, word
+from tests.acceptance.base_node import AUTHORIZATION, PAYEE, SIGNATURE, URL, Node, word
 from tests.unit.rail402_lightning.backends import fake_lnbits, fake_lnd
 from tests.unit.rail402_lightning.backends.fake_lnbits import FakeLnbits
 from tests.unit.rail402_lightning.backends.fake_lnd import FakeLnd
@@ -234,11 +235,11 @@ async def _(home: Path) -> None:
     await start_facilitated(lambda _: httpx.Response(502))
 
 
-async def check_payment(home: Path, node: Node) -> None:
+async def check_payment(home: Path, node: Node, signature: bytes = SIGNATURE) -> None:
     backend = node.backend(f"sqlite:///{home}/relayer.db")
     await backend.start()
     try:
-        await backend.check(BASE_USDC, AUTHORIZATION, bytes(65))
+        await backend.check(BASE_USDC, AUTHORIZATION, signature)
     finally:
         await backend.close()
 
@@ -259,9 +260,20 @@ async def _(home: Path) -> None:
     await check_payment(home, Node(answers={"balanceOf(address)": word(1)}))
 
 
-@case(BASE, "the payer is a contract")
+@case(BASE, "the payer is a contract that does not accept the signature")
 async def _(home: Path) -> None:
-    await check_payment(home, Node())
+    await check_payment(home, Node(), bytes(80))
+
+
+@case(BASE, "the payer is a contract that is not deployed yet")
+async def _(home: Path) -> None:
+    spec = BaseSpec(BASE_USDC)
+    amount, expires_at = AUTHORIZATION.value, AUTHORIZATION.valid_before
+    offer = spec.offer(
+        BASE_USDC, payee=PAYEE, amount=amount, flow=Flow.AUTHORIZATION, expires_at=expires_at, timeout_seconds=60
+    )
+    payload = payload_of(AUTHORIZATION, bytes(96) + bytes.fromhex(16 * "6492"))
+    spec.authenticate(offer, Payment(dialect="x402-v2", rail=spec.name, payload=payload, offer=offer))
 
 
 # --- Lightning

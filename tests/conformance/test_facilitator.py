@@ -236,8 +236,17 @@ REFUSALS = {
     "of another token": "invalid_payment_requirements",
     "of another chain": "invalid_network",
     "by another scheme": "unsupported_scheme",
-    "with a short signature": "invalid_payload",
+    "with no signature": "invalid_payload",
+    "with a short signature": "invalid_exact_evm_payload_signature",  # a contract's, it may be; the sandbox has none
+    "of a wallet that is not deployed": "invalid_exact_evm_payload_undeployed_smart_wallet",
     "with another domain": "invalid_payment_requirements",
+}
+
+
+SIGNATURES = {
+    "with no signature": {"signature": "0x"},
+    "with a short signature": {"signature": "0x00"},
+    "of a wallet that is not deployed": {"signature": "0x" + 96 * "00" + 16 * "6492"},
 }
 
 
@@ -263,8 +272,7 @@ async def refused(caller: Caller, what: str) -> dict[str, Any]:
     }
     for each in terms:
         each.update(changes.get(what, {}))
-    if what == "with a short signature":
-        body["paymentPayload"]["payload"]["signature"] = "0x00"
+    body["paymentPayload"]["payload"] |= SIGNATURES.get(what, {})
     if what == "used":
         signature = sign(digest(SANDBOX_USDC.domain, authorization), AGENT_KEY)
         await caller.world.chain.transfer_with_authorization(SANDBOX_USDC, authorization, signature)

@@ -522,15 +522,6 @@ ALWAYS_VALID = "0x631626ba7e60e01b60005260206000f3"
 """A contract that accepts every signature: it returns EIP-1271's magic value."""
 
 
-async def test_a_contract_as_a_payer_is_refused(evm: EvmChain, shop: Shop) -> None:
-    evm.call("anvil_setCode", shop.payer.address, ALWAYS_VALID)
-    payment = shop.authorize()
-    async with shop.open() as backend:
-        with pytest.raises(PaymentRejected, match="EIP-1271") as caught:
-            await backend.check(evm.token, payment, shop.sign(payment))
-    assert caught.value.code == "signature_invalid"
-
-
 @pytest.mark.parametrize("code", ["0x", ALWAYS_VALID], ids=["to nothing", "to one that accepts"])
 async def test_a_payer_that_has_delegated_is_decided_by_the_token(evm: EvmChain, shop: Shop, code: str) -> None:
     delegate = evm.account().address

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from rail402_base.eip3009 import cancel_digest, sign
-from tests.services.anvil import USDC, Account, EvmChain
+from tests.services.anvil import MANNERS, USDC, Account, EvmChain
 from tests.services.processes import ServiceFailed, wait_for
 
 AMOUNT = 12_345
@@ -177,3 +177,22 @@ def test_a_day_later_and_back(evm: EvmChain, payer: Account, payee: str) -> None
     assert (evm.now(), evm.height()) == (now, height)
     assert succeeded(evm, evm.submit(evm.account().address, authorization, evm.sign(payer, authorization)))
     assert evm.now() - now < 60, "the clock goes on from where it was"
+
+
+def test_a_contract_pays_as_its_owner_signs_and_as_it_behaves(evm: EvmChain, payee: str) -> None:
+    wallet, relayer = evm.smart_wallet(usdc=USDC), evm.account().address
+
+    def paid(manner: str, signer: Account = wallet, more: bytes = b"") -> bool:
+        evm.behave(wallet, manner)
+        authorization = evm.authorize(wallet, payee, AMOUNT)
+        return succeeded(evm, evm.submit_bytes(relayer, authorization, evm.sign(signer, authorization) + more))
+
+    assert [paid("honest"), paid("honest", more=bytes(700)), paid("honest", signer=evm.account())] == [1, 1, 0]
+    # What the token takes; we are stricter about an answer with more than a word.
+    takes = {manner: paid(manner, signer=evm.account()) for manner in MANNERS if manner != "honest"}
+    takes |= {"answers too much": paid("answers too much")}
+    assert [manner for manner, is_taken in takes.items() if is_taken] == ["answers too much", "takes anything"]
+    evm.behave(wallet, "honest")
+    evm.destroy(wallet)
+    assert not paid("honest")
+    assert evm.usdc_of(wallet.address) == USDC - evm.usdc_of(payee)

@@ -53,9 +53,23 @@ def serve():
     uvicorn.run(app, host="127.0.0.1", port=given["port"])
 
 
+class ContractSigner(EthAccountSigner):
+    """Signs for a contract with its owner's key, and sends along what the contract does not read."""
+
+    address = given.get("contract")
+
+    def sign_typed_data(self, *message):
+        return super().sign_typed_data(*message) + b"which owner"
+
+
+def signer():
+    account = Account.from_key(given["key"])
+    return ContractSigner(account) if "contract" in given else EthAccountSigner(account)
+
+
 async def pay():
     client, made = x402Client(), []
-    register_exact_evm_client(client, EthAccountSigner(Account.from_key(given["key"])))
+    register_exact_evm_client(client, signer())
     client.on_after_payment_creation(lambda context: made.append(context.payment_payload))
     http = x402HTTPClient(client)
     async with x402HttpxClient(http) as session:

@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,15 +18,29 @@ from rail402_base.tokens import BASE_SEPOLIA_USDC, Token
 from tests.services import install_root, installed
 from tests.services.processes import ServiceFailed, free_ports, running, wait_for
 
-__all__ = ["ETHER", "USDC", "Account", "EvmChain", "evm_chain", "missing"]
+__all__ = ["ETHER", "MANNERS", "USDC", "Account", "EvmChain", "evm_chain", "missing"]
 
 ETHER: Final = 10**18
 USDC: Final = 10**6
+MANNERS: Final = (
+    "honest",
+    "refuses",
+    "reverts",
+    "answers too little",
+    "answers too much",
+    "answers with more",
+    "burns gas",
+    "breaks",
+    "lies to calls",
+    "burns gas when mined",
+    "takes anything",
+)
+"""How a wallet that is a contract can behave: `Manner` of SmartWallet.sol."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A key of our own and its address."""
+    """A key of our own and its address; of a wallet that is a contract, its owner's key and its own address."""
 
     private_key: str = field(repr=False)
     address: str
@@ -46,7 +60,8 @@ class EvmChain:
 
     Attributes:
         url: of its JSON-RPC; client: what asks there.
-        slots: in which storage slot the token keeps each of its variables.
+        slots: in which storage slot the token keeps each of its variables; wallet_slots: the same of a smart wallet.
+        wallet_code: what runs at a smart wallet's address.
         token: the token, at the address of USDC on Base Sepolia.
     """
 
@@ -54,6 +69,8 @@ class EvmChain:
     slots: dict[str, int] = field(repr=False)
     client: httpx.Client = field(repr=False)
     token: Token = BASE_SEPOLIA_USDC
+    wallet_slots: dict[str, int] = field(default_factory=dict, repr=False)
+    wallet_code: str = field(default="0x", repr=False)
 
     def call(self, method: str, *params: Any) -> Any:
         """The result of one JSON-RPC call; raises ServiceFailed with anvil's error."""
@@ -91,6 +108,23 @@ class EvmChain:
         """Have an address hold `amount` atomic units of the token."""
         self._store(_entry(address, self.slots["_balances"]), amount)
 
+    # --- wallets that are contracts
+
+    def smart_wallet(self, *, usdc: int = 0) -> Account:
+        """A new contract that pays (ERC-1271): its address, and the key of its owner, whose word it takes."""
+        owner, wallet = self.account(), self.account(usdc=usdc).address
+        self.call("anvil_setCode", wallet, self.wallet_code)
+        self._store(self.wallet_slots["owner"].to_bytes(32, "big"), int(owner.address, 16), at=wallet)
+        return Account(owner.private_key, wallet)
+
+    def behave(self, wallet: Account, manner: str) -> None:
+        """Have a smart wallet behave as one of `MANNERS` from now on."""
+        self._store(self.wallet_slots["manner"].to_bytes(32, "big"), MANNERS.index(manner), at=wallet.address)
+
+    def destroy(self, wallet: Account) -> None:
+        """Have a smart wallet be no contract any more."""
+        self.call("anvil_setCode", wallet.address, "0x")
+
     # --- the token
 
     def read(self, function: str, *words: bytes) -> str:
@@ -110,8 +144,8 @@ class EvmChain:
         """Have the token refuse what an address pays and is paid, or go on."""
         self._store(_entry(address, self.slots["isBlacklisted"]), int(on))
 
-    def _store(self, slot: bytes, value: int) -> None:
-        self.call("anvil_setStorageAt", self.token.address, "0x" + slot.hex(), f"0x{value:064x}")
+    def _store(self, slot: bytes, value: int, *, at: str | None = None) -> None:
+        self.call("anvil_setStorageAt", at or self.token.address, "0x" + slot.hex(), f"0x{value:064x}")
 
     # --- transactions
 
@@ -143,6 +177,15 @@ class EvmChain:
             data += number.to_bytes(32, "big")
         data += authorization.nonce + _in_three_words(signature)
         return self.send(sender, self.token.address, data)
+
+    def submit_bytes(self, sender: str, authorization: Authorization, signature: bytes) -> str:
+        """Have an address hand an authorization in with a signature of any size; returns the transaction's hash."""
+        data = _selector("transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)")
+        data += _word(authorization.from_) + _word(authorization.to)
+        for number in (authorization.value, authorization.valid_after, authorization.valid_before):
+            data += number.to_bytes(32, "big")
+        data += authorization.nonce + (7 * 32).to_bytes(32, "big") + len(signature).to_bytes(32, "big")
+        return self.send(sender, self.token.address, data + signature + bytes(-len(signature) % 32))
 
     def cancel(self, sender: str, authorizer: str, nonce: bytes, signature: bytes) -> str:
         """Have an address hand a signed cancellation in; returns the transaction's hash."""
@@ -236,10 +279,10 @@ def evm_chain(directory: Path) -> Iterator[EvmChain]:
     with ExitStack() as services:
         client = services.enter_context(httpx.Client(trust_env=False, timeout=30))
         url = os.environ.get("RAIL402_TEST_EVM_URL") or services.enter_context(_anvil(directory, client))
-        compiled = json.loads((install_root() / "anvil" / "token.json").read_text())
-        chain = EvmChain(url, compiled["slots"], client)
-        _put_token(chain, compiled["creationCode"])
-        yield chain
+        token, wallet = _compiled("token"), _compiled("wallet")
+        chain = EvmChain(url, token["slots"], client)
+        _put_token(chain, token["creationCode"])
+        yield replace(chain, wallet_slots=wallet["slots"], wallet_code=_deployed(chain, wallet["creationCode"]))
 
 
 @contextmanager
@@ -259,12 +302,20 @@ def _anvil(directory: Path, client: httpx.Client) -> Iterator[str]:
         yield url
 
 
+def _compiled(name: str) -> dict[str, Any]:
+    compiled: dict[str, Any] = json.loads((install_root() / "anvil" / f"{name}.json").read_text())
+    return compiled
+
+
 def _put_token(chain: EvmChain, creation_code: str) -> None:
     if int(chain.call("eth_chainId"), 16) != chain.token.network.chain_id:
         raise ServiceFailed(f"the chain at {chain.url} does not call itself {chain.token.network.chain_id}")
-    # What creates a contract returns its code.
-    code = chain.call("eth_call", {"data": creation_code}, "latest")
-    chain.call("anvil_setCode", chain.token.address, code)
+    chain.call("anvil_setCode", chain.token.address, _deployed(chain, creation_code))
+
+
+def _deployed(chain: EvmChain, creation_code: str) -> str:
+    """What creates a contract returns its code."""
+    return str(chain.call("eth_call", {"data": creation_code}, "latest"))
 
 
 def _selector(function: str) -> bytes:

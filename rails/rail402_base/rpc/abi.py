@@ -6,20 +6,32 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from rail402.errors import PaymentRejected, Rail402Error, RailUnavailable
-from rail402_base.eip3009 import Authorization, keccak256, parse_address, split_signature
+from rail402.errors import PaymentRejected, RailUnavailable
+from rail402_base.eip3009 import (
+    Authorization,
+    Domain,
+    digest,
+    is_signed_by_payer,
+    keccak256,
+    parse_address,
+    split_signature,
+)
+from rail402_base.erc1271 import IS_VALID_SIGNATURE
 from rail402_base.rpc.endpoint import Answer, Call, RpcError
 
 __all__ = [
     "AUTHORIZATION_CANCELED",
     "AUTHORIZATION_USED",
+    "MAX_CONTRACT_GAS",
     "TRANSFER",
     "address_word",
     "boolean",
     "call_data",
     "data",
     "eth_call",
+    "is_contract_failure",
     "is_revert",
+    "is_valid_signature_data",
     "quantity",
     "refusal",
     "revert_reason",
@@ -33,9 +45,13 @@ AUTHORIZATION_CANCELED: Final = "0x" + keccak256(b"AuthorizationCanceled(address
 TRANSFER: Final = "0x" + keccak256(b"Transfer(address,address,uint256)").hex()
 """The topics of the three events."""
 
+MAX_CONTRACT_GAS: Final = 400_000
+"""What a payment of a contract may use at most: a transfer, and what the contract does to check its signature."""
+
 _TRANSFER_WITH_AUTHORIZATION: Final = (
     "transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,uint8,bytes32,bytes32)"
 )
+_TRANSFER_WITH_BYTES: Final = "transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)"
 _MAX_TEXT: Final = 200
 
 _is_quantity = re.compile(r"0x[0-9a-fA-F]{1,64}").fullmatch
@@ -57,6 +73,12 @@ _CUSTOM_ERRORS: Final = {
         "EnforcedPause()": "paused",
     }.items()
 }
+# What geth, reth, Nethermind, Besu and anvil call the end of a program that does not revert.
+_FAILURES: Final = (
+    *("out of gas", "outofgas", "gas required exceeds", "gas uint64 overflow", "evm error", "vm execution error"),
+    *("invalid opcode", "bad instruction", "invalid jump", "bad jump", "stack underflow", "stack limit"),
+    *("stack overflow", "write protection", "static state change", "return data out of bounds", "execution halted"),
+)
 # Words in a reason, and the code for it; the first that fits.
 _CODES: Final = (
     ("expired or not yet valid", "authorization_expired"),
@@ -86,36 +108,53 @@ def address_word(address: str) -> bytes:
     return bytes(12) + bytes.fromhex(address[2:])
 
 
-def transfer_call_data(authorization: Authorization, signature: bytes) -> str:
-    """Return what hands an authorization in: `transferWithAuthorization` with v, r and s.
+def transfer_call_data(domain: Domain, authorization: Authorization, signature: bytes) -> str:
+    """Return what hands an authorization in: `transferWithAuthorization`.
 
-    Raises:
-        PaymentRejected: the contract would refuse the signature's form.
+    A key's signature goes in three parts, which every token of EIP-3009 takes. Another is a contract's, and goes as the
+    bytes that it is: not all tokens have that function, and one that has not refuses the call.
     """
-    v, r, s = split_signature(signature)
     numbers = (authorization.value, authorization.valid_after, authorization.valid_before)
-    return call_data(
-        _TRANSFER_WITH_AUTHORIZATION,
+    words = (
         address_word(authorization.from_),
         address_word(authorization.to),
         *(number.to_bytes(32, "big") for number in numbers),
         authorization.nonce,
-        v.to_bytes(32, "big"),
-        r,
-        s,
     )
+    if is_signed_by_payer(domain, authorization, signature):
+        v, r, s = split_signature(signature)
+        return call_data(_TRANSFER_WITH_AUTHORIZATION, *words, v.to_bytes(32, "big"), r, s)
+    return call_data(_TRANSFER_WITH_BYTES, *words, *_bytes_last(signature, behind=len(words)))
 
 
-def eth_call(contract: str, called: str, *, block: str = "latest", sender: str | None = None) -> Call:
+def is_valid_signature_data(domain: Domain, authorization: Authorization, signature: bytes) -> str:
+    """Return what asks a payer that is a contract whether the signature is its own (ERC-1271)."""
+    return call_data(IS_VALID_SIGNATURE, digest(domain, authorization), *_bytes_last(signature, behind=1))
+
+
+def _bytes_last(content: bytes, *, behind: int) -> tuple[bytes, ...]:
+    """Encode bytes as the last argument, behind so many words: where they begin, how many, and they themselves."""
+    start, size = 32 * (behind + 1), len(content)
+    return start.to_bytes(32, "big"), size.to_bytes(32, "big"), content, bytes(-size % 32)
+
+
+def eth_call(
+    contract: str, called: str, *, block: str = "latest", sender: str | None = None, gas: int | None = None
+) -> Call:
     """Return the call that reads from a contract.
 
     Args:
         called: the function and its arguments; see `call_data`.
         block: a name or a number in hex.
         sender: who would send it as a transaction.
+        gas: what it may use; as much as the node allows unless given.
     """
     transaction = {"to": contract, "data": called}
-    return Call("eth_call", (transaction if sender is None else {"from": sender, **transaction}, block))
+    if sender is not None:
+        transaction["from"] = sender
+    if gas is not None:
+        transaction["gas"] = hex(gas)
+    return Call("eth_call", (transaction, block))
 
 
 # --- answers
@@ -203,6 +242,12 @@ def is_revert(error: RpcError) -> bool:
     return _revert_data(error.data)[:4] in (_ERROR_STRING, *_CUSTOM_ERRORS)
 
 
+def is_contract_failure(error: RpcError) -> bool:
+    """Say whether a call failed by what a contract did: it reverted, used up its gas, or did what no program may."""
+    said = error.message.lower()
+    return is_revert(error) or any(words in said for words in _FAILURES)
+
+
 def revert_reason(error: RpcError) -> str:
     """Return why a contract reverted, in its own words or in those of USDC's for the same; "" where it did not say."""
     returned = _revert_data(error.data)
@@ -215,11 +260,16 @@ def revert_reason(error: RpcError) -> str:
     return "".join(char if char.isprintable() else " " for char in (said or "")[:_MAX_TEXT])
 
 
-def refusal(error: RpcError) -> Rail402Error:
-    """Return what a revert means for the payment that was handed in.
+def refusal(error: RpcError) -> PaymentRejected | RailUnavailable:
+    """Return what it means for a payment that a call which would hand it in was refused.
 
-    That is `PaymentRejected` with the reason code, or `RailUnavailable` where it is nothing the payer could change.
+    That is `PaymentRejected` with the reason code, or `RailUnavailable` where it is nothing the payer could change: the
+    error itself, where the contracts have said nothing at all.
     """
+    if not is_revert(error):
+        if not is_contract_failure(error):
+            return error
+        return PaymentRejected(f"handing it in would fail: {error.message}", code="payment_declined")
     reason = revert_reason(error)
     if "paused" in reason.lower():
         return RailUnavailable("the token contract is paused by its issuer", retry_after=60)

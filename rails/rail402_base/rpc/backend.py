@@ -11,13 +11,13 @@ from typing import Final
 from rail402.clock import Clock, system_clock
 from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentRejected, RailUnavailable, StoreError
 from rail402_base.chain import FINAL, Deposits, Submitted, Trace, Transfer, Unused
-from rail402_base.eip3009 import Authorization
+from rail402_base.eip3009 import Authorization, is_signed_by_payer
 from rail402_base.keys import parse_private_key
 from rail402_base.rpc.fees import GWEI
 from rail402_base.rpc.reader import ChainReader, matching_transfer
 from rail402_base.rpc.receipts import Receipt
 from rail402_base.rpc.relayer import Relayer
-from rail402_base.rpc.relayer_store import Purpose, RelayerStore, SqliteRelayerStore, Stored
+from rail402_base.rpc.relayer_store import Purpose, RelayerStore, Stored, open_relayer_store
 from rail402_base.tokens import Network, Token
 
 __all__ = ["RelaySettings", "RpcBackend"]
@@ -25,6 +25,9 @@ __all__ = ["RelaySettings", "RpcBackend"]
 logger = logging.getLogger("rail402.base")
 
 DEFAULT_STORE: Final = "sqlite:///relayer.db"
+
+_DISTRUSTED_SECONDS: Final = 3600
+_MOST_DISTRUSTED: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +85,7 @@ class RpcBackend:
         clock: Clock = system_clock,
     ) -> None:
         self.reader, self.settings = reader, settings or RelaySettings()
-        self._store = SqliteRelayerStore(store) if isinstance(store, str) else store
+        self._store = open_relayer_store(store) if isinstance(store, str) else store
         self.relayer = Relayer(
             parse_private_key(relayer_key, name="relayer_key:"),
             reader=reader,
@@ -93,6 +96,8 @@ class RpcBackend:
             tend_seconds=self.settings.tend_seconds,
         )
         self._slots = asyncio.Semaphore(self.settings.max_in_flight)
+        self._clock = clock
+        self._distrusted: dict[str, int] = {}  # contracts that said yes until it was mined, and until when
 
     def __repr__(self) -> str:
         return f"RpcBackend({self.reader!r}, relayer={self.relayer.account.address!r})"
@@ -144,8 +149,17 @@ class RpcBackend:
         return await self.reader.balance_of(token, address)
 
     async def check(self, token: Token, authorization: Authorization, signature: bytes) -> None:
-        """Check nonce, balance and payer; see `ChainReader.check`."""
+        """Check nonce, balance and payer; see `ChainReader.check`.
+
+        A contract that accepts its signature for as long as only calls ask, and not in a block, is refused for an hour:
+        it spends our gas and none of its own.
+        """
         await self.reader.check(token, authorization, signature)
+        if self._distrusted.get(authorization.from_, 0) > self._clock():
+            detail = (
+                f"a payment of the contract {authorization.from_} failed in its block although it would have passed"
+            )
+            raise PaymentRejected(detail, code="payment_declined")
 
     async def settle(self, token: Token, authorization: Authorization, signature: bytes) -> Transfer | Submitted:
         """Hand an authorization in and wait until it is mined; see `Chain.settle`.
@@ -158,9 +172,9 @@ class RpcBackend:
         may_be_sent = False
         try:
             async with asyncio.timeout(self.settings.settle_seconds), self._slots:
-                fees = await self.relayer.prepare(authorization, signature)
+                prepared = await self.relayer.prepare(authorization, signature)
                 may_be_sent = True
-                stored = await self.relayer.hand_in(_purpose(token, authorization), authorization, signature, fees)
+                stored = await self.relayer.hand_in(_purpose(token, authorization), prepared)
                 receipt = await self.relayer.mined(stored)
         except TimeoutError as error:
             if stored is not None:
@@ -192,8 +206,18 @@ class RpcBackend:
         if receipt is None:
             return OutcomeUnknown(f"another transaction has the nonce of {stored.hash}")
         self.relayer.forget_gas()
+        if not is_signed_by_payer(self.reader.token.domain, authorization, signature):
+            self._distrust(authorization.from_, refused)
         why = "the token would take the authorization now" if refused is None else refused.detail
         return OutcomeUnknown(f"{stored.hash} reverted; {why}")
+
+    def _distrust(self, payer: str, refused: PaymentRejected | RailUnavailable | None) -> None:
+        """Take down a contract whose payment reverted, unless by what keys do too, such as moving the money away."""
+        if refused is None or refused.code == "signature_invalid":
+            now = self._clock()
+            living = {each: until for each, until in self._distrusted.items() if until > now}
+            self._distrusted = living if len(living) < _MOST_DISTRUSTED else {}
+            self._distrusted[payer] = now + _DISTRUSTED_SECONDS
 
     async def trace(self, token: Token, authorizer: str, nonce: bytes, *, valid_before: int) -> Trace:
         """Find out what became of an authorization; see `Chain.trace`. What is on its way is not lost sight of."""

@@ -10,21 +10,23 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
-from typing import Final
 
 import httpx
 
 from rail402.clock import Clock, system_clock
 from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentRejected, RailUnavailable
 from rail402_base.chain import Deposits, Submitted, Trace, Transfer, Unused
-from rail402_base.eip3009 import Authorization
+from rail402_base.eip3009 import Authorization, is_signed_by_payer
+from rail402_base.erc1271 import is_accepted
 from rail402_base.rpc.abi import (
+    MAX_CONTRACT_GAS,
     address_word,
     boolean,
     call_data,
     data,
     eth_call,
-    is_revert,
+    is_contract_failure,
+    is_valid_signature_data,
     quantity,
     refusal,
     transfer_call_data,
@@ -40,9 +42,6 @@ from rail402_base.tokens import Network, Token
 __all__ = ["ChainReader"]
 
 logger = logging.getLogger("rail402.base")
-
-# What stands at an address whose key has delegated to a contract (EIP-7702), before that contract's address.
-_DELEGATION: Final = b"\xef\x01\x00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +123,13 @@ class ChainReader:
         return quantity(answer)
 
     async def check(self, token: Token, authorization: Authorization, signature: bytes) -> None:
-        """Check nonce, balance and payer in one request; see `ChainView.check`.
+        """Check nonce, balance, payer and a contract's signature in one request; see `ChainView.check`.
 
-        An address with code is a contract, whose signature would have to be asked of it (EIP-1271): refused. One that
-        has delegated to a contract (EIP-7702) still has its key, but some tokens ask the contract all the same, so the
-        token is asked whether it would take this very signature.
+        A signature that the payer's key has not made is good where the payer is a contract which says so (ERC-1271);
+        that comes first, so that nobody who has no such signature learns or gets anything. The contract may use a
+        bounded amount of gas. The token is asked as well, whether it would take the authorization with this very
+        signature: it asks the contract by its own rules. It is also asked about an address whose key has delegated to a
+        contract (EIP-7702) and has signed itself: some tokens ask the contract all the same.
 
         Raises:
             PaymentRejected: the token would not take it, with the reason code.
@@ -136,15 +137,19 @@ class ChainReader:
         """
         self._require_token(token)
         payer, payee = address_word(authorization.from_), address_word(authorization.to)
-        balance, used, code, *rest = await self.rpc.batch(
-            [
-                self._read("balanceOf(address)", payer),
-                self._read("authorizationState(address,bytes32)", payer, authorization.nonce),
-                Call("eth_getCode", (authorization.from_, "latest")),
-                *([self._read("paused()")] if self._features.paused else []),
-                *([self._read("isBlacklisted(address)", each) for each in (payer, payee) if self._features.blacklist]),
-            ]
-        )
+        is_by_key = is_signed_by_payer(token.domain, authorization, signature)
+        calls = [
+            self._read("balanceOf(address)", payer),
+            self._read("authorizationState(address,bytes32)", payer, authorization.nonce),
+            Call("eth_getCode", (authorization.from_, "latest")),
+            *([self._read("paused()")] if self._features.paused else []),
+            *([self._read("isBlacklisted(address)", each) for each in (payer, payee) if self._features.blacklist]),
+        ]
+        asks = [] if is_by_key else [self._ask_payer(authorization, signature), self._try(authorization, signature)]
+        balance, used, code, *rest = await self.rpc.batch([*calls, *asks])
+        if not is_by_key:
+            *rest, accepted, tried = rest
+            _require_contract(authorization.from_, code, accepted)
         if boolean(used):
             raise PaymentRejected("the authorization's nonce was used or cancelled", code="proof_already_used")
         self._require_unrestricted(rest)
@@ -152,8 +157,13 @@ class ChainReader:
         if held < authorization.value:
             detail = f"{authorization.from_} holds {held} of {authorization.value} atomic units"
             raise PaymentRejected(detail, code="insufficient_funds")
-        if data(code):
-            await self._check_delegated(code, authorization, signature)
+        refused = None
+        if not is_by_key:
+            refused = _refused(tried)
+        elif data(code):
+            refused = await self.simulate(authorization, signature)
+        if refused is not None:
+            raise refused
 
     def _require_unrestricted(self, answers: Sequence[Answer]) -> None:
         answers = list(answers)
@@ -166,13 +176,15 @@ class ChainReader:
             if payee:
                 raise RailUnavailable("the token's issuer has blacklisted the address that is to be paid")
 
-    async def _check_delegated(self, code: Answer, authorization: Authorization, signature: bytes) -> None:
-        if not data(code).startswith(_DELEGATION):
-            detail = "the payer is a contract; signatures of contracts (EIP-1271) are not accepted"
-            raise PaymentRejected(detail, code="signature_invalid")
-        refused = await self.simulate(authorization, signature)
-        if refused is not None:
-            raise refused
+    def _ask_payer(self, authorization: Authorization, signature: bytes) -> Call:
+        called = is_valid_signature_data(self.token.domain, authorization, signature)
+        # From nobody: not every node lets a contract, such as the token, be the sender of a call.
+        return eth_call(authorization.from_, called, gas=MAX_CONTRACT_GAS)
+
+    def _try(self, authorization: Authorization, signature: bytes, sender: str | None = None) -> Call:
+        called = transfer_call_data(self.token.domain, authorization, signature)
+        is_by_key = is_signed_by_payer(self.token.domain, authorization, signature)
+        return eth_call(self.token.address, called, sender=sender, gas=None if is_by_key else MAX_CONTRACT_GAS)
 
     async def simulate(
         self, authorization: Authorization, signature: bytes, *, sender: str | None = None
@@ -182,15 +194,8 @@ class ChainReader:
         Raises:
             RailUnavailable: no node answers.
         """
-        handed_in = transfer_call_data(authorization, signature)
-        (answer,) = await self.rpc.batch([eth_call(self.token.address, handed_in, sender=sender)])
-        if not isinstance(answer, RpcError):
-            return None
-        if not is_revert(answer):
-            raise answer
-        refused = refusal(answer)
-        assert isinstance(refused, PaymentRejected | RailUnavailable)
-        return refused
+        (answer,) = await self.rpc.batch([self._try(authorization, signature, sender)])
+        return _refused(answer)
 
     # --- what became of an authorization
 
@@ -300,6 +305,33 @@ class ChainReader:
                 f"the reader is for {self.token.symbol} at {self.token.address} on {self.network.caip2}, "
                 f"not for {token.address} on {token.network.caip2}"
             )
+
+
+def _require_contract(payer: str, code: Answer, accepted: Answer) -> None:
+    """Check that a payer whose key has not signed is a contract, and accepts the signature.
+
+    Raises:
+        PaymentRejected: it is not, or does not; code `signature_invalid`.
+        RailUnavailable: the node did not ask it.
+    """
+    if not data(code):
+        detail = f"the signature is not that of {payer} over this authorization of this token"
+        raise PaymentRejected(detail, code="signature_invalid")
+    if isinstance(accepted, RpcError) and not is_contract_failure(accepted):
+        raise accepted
+    if isinstance(accepted, RpcError) or not is_accepted(data(accepted)):
+        detail = f"the payer is the contract {payer}, and it does not accept the signature (ERC-1271)"
+        raise PaymentRejected(detail, code="signature_invalid")
+
+
+def _refused(answer: Answer) -> PaymentRejected | RailUnavailable | None:
+    """Return why the token would not take what it was tried with; raises what says nothing about that."""
+    if not isinstance(answer, RpcError):
+        return None
+    refused = refusal(answer)
+    if refused is answer:
+        raise answer
+    return refused
 
 
 def matching_transfer(receipt: Receipt, token: Token, authorization: Authorization) -> Transfer | None:

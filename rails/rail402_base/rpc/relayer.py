@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from typing import Final
 
 from rail402.clock import Clock
 from rail402.errors import OutcomeUnknown, RailUnavailable, StoreError
-from rail402_base.eip3009 import Authorization
-from rail402_base.rpc.abi import eth_call, is_revert, quantity, refusal, transfer_call_data
+from rail402_base.eip3009 import Authorization, is_signed_by_payer
+from rail402_base.rpc.abi import (
+    MAX_CONTRACT_GAS,
+    eth_call,
+    is_revert,
+    quantity,
+    refusal,
+    transfer_call_data,
+)
 from rail402_base.rpc.blocks import Block, parse_block
 from rail402_base.rpc.endpoint import Call, RpcError
 from rail402_base.rpc.fees import FEE_CALLS, Fees, fees_now, with_margin
@@ -19,7 +27,7 @@ from rail402_base.rpc.receipts import Receipt
 from rail402_base.rpc.relayer_store import Purpose, RelayerStore, Stored
 from rail402_base.rpc.transactions import Refusal, SignedTransaction, sign_transaction
 
-__all__ = ["Relayer"]
+__all__ = ["Prepared", "Relayer"]
 
 logger = logging.getLogger("rail402.base")
 
@@ -33,6 +41,21 @@ _WHY_NEVER_TAKEN: Final = {
     Refusal.UNFIT: "the nodes refuse the transactions of {}; see the log",
     Refusal.NOT_REACHED: "no node could be reached to broadcast a transaction of {}",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A call of the token that would go through now.
+
+    Attributes:
+        called: the function and its arguments, `0x` and hex digits.
+        fees: what gas costs.
+        gas: the most that it may use; None for what transfers use, which hardly differ.
+    """
+
+    called: str
+    fees: Fees
+    gas: int | None
 
 
 class Relayer:
@@ -98,27 +121,40 @@ class Relayer:
 
     # --- one payment
 
-    async def prepare(self, authorization: Authorization, signature: bytes) -> Fees:
+    async def prepare(self, authorization: Authorization, signature: bytes) -> Prepared:
         """Find out in one request whether the token would take an authorization now, and what gas costs.
+
+        What a contract uses to check its signature is its own affair: for each of its payments gas is estimated, up to
+        a limit.
 
         Raises:
             PaymentRejected: the token would refuse it, with the reason code.
             RailUnavailable: no node answers, or gas is above the ceiling.
         """
-        token, called = self._reader.token.address, transfer_call_data(authorization, signature)
-        calls = [*FEE_CALLS, eth_call(token, called, sender=self.account.address)]
-        if self._gas is None:
-            calls.append(Call("eth_estimateGas", ({"from": self.account.address, "to": token, "data": called},)))
+        token = self._reader.token
+        called = transfer_call_data(token.domain, authorization, signature)
+        is_by_key = is_signed_by_payer(token.domain, authorization, signature)
+        limit = None if is_by_key else MAX_CONTRACT_GAS
+        tried = eth_call(token.address, called, sender=self.account.address, gas=limit)
+        calls = [*FEE_CALLS, tried]
+        if limit is not None or self._gas is None:
+            calls.append(Call("eth_estimateGas", tried.params[:1]))
         newest, tip, answer, *estimated = await self._reader.rpc.batch(calls)
         head = parse_block(newest)
         if isinstance(answer, RpcError) and not _is_too_early(answer, authorization, head):
-            raise refusal(answer) if is_revert(answer) else answer
+            raise refusal(answer)
         fees = fees_now(head, tip, ceiling=self._ceiling)
+        needed = None
         if estimated and not isinstance(estimated[0], RpcError):
-            self._gas = with_margin(quantity(estimated[0]))
-        return fees
+            needed = with_margin(quantity(estimated[0]))
+        if limit is None:
+            self._gas = needed or self._gas
+            return Prepared(called, fees, None)
+        if needed is None and not isinstance(answer, RpcError):  # it says yes to the call only
+            raise refusal(estimated[0])
+        return Prepared(called, fees, min(needed or limit, limit))
 
-    async def hand_in(self, purpose: Purpose, authorization: Authorization, signature: bytes, fees: Fees) -> Stored:
+    async def hand_in(self, purpose: Purpose, prepared: Prepared) -> Stored:
         """Sign, store and broadcast; what is begun is finished also where the caller is cancelled.
 
         Where this authorization is on its way already, that transaction is returned.
@@ -127,15 +163,16 @@ class Relayer:
             RailUnavailable: nothing was broadcast, and nothing will be.
             OutcomeUnknown: it may have been.
         """
-        return await self.submit(purpose, transfer_call_data(authorization, signature), fees)
+        return await self.submit(purpose, prepared.called, prepared.fees, gas=prepared.gas)
 
-    async def submit(self, purpose: Purpose, called: str, fees: Fees) -> Stored:
+    async def submit(self, purpose: Purpose, called: str, fees: Fees, *, gas: int | None = None) -> Stored:
         """Sign, store and broadcast a call of the token; see `hand_in`.
 
         Args:
             called: the function and its arguments, `0x` and hex digits.
+            gas: the most that it may use; what was estimated last unless given.
         """
-        task = asyncio.create_task(self._submit(purpose, called, fees))
+        task = asyncio.create_task(self._submit(purpose, called, fees, gas))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
@@ -154,7 +191,7 @@ class Relayer:
         call = {"from": self.account.address, "to": self._reader.token.address, "data": called}
         newest, tip, estimated = await self._reader.rpc.batch([*FEE_CALLS, Call("eth_estimateGas", (call,))])
         if isinstance(estimated, RpcError):
-            raise refusal(estimated) if is_revert(estimated) else estimated
+            raise refusal(estimated)
         fees = fees_now(parse_block(newest), tip, ceiling=self._ceiling)
         self._gas = with_margin(quantity(estimated))
         return self._gas, fees
@@ -179,9 +216,9 @@ class Relayer:
         """Estimate anew before the next payment."""
         self._gas = None
 
-    async def _submit(self, purpose: Purpose, called: str, fees: Fees) -> Stored:
+    async def _submit(self, purpose: Purpose, called: str, fees: Fees, gas: int | None) -> Stored:
         for _ in range(_TRIES):
-            stored, is_new = await self._allocate(purpose, called, fees)
+            stored, is_new = await self._allocate(purpose, called, fees, gas)
             refused = await self._outbox.broadcast(stored)
             if refused is Refusal.NONCE_USED and await self._is_lost(stored):
                 continue
@@ -191,8 +228,8 @@ class Relayer:
             return stored
         raise OutcomeUnknown(f"another program uses the key of {self.account.address}: give the rail a key of its own")
 
-    async def _allocate(self, purpose: Purpose, called: str, fees: Fees) -> tuple[Stored, bool]:
-        gas = self._gas or with_margin(_TYPICAL_GAS)
+    async def _allocate(self, purpose: Purpose, called: str, fees: Fees, gas: int | None) -> tuple[Stored, bool]:
+        limit = gas or self._gas or with_margin(_TYPICAL_GAS)
 
         def sign(nonce: int) -> SignedTransaction:
             return sign_transaction(
@@ -201,7 +238,7 @@ class Relayer:
                 nonce=nonce,
                 to=self._reader.token.address,
                 data=called,
-                gas=gas,
+                gas=limit,
                 fees=fees,
             )
 

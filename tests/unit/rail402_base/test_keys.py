@@ -11,8 +11,8 @@ from eth_account import Account
 from eth_account.messages import encode_typed_data
 
 from rail402.errors import ConfigurationError, RailUnavailable
-from rail402_base.eip3009 import Authorization, digest, recover
-from rail402_base.keys import LocalSigner, RemoteSigner, Signer
+from rail402_base.eip3009 import Authorization, digest, recover, typed_data
+from rail402_base.keys import ContractSigner, LocalSigner, RemoteSigner, Signer
 from rail402_base.tokens import BASE_SEPOLIA_USDC, BASE_USDC
 
 KEY = 32 * "1f"
@@ -270,3 +270,51 @@ def test_a_remote_signer_needs_an_address(address: Any) -> None:
 
     with pytest.raises(ConfigurationError, match="the remote signer's address"):
         RemoteSigner(address, remote)
+
+
+# --- a contract's
+
+
+@pytest.mark.parametrize("size", [1, 65, 66, 2048])
+@pytest.mark.parametrize("as_text", [True, False])
+async def test_a_contracts_signature_is_left_as_it_is(size: int, as_text: bool) -> None:
+    asked: list[dict[str, object]] = []
+    signature = bytes([7]) * size
+
+    async def owners(message: dict[str, object]) -> bytes | str:
+        asked.append(message)
+        return "0x" + signature.hex() if as_text else signature
+
+    signer = ContractSigner(ADDRESS, owners)
+    assert await signer.sign(DOMAIN, AUTHORIZATION) == signature
+    assert asked == [typed_data(DOMAIN, AUTHORIZATION)]
+    assert repr(signer) == f"ContractSigner(address='{ADDRESS}')"
+    assert signer.address == ADDRESS
+
+
+@pytest.mark.parametrize("answer", [None, b"", bytes(2049), "", "0x", "0x0", "07", "0x" + "00" * 2049, 5, ["0x01"]])
+async def test_a_contracts_owners_who_return_no_signature(answer: Any) -> None:
+    async def owners(_: dict[str, object]) -> Any:
+        return answer
+
+    with pytest.raises(ConfigurationError, match="must be 1 to 2048 bytes"):
+        await ContractSigner(ADDRESS, owners).sign(DOMAIN, AUTHORIZATION)
+
+
+async def test_a_contract_that_is_not_deployed_pays_nothing() -> None:
+    async def owners(_: dict[str, object]) -> bytes:
+        return bytes(96) + bytes.fromhex(16 * "6492")
+
+    with pytest.raises(ConfigurationError, match="ERC-6492"):
+        await ContractSigner(ADDRESS, owners).sign(DOMAIN, AUTHORIZATION)
+
+
+async def test_a_contract_signs_for_itself_only() -> None:
+    async def owners(_: dict[str, object]) -> bytes:
+        raise AssertionError("nobody is asked")
+
+    other = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C"
+    with pytest.raises(ConfigurationError, match="was asked to sign a payment from"):
+        await ContractSigner(other, owners).sign(DOMAIN, AUTHORIZATION)
+    with pytest.raises(ConfigurationError, match="the contract's address"):
+        ContractSigner("0x12", owners)

@@ -413,7 +413,19 @@ async def test_a_rail_of_its_own_sandbox(tmp_path: Path) -> None:
     await rail.close()
     assert BaseRail.sandbox(tmp_path).pay_to == rail.pay_to
     assert BaseRail.sandbox(tmp_path, pay_to=PAYEE.lower()).pay_to == PAYEE
-    assert not isinstance(rail, Holds | Refunds)
+    assert not isinstance(rail, Holds)
+    assert isinstance(rail, Refunds)
+
+
+async def test_another_chain_where_ours_was_is_unhealthy_and_no_mistake_of_the_app(
+    till: Till, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def health() -> None:
+        raise ConfigurationError("the node is on the chain 1")
+
+    monkeypatch.setattr(till.backend, "health", health)
+    with pytest.raises(RailUnavailable, match="on the chain 1"):
+        await till.rail.health()
 
 
 @pytest.mark.parametrize(

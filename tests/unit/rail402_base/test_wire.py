@@ -187,10 +187,11 @@ def test_the_official_sdks_payments_are_genuine_on_their_own_network_only(vector
         "signature": vector["signature"],
         "authorization": EXAMPLE["payload"]["authorization"] | {"from": signer},
     }
-    assert spec.authenticate(decoded(vector["accepted"], spec), present(payload)).payer == signer
+    genuine = spec.authenticate(decoded(vector["accepted"], spec), present(payload))
+    assert (genuine.payer, "proof_digest" in genuine.state) == (signer, False)
     for other in VECTORS["key_11"]:
-        if other is not vector:
-            assert refusal(decoded(other["accepted"], spec), payload, spec) == "signature_invalid"
+        if other is not vector:  # no key has signed there, so that only a contract could say that it is its own
+            assert "proof_digest" in spec.authenticate(decoded(other["accepted"], spec), present(payload)).state
 
 
 def test_a_payload_travels_as_it_is() -> None:
@@ -209,7 +210,7 @@ def test_another_methods_payload_is_left_to_others(payload: dict[str, Any]) -> N
     [
         ({"authorization": None}, "authorization"),
         ({"authorization": []}, "authorization"),
-        ({"signature": "0x00"}, "signature"),
+        ({"signature": "0x"}, "signature"),
         ({"signature": None}, "signature"),
     ],
 )

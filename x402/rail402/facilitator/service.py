@@ -17,7 +17,7 @@ from rail402.errors import (
     StaleCharge,
 )
 from rail402.facilitator.policy import FacilitatorSettings, Limits, Policy
-from rail402.facilitator.settling import Settling, check_ours, is_owed, look_up, sent_transaction, verify_unused
+from rail402.facilitator.settling import Settling, check_known, is_owed, look_up, sent_transaction, verify_unused
 from rail402.facilitator.wire import (
     Kind,
     Presented,
@@ -164,9 +164,9 @@ class Facilitator:
     async def reconcile(self) -> int:
         """Run the reconciler once, and forget what is past its retention; return how many charges it closed."""
         reconciler = Reconciler(await self._started())
-        closed = await reconciler.run_once()
+        report = await reconciler.run_once()
         await reconciler.prune()
-        return closed
+        return report.closed
 
     async def _started(self) -> Services:
         return await self._life.start(self._assemble)
@@ -212,7 +212,7 @@ class Facilitator:
     async def _check(self, services: Services, rail: PaymentRail, presented: Presented, verified: Verified) -> None:
         charge = await services.store.find(verified.keys)
         if charge is not None:
-            check_ours(charge)
+            check_known(charge, verified)
             charge = charge.lapsed(services.clock())
             if charge.payment is PaymentState.UNKNOWN:
                 charge = await look_up(services, charge)
@@ -241,6 +241,8 @@ class Facilitator:
             services = await self._started()
             presented, rail, verified = self._read(question)
             payer = verified.payer
+            if "proof_digest" in verified.state:  # anybody may have made it: it must not take the payer's places
+                await self._confirm(services, rail, presented, verified)
             with self._limits.place(payer) as is_free:
                 if not is_free:
                     return _busy(question, payer)
@@ -263,6 +265,13 @@ class Facilitator:
         logger.info("%s settled by %s for %s", charge.price, charge.transaction, charge.offer.payee)
         body = settled(question, transaction=str(charge.transaction), amount=charge.amount, payer=charge.payer)
         return Answer(200, body, told=charge if outcome.is_told else None)
+
+    async def _confirm(self, services: Services, rail: PaymentRail, presented: Presented, verified: Verified) -> None:
+        charge = await services.store.find(verified.keys)
+        if charge is None:
+            await verify_unused(rail, presented, verified, now=services.clock())
+        else:
+            check_known(charge, verified)
 
     async def told(self, charge: Charge) -> None:
         """Note that the one success of a settlement has left."""

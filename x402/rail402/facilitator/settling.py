@@ -30,7 +30,7 @@ from rail402.server.operations import Finished, settle, verdict
 from rail402.server.reconciler import Reconciler
 from rail402.server.services import Services
 
-__all__ = ["Outcome", "Settling", "check_ours", "is_owed", "look_up", "sent_transaction", "verify_unused"]
+__all__ = ["Outcome", "Settling", "check_known", "is_owed", "look_up", "sent_transaction", "verify_unused"]
 
 ROUTE: Final = "rail402 facilitator"
 """The route in our charges' orders, by which they are told from those of a gate."""
@@ -93,7 +93,7 @@ class Settling:
         """
         store = self._services.store
         charge = await store.find(verified.keys) or await self._claim(verified)
-        check_ours(charge)
+        check_known(charge, verified)
         while True:
             found = await self._step(charge)
             if isinstance(found, Outcome):
@@ -220,14 +220,17 @@ class Settling:
         return charge
 
 
-def check_ours(charge: Charge) -> None:
-    """Refuse a charge of somebody else: in a store that is shared with a gate, each would take the other's for its own.
+def check_known(charge: Charge, verified: Verified) -> None:
+    """Check that a charge which is there already is ours, and that the payment presented is the one it was made for.
 
     Raises:
-        StoreError: it is not a facilitator's.
+        StoreError: it is a gate's: in a store that they share, each would take the other's for its own.
+        PaymentRejected: it has another signature than the one that its payer's contract accepted.
     """
     if charge.order.route != ROUTE:
         raise StoreError(f"charge {charge.id} is a gate's: give the facilitator a store of its own")
+    if not charge.takes_proof(verified.state):
+        raise PaymentRejected("it is not the signature that was accepted for it", code="signature_invalid")
 
 
 def is_owed(charge: Charge) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from rail402.config import Secret, TomlFile, revealed
+from rail402.config import Secret, StoreUrl, TomlFile, revealed
 from rail402.errors import ConfigurationError
 from rail402.facilitator.policy import FacilitatorSettings
 from rail402.facilitator.service import DEFAULT_STORE, Facilitator
@@ -36,7 +36,7 @@ class Configured:
 class _Facilitator(Record):
     """`[facilitator]`; see `FacilitatorSettings`."""
 
-    store: str = DEFAULT_STORE
+    store: StoreUrl = Field(DEFAULT_STORE, repr=False)
     token: Secret | None = None
     pay_to: list[str] = Field(default_factory=list)
     any_payee: bool = Field(False, strict=True)

@@ -34,6 +34,9 @@ class Verified:
 
     `came_before` says that the money is there already, because somebody else handed the payment in. Who keeps a record
     of all payments to a payee knows that none of them was this one; a facilitator does not.
+
+    Where only `PaymentRail.verify` can say whether a proof is good (a contract's signature), `state` has its SHA-256 as
+    `proof_digest`. It is nothing to go by before; afterwards the charge keeps it (`Charge.takes_proof`).
     """
 
     keys: frozenset[ConsumptionKey]
@@ -74,8 +77,13 @@ class Released:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refunded:
-    """The money went back."""
+    """The money went back.
 
+    Attributes:
+        transaction: the rail's reference of the way back, where it has one.
+    """
+
+    transaction: str | None = None
     state: Mapping[str, Any] = field(default_factory=dict)
 
 

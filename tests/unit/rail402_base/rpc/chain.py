@@ -15,6 +15,7 @@ from eth_account import Account
 from eth_account.typed_transactions.typed_transaction import TypedTransaction
 from hexbytes import HexBytes
 
+from rail402.errors import PaymentRejected
 from rail402_base.eip3009 import Authorization, address_of, digest, keccak256, parse_address, recover, sign
 from rail402_base.rpc.reader import ChainReader
 from rail402_base.tokens import BASE_SEPOLIA_USDC, Token
@@ -45,8 +46,9 @@ TRANSFER: Final = topic("Transfer(address,address,uint256)")
 HANDED_IN: Final = selector(
     "transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,uint8,bytes32,bytes32)"
 )
-
-
+HANDED_IN_BYTES: Final = selector("transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)")
+IS_VALID: Final = selector("isValidSignature(bytes32,bytes)")
+ACCEPTED: Final = "0x" + "1626ba7e".ljust(64, "0")
 PLAIN: Final = selector("transfer(address,uint256)")
 
 
@@ -106,6 +108,8 @@ class Chain:
     Attributes:
         mines_at_once: whether each transaction gets a block when it is broadcast.
         used: by (payer, nonce) in lower case.
+        wallets: by address in lower case, what a contract answers when it is asked about a signature (ERC-1271), given
+            the digest, the signature, and whether the answer is for a block; or raises.
     """
 
     def __init__(self, token: Token = TOKEN) -> None:
@@ -117,6 +121,7 @@ class Chain:
         self.codes: dict[str, str] = {token.address.lower(): "0x6001"}
         self.used: set[tuple[str, str]] = set()
         self.blacklist: set[str] = set()
+        self.wallets: dict[str, Callable[[bytes, bytes, bool], str]] = {}
         self.paused = False
         self.mines_at_once = True
         self.pool: dict[str, Transaction] = {}
@@ -226,9 +231,9 @@ class Chain:
     def _execute(self, block: Block, transaction: Transaction) -> dict[str, Any]:
         data = bytes(transaction.fields["data"]).hex()
         logs = []
-        if data.startswith(HANDED_IN):
+        if data.startswith((HANDED_IN, HANDED_IN_BYTES)):
             try:
-                authorization = self.transfer(data, block.time)
+                authorization = self.transfer(data, block.time, is_mined=True)
             except Refused:
                 return _receipt(block, transaction.hash, False, [])
             self.used.add(_use(authorization))
@@ -268,7 +273,7 @@ class Chain:
             "logIndex": hex(self.logs),
         }
 
-    def transfer(self, data: str, time: int) -> Authorization:
+    def transfer(self, data: str, time: int, *, is_mined: bool = False) -> Authorization:
         """The authorization that a call hands in, if the token would take it; raises what it reverts with."""
         words = [data[8 + start : 72 + start] for start in range(0, 9 * 64, 64)]
         payer, payee = ("0x" + each[24:] for each in words[:2])
@@ -282,15 +287,17 @@ class Chain:
             valid_before=before,
             nonce=nonce,
         )
-        signature = bytes.fromhex(words[7] + words[8]) + bytes([int(words[6], 16)])
+        if data.startswith(HANDED_IN):
+            signature = bytes.fromhex(words[7] + words[8]) + bytes([int(words[6], 16)])
+        else:
+            signature = _bytes_at(data, 6)
         checks = [
             (self.paused, "Pausable: paused"),
             (bool({payer, payee} & self.blacklist), "Blacklistable: account is blacklisted"),
             (time <= after, "FiatTokenV2: authorization is not yet valid"),
             (time >= before, "FiatTokenV2: authorization is expired"),
             ((payer, nonce.hex()) in self.used, "FiatTokenV2: authorization is used or canceled"),
-            (payer in self.codes, "FiatTokenV2: invalid signature"),
-            (recover(digest(self.token.domain, authorization), signature) != authorization.from_, "invalid signature"),
+            (not self._is_signed(authorization, signature, is_mined), "FiatTokenV2: invalid signature"),
             (self.balances[payer] < value, "ERC20: transfer amount exceeds balance"),
         ]
         for fails, reason in checks:
@@ -298,8 +305,22 @@ class Chain:
                 raise reverted(reason)
         return authorization
 
+    def _is_signed(self, authorization: Authorization, signature: bytes, is_mined: bool) -> bool:
+        payer, message = authorization.from_.lower(), digest(self.token.domain, authorization)
+        if payer in self.wallets:
+            try:
+                return self.wallets[payer](message, signature, is_mined)[:66] == ACCEPTED
+            except Refused:
+                return False
+        try:
+            return payer not in self.codes and recover(message, signature) == authorization.from_
+        except PaymentRejected:
+            return False
+
     def call(self, to: str, data: str) -> str:
         """What a contract answers."""
+        if to.lower() in self.wallets and data.startswith("0x" + IS_VALID):
+            return self.wallets[to.lower()](bytes.fromhex(data[10:74]), _bytes_at(data[2:], 1), False)
         if to.lower() != self.token.address.lower():
             return "0x"
         data = data.removeprefix("0x")
@@ -315,13 +336,23 @@ class Chain:
             "decimals()": lambda: word(self.token.decimals),
             "DOMAIN_SEPARATOR()": lambda: self.token.domain.separator.hex(),
         }
-        if function == HANDED_IN:
+        if function in (HANDED_IN, HANDED_IN_BYTES):
             self.transfer(data, self.head.time)
             return "0x"
         for signature, answer in answers.items():
             if function == selector(signature):
                 return "0x" + answer()
         raise Refused(3, "execution reverted", "0x")
+
+
+def _bytes_at(data: str, argument: int) -> bytes:
+    """The bytes that an argument of a call is."""
+    words = bytes.fromhex(data[8:])
+    start = int.from_bytes(words[32 * argument : 32 * argument + 32], "big")
+    size = int.from_bytes(words[start : start + 32], "big")
+    content = words[start + 32 : start + 32 + size]
+    assert len(content) == size
+    return content
 
 
 def _use(authorization: Authorization) -> tuple[str, str]:

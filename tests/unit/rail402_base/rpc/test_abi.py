@@ -9,9 +9,10 @@ from eth_abi import encode
 from eth_utils import keccak
 
 from rail402.errors import PaymentRejected, RailUnavailable
+from rail402_base.eip3009 import digest
 from rail402_base.rpc import abi
 from rail402_base.rpc.endpoint import Call, RpcError
-from tests.unit.rail402_base.rpc.chain import PAYER, Chain
+from tests.unit.rail402_base.rpc.chain import PAYER, TOKEN, Chain
 
 REFUSED = RpcError(-32000, "no")
 
@@ -32,17 +33,35 @@ def test_an_authorization_is_handed_in_with_the_selector_of_usdc() -> None:
     values = (authorization.from_, authorization.to, 12345, 7, authorization.valid_before, authorization.nonce)
     expected = encode(kinds, [*values, signature[64], signature[:32], signature[32:64]])
 
-    found = abi.transfer_call_data(authorization, signature)
+    found = abi.transfer_call_data(TOKEN.domain, authorization, signature)
 
     assert found == "0xe3ee160e" + expected.hex()
     low = signature[:64] + bytes([signature[64] - 27])
-    assert abi.transfer_call_data(authorization, low) == found, "v of 0 and 1 counts as 27 and 28"
+    assert abi.transfer_call_data(TOKEN.domain, authorization, low) == found, "v of 0 and 1 counts as 27 and 28"
+
+
+@pytest.mark.parametrize("size", [1, 31, 32, 33, 64, 65, 66, 700, 2048])
+def test_a_contracts_signature_is_handed_in_as_the_bytes_that_it_is(size: int) -> None:
+    chain = Chain()
+    authorization = chain.authorize(value=12345, valid_after=7)
+    signature = bytes(number % 256 for number in range(1, size + 1))
+    kinds = ["address", "address", "uint256", "uint256", "uint256", "bytes32", "bytes"]
+    values = [authorization.from_, authorization.to, 12345, 7, authorization.valid_before, authorization.nonce]
+
+    found = abi.transfer_call_data(TOKEN.domain, authorization, signature)
+    asked = abi.is_valid_signature_data(TOKEN.domain, authorization, signature)
+
+    assert found == "0xcf092995" + encode(kinds, [*values, signature]).hex()
+    message = digest(TOKEN.domain, authorization)
+    assert asked == "0x1626ba7e" + encode(["bytes32", "bytes"], [message, signature]).hex()
 
 
 def test_reading_a_contract() -> None:
     assert abi.eth_call("0x1", "0x2") == Call("eth_call", ({"to": "0x1", "data": "0x2"}, "latest"))
     call = abi.eth_call("0x1", "0x2", block="0x3", sender="0x4")
     assert call == Call("eth_call", ({"from": "0x4", "to": "0x1", "data": "0x2"}, "0x3"))
+    bounded = abi.eth_call("0x1", "0x2", gas=17)
+    assert bounded == Call("eth_call", ({"to": "0x1", "data": "0x2", "gas": "0x11"}, "latest"))
 
 
 @pytest.mark.parametrize(("answer", "number"), [("0x0", 0), ("0x64", 100), ("0x" + "0" * 62 + "Ff", 255)])
@@ -189,3 +208,41 @@ def test_a_paused_token_is_nothing_that_the_payer_could_change(data: str) -> Non
     refused = abi.refusal(RpcError(3, "execution reverted", data))
     assert isinstance(refused, RailUnavailable)
     assert refused.retry_after
+
+
+# --- what a contract does wrong without reverting
+
+HALTS = [
+    (-32000, "out of gas"),
+    (-32000, "gas required exceeds allowance (400000)"),
+    (-32003, "EVM error: OutOfGas"),
+    (-32000, "invalid opcode: INVALID"),
+    (-32000, "invalid jump destination"),
+    (-32000, "stack underflow (0 <=> 1)"),
+    (-32000, "write protection"),
+    (-32015, "VM execution error."),
+    (3, "execution reverted"),
+]
+TROUBLES = [
+    (-32000, "missing trie node"),
+    (-32000, "header not found"),
+    (-32603, "internal error"),
+    (-32002, "request timed out"),
+    (-32601, "the method eth_call does not exist"),
+]
+
+
+@pytest.mark.parametrize(("number", "message"), HALTS)
+def test_what_a_contract_did(number: int, message: str) -> None:
+    error = RpcError(number, message)
+    assert abi.is_contract_failure(error)
+    refused = abi.refusal(error)
+    assert isinstance(refused, PaymentRejected)
+    assert refused.code == "payment_declined"
+
+
+@pytest.mark.parametrize(("number", "message"), TROUBLES)
+def test_what_a_node_did_is_held_against_nobody(number: int, message: str) -> None:
+    error = RpcError(number, message)
+    assert not abi.is_contract_failure(error)
+    assert abi.refusal(error) is error
