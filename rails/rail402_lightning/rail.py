@@ -7,7 +7,6 @@ operation asks the receiving node what happened, and where it does not answer it
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from pathlib import Path
 from typing import Final
@@ -19,13 +18,24 @@ from rail402.protocol.charge import Charge, Operation
 from rail402.protocol.offer import Mechanism, Offer
 from rail402.protocol.order import Order
 from rail402.protocol.payment import ConsumptionKey, Payment
-from rail402.protocol.rail import Failed, NotPaid, PaymentRail, Settled, Terms, Verified
-from rail402_lightning import bolt11
+from rail402.protocol.rail import (
+    Failed,
+    NotPaid,
+    PaymentRail,
+    Pending,
+    Refunded,
+    Settled,
+    Terms,
+    Unknown,
+    Verified,
+)
 from rail402_lightning.backends import InvoiceStatus, Receiver
 from rail402_lightning.backends.lnbits import LnbitsReceiver
 from rail402_lightning.backends.lnd import LndReceiver
-from rail402_lightning.backends.sandbox import SandboxReceiver, open_sandbox
+from rail402_lightning.backends.sandbox import SandboxReceiver, SandboxSender, open_sandbox
+from rail402_lightning.minting import AHEAD, Minter, Wanted
 from rail402_lightning.networks import find_network
+from rail402_lightning.refunds import PaysBack, Refunding
 from rail402_lightning.request_binding import bound_request
 from rail402_lightning.wire import LightningSpec, check_node, invoice_of
 
@@ -50,10 +60,12 @@ _RETRY_AFTER: Final = 2
 _PROBE: Final = b"rail402: which node signs our invoices?"
 _PROBE_MSAT: Final = 1000
 _PROBE_SECONDS: Final = 60
+_BOUND: Final = "x402-v2"
+_UNBOUND: Final = b"rail402: any order of this price"
 
 
-class LightningRail(PaymentRail):
-    """Takes payments of BOLT 11 invoices that are made for each order.
+class LightningRail(PaysBack, PaymentRail):
+    """Takes payments of BOLT 11 invoices, one for each offer.
 
     Args:
         receiver: the node that makes the invoices.
@@ -62,10 +74,14 @@ class LightningRail(PaymentRail):
             learnt from an invoice at the start, and kept to.
         wait_seconds: how long a payment that is presented is waited for, if the node does not call it settled yet; 10
             at most. A payer has the preimage some milliseconds before that.
+        mint_ahead: how many invoices are kept ready for each order in demand, so that its 402 need not wait for the
+            node; 100 at most, 0 for none. See `minting.py`.
 
     Raises:
-        ConfigurationError: there is no such network, or `wait_seconds` is out of range.
+        ConfigurationError: there is no such network, or `wait_seconds` or `mint_ahead` is out of range.
     """
+
+    mints_offers = True
 
     def __init__(
         self,
@@ -74,11 +90,13 @@ class LightningRail(PaymentRail):
         network: str = "mainnet",
         node_id: str | None = None,
         wait_seconds: float = WAIT_SECONDS,
+        mint_ahead: int = AHEAD,
     ) -> None:
         if not 0 <= wait_seconds <= _MAX_WAIT:
             raise ConfigurationError(f"wait_seconds={wait_seconds} must be from 0 to {_MAX_WAIT}")
         self.spec = self._spec = LightningSpec(network)
         self.receiver = receiver
+        self._minter = Minter(receiver, ahead=mint_ahead)
         self._wait_seconds = wait_seconds
         self._waiting = {True: 0, False: 0}  # with the preimage, and without
         self._node_id = node_id.lower() if node_id else None
@@ -96,6 +114,7 @@ class LightningRail(PaymentRail):
         network: str = "regtest",
         clock: Clock = system_clock,
         wait_seconds: float = WAIT_SECONDS,
+        mint_ahead: int = AHEAD,
     ) -> LightningRail:
         """Make a rail on play money, in the ledger that every sandbox of this directory shares.
 
@@ -103,13 +122,14 @@ class LightningRail(PaymentRail):
             directory: see `sandbox_directory`.
             network: must be `regtest`.
             clock: Unix seconds.
-            wait_seconds: as for `LightningRail`.
+            wait_seconds, mint_ahead: as for `LightningRail`.
 
         Raises:
             ConfigurationError: the directory cannot be used, or a network with real money is named.
         """
         receiver = SandboxReceiver(open_sandbox(directory, network=network, clock=clock))
-        return cls(receiver, network=network, wait_seconds=wait_seconds)
+        rail = cls(receiver, network=network, wait_seconds=wait_seconds, mint_ahead=mint_ahead)
+        return rail.with_refunds(Refunding(SandboxSender(receiver.node, "publisher"), clock=clock))
 
     @classmethod
     def lnbits(
@@ -120,6 +140,7 @@ class LightningRail(PaymentRail):
         *,
         node_id: str | None = None,
         wait_seconds: float = WAIT_SECONDS,
+        mint_ahead: int = AHEAD,
     ) -> LightningRail:
         """Make a rail on a wallet of an LNbits server.
 
@@ -130,13 +151,13 @@ class LightningRail(PaymentRail):
         Args:
             url: the server's address.
             invoice_key: the wallet's invoice key. Its admin key is not needed, and can spend.
-            network, node_id, wait_seconds: as for `LightningRail`.
+            network, node_id, wait_seconds, mint_ahead: as for `LightningRail`.
 
         Raises:
             ConfigurationError: the address cannot be used, or there is no such network.
         """
         receiver = LnbitsReceiver(url, invoice_key)
-        return cls(receiver, network=network, node_id=node_id, wait_seconds=wait_seconds)
+        return cls(receiver, network=network, node_id=node_id, wait_seconds=wait_seconds, mint_ahead=mint_ahead)
 
     @classmethod
     def lnd(
@@ -149,6 +170,7 @@ class LightningRail(PaymentRail):
         private: bool = False,
         node_id: str | None = None,
         wait_seconds: float = WAIT_SECONDS,
+        mint_ahead: int = AHEAD,
     ) -> LightningRail:
         """Make a rail on an lnd of one's own.
 
@@ -161,13 +183,13 @@ class LightningRail(PaymentRail):
             macaroon: hexadecimal digits, bytes, or the path of the file.
             tls_cert: the node's `tls.cert`, as a path or as PEM text; None where its certificate is a public one.
             private: put hints to the node's private channels into the invoices.
-            network, node_id, wait_seconds: as for `LightningRail`.
+            network, node_id, wait_seconds, mint_ahead: as for `LightningRail`.
 
         Raises:
             ConfigurationError: address, macaroon or certificate cannot be used, or there is no such network.
         """
         receiver = LndReceiver(url, macaroon, tls_cert=tls_cert, network=network, private=private)
-        return cls(receiver, network=network, node_id=node_id, wait_seconds=wait_seconds)
+        return cls(receiver, network=network, node_id=node_id, wait_seconds=wait_seconds, mint_ahead=mint_ahead)
 
     async def start(self) -> None:
         """Open the node, and have it make an invoice: that shows its network and its public key.
@@ -186,10 +208,11 @@ class LightningRail(PaymentRail):
             if not self._checked:
                 await self.receiver.start()
                 await self._check()
+                await self._open_refunds()
                 self._checked = True
 
     async def _check(self) -> None:
-        probe = await self._invoice(_PROBE_MSAT, _PROBE_SECONDS, _PROBE)
+        probe = await self._minter.mint(Wanted(_PROBE_MSAT, _PROBE_SECONDS, _PROBE))
         if not self.is_sandbox:
             check_node(probe, self._spec.network)
         payee = probe.payee.hex()
@@ -203,6 +226,8 @@ class LightningRail(PaymentRail):
     async def close(self) -> None:
         """Close the node."""
         self._checked = False
+        await self._minter.close()
+        await self._close_refunds()
         await self.receiver.close()
 
     async def health(self) -> None:
@@ -222,7 +247,9 @@ class LightningRail(PaymentRail):
     # --- offers
 
     async def offer(self, order: Order, mechanism: Mechanism, terms: Terms) -> Offer | None:
-        """Make an offer around a fresh invoice, bound to the order by its description hash.
+        """Make an offer around an invoice of its own, bound to the order by its description hash.
+
+        Where the route speaks no x402, the one dialect that has that, one invoice is as good as another.
 
         Raises:
             RailUnavailable: the node cannot be used now, or is not the one that it was.
@@ -234,10 +261,11 @@ class LightningRail(PaymentRail):
                 logger.error("%s", error)
                 raise RailUnavailable(error.detail) from error
         try:
-            bound = bound_request(order)
+            bound = bound_request(order) if terms.dialects is None or _BOUND in terms.dialects else _UNBOUND
         except MalformedInput:  # its URL is not one that an invoice can be bound to
             return None
-        invoice = await self._invoice(terms.amount, terms.expires_at - terms.now, bound)
+        wanted = Wanted(terms.amount, terms.expires_at - terms.now, bound)
+        invoice = await self._minter.invoice(wanted, now=terms.now)
         if (invoice.prefix, invoice.payee.hex()) != (self._spec.network.prefix, self._node_id):
             raise RailUnavailable("the invoice is another node's than at the start; restart to accept that")
         if invoice.created_at > terms.now + _CLOCK_SKEW:
@@ -256,25 +284,6 @@ class LightningRail(PaymentRail):
             flow=terms.flow,
             extra={"invoice": invoice.text},
         )
-
-    async def _invoice(self, amount_msat: int, expiry_seconds: int, hashed_description: bytes) -> bolt11.Invoice:
-        """Have an invoice made, and believe nothing about it but what it says itself."""
-        text = await self.receiver.create_invoice(
-            amount_msat, expiry_seconds=expiry_seconds, hashed_description=hashed_description
-        )
-        try:
-            invoice = bolt11.decode(text)
-        except MalformedInput as error:
-            raise RailUnavailable("the node made an invoice that cannot be read") from error
-        said = {
-            "amount": (invoice.amount_msat, amount_msat),
-            "expiry": (invoice.expiry, expiry_seconds),
-            "description hash": (invoice.description_hash, hashlib.sha256(hashed_description).digest()),
-        }
-        for term, (found, wanted) in said.items():
-            if found != wanted:
-                raise RailUnavailable(f"the node made an invoice with another {term} than it was asked for")
-        return invoice
 
     def issued_key(self, offer: Offer) -> ConsumptionKey | None:
         """Return the key of the invoice's payment hash."""
@@ -339,10 +348,17 @@ class LightningRail(PaymentRail):
 
     async def settle(self, charge: Charge, payment: Payment | None) -> Settled | NotPaid | Failed:
         """Ask the node whether the money is there."""
-        return await self.lookup(charge, Operation.SETTLE)
+        return await self._arrived(charge)
 
-    async def lookup(self, charge: Charge, operation: Operation) -> Settled | NotPaid | Failed:
-        """Ask the node whether the money is there."""
+    async def lookup(
+        self, charge: Charge, operation: Operation
+    ) -> Settled | Refunded | NotPaid | Failed | Pending | Unknown:
+        """Ask the node whether the money is there, or went back."""
+        if operation is Operation.REFUND:
+            return await self.look_up_refund(charge)
+        return await self._arrived(charge)
+
+    async def _arrived(self, charge: Charge) -> Settled | NotPaid | Failed:
         payment_hash = str(charge.rail_state["payment_hash"])
         status = await self.receiver.status(bytes.fromhex(payment_hash))
         if status is None:  # it knew it when the payment was verified: it is not the same node, or not well

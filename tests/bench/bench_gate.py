@@ -18,6 +18,7 @@ import httpx
 from fastapi import FastAPI
 
 from rail402 import Budget, Gate, Payer
+from rail402.server.limits import Limits
 from rail402_base import BaseRail, BaseWallet
 from rail402_lightning import LightningRail
 from rail402_stripe import StripeRail
@@ -38,11 +39,17 @@ def plain_app() -> FastAPI:
     return app
 
 
-def gated_app(directory: Path, *, dialects: list[str] | None = None) -> tuple[FastAPI, Gate]:
+NEVER_MET = Limits(**dict.fromkeys(("challenges", "payments", "invoices"), "9999999/m"), route_invoices="9999999/m")
+"""Limits that count, and let one client do all that a benchmark does."""
+
+
+def gated_app(
+    directory: Path, *, dialects: list[str] | None = None, limits: Limits | None = NEVER_MET
+) -> tuple[FastAPI, Gate]:
     """Return the same app with a gate; `/paid` costs something on all three rails."""
     app = FastAPI()
     rails = [BaseRail.sandbox(directory), LightningRail.sandbox(directory), StripeRail.sandbox(directory)]
-    gate = Gate(rails=rails, public_url=ORIGIN, store=f"sqlite:///{directory}/charges.db")
+    gate = Gate(rails=rails, public_url=ORIGIN, store=f"sqlite:///{directory}/charges.db", limits=limits)
     gate.install(app)
 
     @app.get("/free")

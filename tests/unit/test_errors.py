@@ -87,7 +87,7 @@ class TestTable:
     def test_a_row_is_whole(self, code: str) -> None:
         row = REASONS[code]
         assert re.fullmatch(r"[a-z][a-z0-9_]+", code)
-        assert row.status in {400, 402, 409, 413, 500, 503}
+        assert row.status in {400, 402, 409, 413, 429, 500, 503}
         assert row.fault in get_args(errors.Fault)
         assert row.title[0].isupper()
         assert not row.title.endswith(".")
@@ -98,10 +98,11 @@ class TestTable:
     @pytest.mark.parametrize("status", [409, 503])
     def test_what_may_pass_by_itself_says_so(self, status: int) -> None:
         stubborn = {code for code, row in REASONS.items() if row.status == status and not row.retryable}
-        assert stubborn == ({"replay_not_proven", "identifier_conflict"} if status == 409 else set())
+        never = {"replay_not_proven", "identifier_conflict", "refund_not_due"}
+        assert stubborn == (never if status == 409 else set())
 
     def test_the_peers_bytes_are_never_our_fault(self) -> None:
-        assert all(row.status in (400, 402, 413) for row in REASONS.values() if row.fault == "peer")
+        assert all(row.status in (400, 402, 413, 429) for row in REASONS.values() if row.fault == "peer")
 
     def test_the_words_that_mean_an_open_outcome_are_not_used_for_anything_else(self) -> None:
         assert [code for code, row in REASONS.items() if row.x402 == "settlement_pending"] == ["outcome_unknown"]

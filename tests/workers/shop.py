@@ -22,6 +22,7 @@ from starlette.responses import StreamingResponse
 
 from rail402 import Gate
 from rail402.protocol.charge import Charge
+from rail402.server.limits import Limits
 from rail402.server.settings import Receipts
 from rail402_base import BaseRail
 from rail402_lightning import LightningRail
@@ -42,6 +43,11 @@ PRICES: Final = {
     "/stream": ("base", "0.003 USD"),
 }
 """What each paid route costs, and on which rail."""
+
+_RATES: Final = (
+    *("challenges", "payments", "invoices"),
+    *("route_challenges", "route_payments", "route_invoices"),
+)
 
 
 def app() -> FastAPI:
@@ -101,7 +107,10 @@ def app() -> FastAPI:
 def _gate(folder: Path, url: str, store: str) -> Gate:
     sandbox = folder / "sandbox"
     rails = [BaseRail.sandbox(sandbox), LightningRail.sandbox(sandbox), StripeRail.sandbox(sandbox)]
-    return Gate(rails=rails, public_url=url, store=store, wait_seconds=5, reconcile_seconds=1)
+    redis = os.environ.get("SHOP_REDIS")
+    limits = Limits(**dict.fromkeys(_RATES, "1000000/m"))  # all clients share an address, and none is to meet them
+    options = {"limits": limits, "wait_seconds": 5, "reconcile_seconds": 1}
+    return Gate(rails=rails, public_url=url, store=store, redis=redis, **options)
 
 
 @dataclass(frozen=True)

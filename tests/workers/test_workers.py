@@ -27,14 +27,29 @@ SOLD = ("/article", "/upfront", "/invoice", "/report", "/stream")
 EXPONENTS = {"base": 6, "lightning": 11, "stripe": 2}
 
 
-@pytest.fixture
-def store_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/charges.db"
+@pytest.fixture(
+    params=[
+        "sqlite",
+        pytest.param("postgres", marks=pytest.mark.xdist_group("postgres")),
+        pytest.param("postgres-redis", marks=pytest.mark.xdist_group("postgres")),
+    ]
+)
+def kind(request: pytest.FixtureRequest) -> str:
+    """What the workers share."""
+    return str(request.param)
 
 
 @pytest.fixture
-def shop(tmp_path: Path, store_url: str) -> Iterator[Shop]:
-    with open_shop(tmp_path / "shop", store_url, workers=WORKERS) as opened:
+def store_url(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    if kind == "sqlite":
+        return f"sqlite:///{tmp_path}/charges.db"
+    return str(request.getfixturevalue("postgres").schema())
+
+
+@pytest.fixture
+def shop(kind: str, tmp_path: Path, store_url: str, request: pytest.FixtureRequest) -> Iterator[Shop]:
+    shared = {"SHOP_REDIS": request.getfixturevalue("redis_url")} if kind == "postgres-redis" else {}
+    with open_shop(tmp_path / "shop", store_url, workers=WORKERS, **shared) as opened:
         yield opened
 
 

@@ -7,6 +7,7 @@ The tree, by who has to act::
     │   └── GateNotInstalled              a paid endpoint was reached without its gate
     ├── MalformedInput                the peer's bytes: names the field and the fix; never a 500
     ├── PaymentRejected               the payer's payment does not pay for this order (carries a reason code)
+    ├── RateLimited                   a client, or all of them together, ask for more than the limits let through
     ├── RailUnavailable               a backend is down or answered nonsense; nothing happened, nothing is burnt
     ├── OutcomeUnknown                a backend may or may not have moved money; only a lookup may decide
     ├── StoreError                    the store is down
@@ -53,6 +54,7 @@ __all__ = [
     "PaymentRejected",
     "Rail402Error",
     "RailUnavailable",
+    "RateLimited",
     "Reason",
     "StaleCharge",
     "StoreError",
@@ -101,6 +103,7 @@ REASONS = _table(
     Reason("several_payments", 400, False, "peer", "The request carries two different payments", "invalid_payload", "bad-request"),
     Reason("payload_invalid", 402, False, "payer", "The payment's payload has the wrong shape", "invalid_payload", "invalid-payload"),
     Reason("body_too_large", 413, False, "peer", "The request body is larger than this route accepts", "invalid_payload", "bad-request"),
+    Reason("rate_limited", 429, True, "peer", "Too many requests: come back later", "too_many_requests", "bad-request"),
     # The payment does not fit the offer or the order.
     Reason("method_not_offered", 402, False, "payer", "This route does not offer that payment method", "unsupported_scheme", "method-unsupported"),
     Reason("offer_unknown", 402, False, "payer", "The offer was not made by this server, or was altered", "invalid_payment_requirements", "invalid-challenge"),
@@ -113,6 +116,7 @@ REASONS = _table(
     Reason("asset_mismatch", 402, False, "payer", "The payment is in another asset", "invalid_payment_requirements", "verification-failed"),
     # The proof itself.
     Reason("signature_invalid", 402, False, "payer", "The signature does not verify", "invalid_exact_evm_payload_signature", "verification-failed"),
+    Reason("wallet_undeployed", 402, False, "payer", "The payer's wallet is not deployed yet", "invalid_exact_evm_payload_undeployed_smart_wallet", "verification-failed"),
     Reason("not_yet_valid", 402, True, "payer", "The payment is not valid yet", "invalid_exact_evm_payload_authorization_valid_after", "verification-failed"),
     Reason("authorization_expired", 402, False, "payer", "The payment's validity has passed or is too short", "invalid_exact_evm_payload_authorization_valid_before", "payment-expired"),
     Reason("preimage_invalid", 402, False, "payer", "The preimage does not hash to the payment hash", "invalid_exact_lnbtc_preimage_hash_mismatch", "verification-failed"),
@@ -128,6 +132,7 @@ REASONS = _table(
     Reason("payment_in_progress", 409, True, "payer", "The same payment is being processed", "duplicate_settlement", "invalid-challenge"),
     Reason("replay_not_proven", 409, False, "payer", "The payment is public: a replay needs the secret it came with", "duplicate_settlement", "invalid-challenge"),
     Reason("identifier_conflict", 409, False, "payer", "The payment's id was used with another payment", "duplicate_settlement", "invalid-challenge"),
+    Reason("refund_not_due", 409, False, "payer", "There is no refund to fetch for this payment", "invalid_transaction_state", "invalid-challenge"),
     Reason("store_conflict", 409, True, "store", "Another worker changed the charge first", "duplicate_settlement", "invalid-challenge"),
     # Fail closed.
     Reason("rail_unavailable", 503, True, "rail", "The payment rail cannot be reached", "unexpected_verify_error", "internal-payment-error"),
@@ -139,7 +144,10 @@ REASONS = _table(
     Reason("gate_not_installed", 500, False, "caller", "A paid endpoint was reached without its gate", "unexpected_verify_error", "internal-payment-error"),
     # The client's own verdicts; they never travel.
     Reason("budget_exceeded", 402, False, "caller", "A spending limit would be passed", "", ""),
+    Reason("not_allowed", 402, False, "caller", "Your own lists do not allow this payment", "", ""),
+    Reason("not_approved", 402, False, "caller", "Nobody has approved this payment", "", ""),
     Reason("offer_refused", 402, False, "peer", "The offer is not what it claims to be", "", ""),
+    Reason("terms_changed", 402, False, "peer", "A known host asks for another payee or a higher price", "", ""),
     Reason("no_usable_offer", 402, False, "caller", "No wallet can pay any of the offers", "", ""),
     Reason("administrative_402", 402, False, "peer", "A 402 without payment terms", "", ""),
     Reason("streaming_body", 402, False, "caller", "The request body cannot be sent twice", "", ""),
@@ -218,6 +226,12 @@ class PaymentRejected(Rail402Error):
     """A payment that does not pay for this order. The code says why; a 402 answers it."""
 
     default_code = "payload_invalid"
+
+
+class RateLimited(Rail402Error):
+    """More was asked for than the limits let through; `retry_after` says when to come back. Nothing was used up."""
+
+    default_code = "rate_limited"
 
 
 class RailUnavailable(Rail402Error):

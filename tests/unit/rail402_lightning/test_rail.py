@@ -450,7 +450,7 @@ def test_the_time_to_wait_is_bounded(seconds: float) -> None:
         told(wait_seconds=seconds)
 
 
-@pytest.mark.parametrize("operation", list(Operation))
+@pytest.mark.parametrize("operation", [Operation.SETTLE, Operation.HOLD, Operation.RELEASE])
 @pytest.mark.parametrize(
     ("said", "outcome"),
     [

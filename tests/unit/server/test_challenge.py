@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from starlette.responses import PlainTextResponse, Response
 from rail402.dialects._base64_json import from_base64
 from rail402.errors import RailUnavailable
 from rail402.protocol.offer import Flow
+from rail402.protocol.order import Order
 from rail402.rates import FixedRates
 from rail402.server.answers import MAX_CHALLENGE_BYTES
+from rail402.server.challenge import _kept
 from rail402.server.gate import Gate
 from rail402.testing.fakes import Ending, FakeRail, FakeSpec
 from tests.unit.server.shop import URL, Shop
@@ -108,6 +111,25 @@ async def test_a_rail_that_is_down_does_not_take_the_others_away() -> None:
         shop.rail.offer = down  # type: ignore[method-assign]
         answer = await shop.client.get("/goods")
         assert (answer.status_code, [entry["network"] for entry in accepts(answer)]) == (402, ["fake:two"])
+
+
+async def test_an_offer_is_made_again_only_where_it_is_ours_for_this_order() -> None:
+    shop = shop_with([FakeSpec("invoice", style="invoice")])
+    async with shop.open():
+        services, now = shop.gate.services(), shop.clock()
+        (read,) = shop.offers(await shop.client.get("/goods"))
+        order = Order(method="GET", url=f"{URL}/goods", route="GET /goods")
+        offer = services.offer_keys.issue(read.model_copy(update={"expires_at": now + 600}), order, bytes(16))
+        request: Any = SimpleNamespace(order=order)
+        kept = _kept(services, request, offer, now)
+        assert kept is not None
+        assert (kept.token, kept.dialect, kept.envelope) == (offer.token, None, None)
+        altered = offer.model_copy(update={"amount": offer.amount - 1})
+        other: Any = SimpleNamespace(order=order.model_copy(update={"url": f"{URL}/other"}))
+        assert _kept(services, request, altered, now) is None
+        assert _kept(services, other, offer, now) is None
+        assert _kept(services, request, offer, now + 300) is not None
+        assert _kept(services, request, offer, now + 301) is None
 
 
 async def test_prices_are_converted_and_rounded_up() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from rail402.errors import ConfigurationError
 from rail402.money import Money
+from rail402.server.limits import Limits
 from rail402.server.settings import GateSettings, Receipts, Rule, names, parse_duration
 
 
@@ -83,6 +84,18 @@ def test_limits_and_times_are_whole_numbers(settings: dict[str, Any]) -> None:
     (name,) = settings
     with pytest.raises(ConfigurationError, match=f"{name}="):
         GateSettings(public_url="https://a", **settings)
+
+
+def test_limits_are_limits_or_none() -> None:
+    assert GateSettings(public_url="https://a").limits == Limits()
+    assert GateSettings(public_url="https://a", limits=None).limits is None
+    for wrong in (False, "600/m", {"invoices": "1/s"}):
+        with pytest.raises(ConfigurationError, match="limits="):
+            GateSettings(public_url="https://a", limits=wrong)  # type: ignore[arg-type]
+
+
+def test_the_url_of_redis_is_not_shown() -> None:
+    assert "s3cr3t" not in repr(GateSettings(public_url="https://a", redis="redis://u:s3cr3t@localhost"))
 
 
 def test_charges_are_kept_for_a_day_at_least() -> None:

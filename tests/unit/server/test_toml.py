@@ -19,6 +19,7 @@ from rail402.protocol.base import Record
 from rail402.protocol.receipt import ReceiptKeys
 from rail402.server import toml
 from rail402.server.gate import Gate
+from rail402.server.limits import Limits
 from rail402.server.toml import gate_from_toml
 from rail402.testing.fakes import FakeClock, FakeLedger, FakeRail, FakeSpec, FakeWallet
 from tests.unit.server.shop import Shop
@@ -65,6 +66,8 @@ PLUGINS = {
 }
 
 Write = Callable[..., Path]
+
+ROUTELESS = ('[[routes]]\nmatch = "GET /goods"\nprice = "0.003 USD"\n', "")
 
 
 @pytest.fixture
@@ -123,6 +126,30 @@ async def test_a_file_makes_a_gate_that_sells(write: Write) -> None:
         assert (settings.max_body, settings.offer_seconds) == (10, 600)
 
 
+@pytest.mark.parametrize(
+    ("lines", "limits"),
+    [
+        ("", Limits()),
+        ("limits = false", None),
+        ("[server.limits]", Limits()),
+        (
+            '[server.limits]\ninvoices = "60/m"\nroute_payments = "5/s"\ntrusted_proxies = ["10.0.0.0/8"]',
+            Limits(invoices="60/m", route_payments="5/s", trusted_proxies=["10.0.0.0/8"]),
+        ),
+    ],
+)
+async def test_limits_have_a_table_of_their_own(write: Write, lines: str, limits: Limits | None) -> None:
+    async with gate_from_toml(write(("reconcile_seconds = 0", f"reconcile_seconds = 0\n{lines}"), ROUTELESS)) as gate:
+        assert gate.services().settings.limits == limits
+
+
+def test_redis_is_a_secret(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://u:s3cr3t@127.0.0.1:6379/0")
+    gate = gate_from_toml(write(("reconcile_seconds = 0", 'redis = "env:REDIS_URL"')))
+    assert gate._settings.redis == "redis://u:s3cr3t@127.0.0.1:6379/0"
+    assert "s3cr3t" not in repr(gate._settings)
+
+
 MISTAKES: list[tuple[tuple[str, str], int, str, str]] = [
     # (what is written instead of what, line, key, what the message says)
     (("[server]", "[sever]"), 1, "server", "is missing"),
@@ -144,6 +171,28 @@ MISTAKES: list[tuple[tuple[str, str], int, str, str]] = [
     ),
     (("reconcile_seconds = 0", 'rates = { "BTC/USD" = "many" }'), 1, "server", "is not a number"),
     (("reconcile_seconds = 0", 'rates = { "BTC/USD" = 6.5 }'), 4, "server.rates.BTC/USD", "valid string"),
+    (("reconcile_seconds = 0", 'redis = "redis://127.0.0.1"'), 4, "server.redis", "env:NAME or file:PATH"),
+    (("reconcile_seconds = 0", "limits = true"), 4, "server.limits", "limits = false"),
+    (("reconcile_seconds = 0", 'limits = "600/m"'), 4, "server.limits", "a table [server.limits]"),
+    (
+        ("reconcile_seconds = 0", '[server.limits]\ninvoices = "60"'),
+        5,
+        "server.limits.invoices",
+        "write a number per second",
+    ),
+    (("reconcile_seconds = 0", "[server.limits]\ninvoices = 60"), 5, "server.limits.invoices", "valid string"),
+    (
+        ("reconcile_seconds = 0", '[server.limits]\ntrusted_proxies = ["me"]'),
+        5,
+        "server.limits.trusted_proxies",
+        "write networks",
+    ),
+    (
+        ("reconcile_seconds = 0", '[server.limits]\nclients = "1/s"'),
+        5,
+        "server.limits.clients",
+        "known are: challenges",
+    ),
     (('[[rails]]\nname = "fake"\n', ""), 1, "rails", "is missing"),
     (('[[rails]]\nname = "fake"', 'rails = "fake"'), 6, "rails", "is missing"),
     (('name = "fake"', 'nam = "fake"'), 6, "rails.0", "needs name ="),
@@ -217,7 +266,7 @@ async def test_secrets_come_from_the_environment_and_from_files(
     path = write(
         ("reconcile_seconds = 0", f"reconcile_seconds = 0\n{file}"),
         ('name = "fake"', 'name = "fake"\nkey = "env:RAIL402_SECRET"'),
-        ('[[routes]]\nmatch = "GET /goods"\nprice = "0.003 USD"\n', ""),
+        ROUTELESS,
     )
     gate: Gate = gate_from_toml(path)
     async with gate:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from rail402.dialects._base64_json import compact_json, to_base64url
 from rail402.errors import Rail402Error
 from rail402.protocol.challenge import Challenge
 from rail402.protocol.dialect import Context, Dialect
-from rail402.protocol.endpoint import DISCOVERY, Endpoints
+from rail402.protocol.endpoint import DISCOVERY
 from rail402.protocol.offer import Offer
 from rail402.protocol.rail import PaymentRail
 from rail402.server.fields import gate_fields
@@ -147,8 +146,8 @@ def _pay_url(services: Services, rule: Rule, challenge: Challenge, offer: Offer)
 
     There is none where a browser could not fetch what was bought, which it does by GET.
     """
-    rail = services.rails[offer.rail]
-    path = rail.pay_path(offer) if isinstance(rail, Endpoints) and challenge.order.method == "GET" else None
+    rail = services.with_addresses.get(offer.rail)
+    path = rail.pay_path(offer) if rail is not None and challenge.order.method == "GET" else None
     if path is None:
         return None
     for dialect in services.dialects_of(rule):
@@ -173,7 +172,7 @@ async def _respond(
     problem: bool,
     send: Send,
 ) -> None:
-    content = json.dumps(body, separators=(",", ":")).encode()
+    content = compact_json(body)
     media_type = b"application/problem+json" if problem else b"application/json"
     headers = [
         (b"content-type", media_type),

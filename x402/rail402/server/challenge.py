@@ -8,7 +8,7 @@ import logging
 
 from starlette.requests import Request
 
-from rail402.errors import ConfigurationError, Rail402Error, RailUnavailable
+from rail402.errors import ConfigurationError, PaymentRejected, Rail402Error, RailUnavailable, RateLimited
 from rail402.money import Money, as_money
 from rail402.protocol.challenge import Challenge
 from rail402.protocol.offer import Flow, Mechanism, Offer
@@ -23,6 +23,7 @@ __all__ = ["make_challenge", "offers_anew", "price_of"]
 
 logger = logging.getLogger("rail402.server")
 
+_FULL_SECONDS = 30
 _OFFER_SECONDS = 10  # a rail that hangs must not keep the others from being offered
 
 
@@ -46,17 +47,34 @@ async def price_of(rule: Rule, request: GatedRequest) -> Money | None:
 
 
 async def make_challenge(
-    services: Services, rule: Rule, request: GatedRequest, price: Money, error: Rail402Error | None
+    services: Services,
+    rule: Rule,
+    request: GatedRequest,
+    price: Money,
+    error: Rail402Error | None,
+    unpaid: Offer | None = None,
 ) -> Challenge:
     """Make the offers for an order, each with its token.
 
+    Args:
+        error: why the payment that came was not accepted.
+        unpaid: the offer that it came with, with its token, where that can still be paid.
+
     Raises:
         RailUnavailable: no rail of the route can be reached.
+        RateLimited: no rail can be, or may be now, because too many invoices are asked for.
     """
     now = services.clock()
     pairs = [(rail, mechanism) for rail in services.rails_of(rule) for mechanism in rail.spec.mechanisms]
-    made = await asyncio.gather(*(_offer(services, rule, request, price, *pair, now=now) for pair in pairs))
-    failures = [offer for offer in made if isinstance(offer, RailUnavailable)]
+    kept = None if unpaid is None else _kept(services, request, unpaid, now)
+
+    async def make(rail: PaymentRail, mechanism: Mechanism) -> Offer | RailUnavailable | RateLimited | None:
+        if kept is not None and (kept.rail, kept.mechanism) == (rail.spec.name, mechanism.name):
+            return kept
+        return await _offer(services, rule, request, price, rail, mechanism, now=now)
+
+    made = await asyncio.gather(*(make(rail, mechanism) for rail, mechanism in pairs))
+    failures = [offer for offer in made if isinstance(offer, RailUnavailable | RateLimited)]
     offers = tuple(offer for offer in made if isinstance(offer, Offer))
     if failures and not offers:
         raise failures[0]
@@ -76,6 +94,18 @@ async def make_challenge(
     )
 
 
+def _kept(services: Services, request: GatedRequest, unpaid: Offer, now: int) -> Offer | None:
+    """Return an offer that came back unpaid, to be made once more instead of minting another; None where it is not
+    ours for this order, or has not most of its time left."""
+    try:
+        services.offer_keys.verify(unpaid, request.order)
+    except PaymentRejected:
+        return None
+    if (unpaid.expires_at - now) * 2 < services.settings.offer_seconds:
+        return None
+    return unpaid.model_copy(update={"dialect": None, "envelope": None})
+
+
 async def _offer(
     services: Services,
     rule: Rule,
@@ -85,8 +115,8 @@ async def _offer(
     mechanism: Mechanism,
     *,
     now: int,
-) -> Offer | RailUnavailable | None:
-    """Make one rail's offer; None where it cannot serve this price, the error where it cannot be reached."""
+) -> Offer | RailUnavailable | RateLimited | None:
+    """Make one rail's offer; None where it cannot serve this price, the error where it cannot or must not be asked."""
     try:
         amount = await convert(price, mechanism.currency, services.rates)
         if amount is None:
@@ -98,11 +128,18 @@ async def _offer(
             expires_at=now + services.settings.offer_seconds,
             timeout_seconds=services.settings.timeout_seconds,
             description=rule.description,
+            dialects=[dialect.name for dialect in services.dialects_of(rule)],
         )
+        if rail.mints_offers:
+            await services.limiter.invoice(request.scope, request.order.route)
         async with asyncio.timeout(_OFFER_SECONDS):
             offer = await rail.offer(request.order, mechanism, terms)
-        if offer is None or not await _remember(services, rail, request, offer, now):
+        if offer is None:
             return None
+        if not await _remember(services, rail, request, offer, now):
+            return RateLimited("too many invoices are unpaid", retry_after=_FULL_SECONDS)
+    except RateLimited as error:
+        return error
     except (RailUnavailable, TimeoutError) as error:
         logger.warning("no %s offer: %s", rail.spec.name, error)
         return error if isinstance(error, RailUnavailable) else RailUnavailable("it takes too long to make an offer")
@@ -120,7 +157,7 @@ async def offers_anew(
     made = []
     for mechanism in rail.spec.mechanisms:
         offer = await _offer(services, rule, request, price, rail, mechanism, now=services.clock())
-        if isinstance(offer, RailUnavailable):
+        if isinstance(offer, RailUnavailable | RateLimited):
             raise offer
         if offer is not None:
             made.append(offer.model_copy(update={"token": None}))

@@ -12,6 +12,7 @@ from rail402.protocol.rail import PaymentRail
 from rail402.server.reconciler import Reconciler
 from rail402.server.services import Services
 from rail402.stores.base import Store
+from rail402.upstream import is_private_host
 
 __all__ = ["Lifespan"]
 
@@ -35,13 +36,18 @@ class Lifespan:
         self._reconciling: asyncio.Task[None] | None = None
 
     async def start(
-        self, assemble: Callable[[], Awaitable[Services]], prepare: Callable[[Services], Awaitable[None]] | None = None
+        self,
+        assemble: Callable[[], Awaitable[Services]],
+        prepare: Callable[[Services], Awaitable[None]] | None = None,
+        *,
+        reconciling: bool = True,
     ) -> Services:
         """Open the store and the rails, and start the reconciler; further calls do nothing. Return the services.
 
         Args:
             assemble: puts the services together, once the store is open.
             prepare: does what remains before the first request, once the rails are open.
+            reconciling: whether the reconciler runs, where the settings have it run.
         """
         async with self._starting:
             if self.services is not None:
@@ -50,6 +56,11 @@ class Lifespan:
                 await self._store.start()
                 opened.push_async_callback(self._store.close)
                 services = await assemble()
+                if services.redis is not None:
+                    opened.push_async_callback(services.redis.close)
+                    services.redis.start(self._store.wakeups)
+                if all(rail.is_sandbox for rail in self._rails) and not is_private_host(services.settings.realm):
+                    self._logger.warning("%s takes play money: its rails are sandboxes", services.settings.public_url)
                 for rail in self._rails:
                     opened.push_async_callback(rail.close)
                     await self._start(rail)
@@ -57,7 +68,7 @@ class Lifespan:
                     await prepare(services)
                 self._opened = opened.pop_all()
             self.services = services
-            if services.settings.reconcile_seconds:
+            if services.settings.reconcile_seconds and reconciling:
                 work = Reconciler(services).run_forever(services.settings.reconcile_seconds)
                 self._reconciling = services.start(work)
             return services

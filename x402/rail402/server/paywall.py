@@ -16,6 +16,7 @@ from rail402.errors import (
     PaymentRejected,
     Rail402Error,
     RailUnavailable,
+    RateLimited,
     StoreError,
 )
 from rail402.money import Money
@@ -46,6 +47,8 @@ DELIVERY_KEY = "rail402.delivery"
 
 _BODY_EXTENSIONS = ("http.response.pathsend", "http.response.zerocopysend")
 _BODY_FIELDS = (b"content-length", b"transfer-encoding")
+
+_ANSWERED = (PaymentRejected, MalformedInput, RateLimited, RailUnavailable, OutcomeUnknown, StoreError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,24 +215,30 @@ class _Visit:
 
     # --- answers without the handler
 
-    async def _challenge(self, error: Rail402Error | None, outcome: Sequence[tuple[str, str]] = ()) -> None:
+    async def _challenge(
+        self, error: Rail402Error | None, outcome: Sequence[tuple[str, str]] = (), payment: Payment | None = None
+    ) -> None:
+        # An invoice that came back with a wrong preimage is shown once more: nobody can pay it twice.
+        wrong = payment is not None and error is not None and error.code == "preimage_invalid"
+        unpaid = payment.offer if payment is not None and wrong else None
         try:
-            challenge = await make_challenge(self._services, self._rule, self._request, self._price, error)
-        except (RailUnavailable, StoreError) as unavailable:
+            await self._services.limiter.challenge(self._request.scope, self._request.order.route)
+            challenge = await make_challenge(self._services, self._rule, self._request, self._price, error, unpaid)
+        except (RailUnavailable, RateLimited, StoreError) as unavailable:
             await refuse(self._services, self._rule, self._request, unavailable, self._send, outcome)
         else:
             await send_challenge(self._services, self._rule, self._request, challenge, self._send, outcome)
 
     async def _answer(self, error: Rail402Error, charge: Charge | None = None, payment: Payment | None = None) -> None:
         """Answer an error: with a fresh challenge only where a new payment is what helps."""
-        if not isinstance(error, PaymentRejected | MalformedInput | RailUnavailable | OutcomeUnknown | StoreError):
+        if not isinstance(error, _ANSWERED):
             raise error
         if payment is not None:
             error.rail = payment.rail
         outcome = outcome_lines(self._services, charge, payment)
         payable = isinstance(error, PaymentRejected | MalformedInput)
         if payable and error.status == 402 and not error.retryable:
-            await self._challenge(error, outcome)
+            await self._challenge(error, outcome, payment)
         else:
             await refuse(self._services, self._rule, self._request, error, self._send, outcome)
 

@@ -14,12 +14,15 @@ from rail402.clock import Clock, RandomBytes
 from rail402.errors import Rail402Error
 from rail402.protocol.binding import OfferKeys
 from rail402.protocol.dialect import Context, Dialect, Signer
+from rail402.protocol.endpoint import Endpoints
 from rail402.protocol.offer_receipt import did_of
 from rail402.protocol.rail import PaymentRail, Registry
 from rail402.protocol.receipt import ReceiptKeys
 from rail402.rates import RateSource
+from rail402.server.limits import Limiter
 from rail402.server.settings import GateSettings, Rule
 from rail402.stores.base import Store
+from rail402.stores.limits_redis import RedisLimits
 
 __all__ = ["Services"]
 
@@ -34,6 +37,9 @@ class Services:
 
     Attributes:
         did: the name that the gate signs by, where a dialect signs what it says; else None.
+        with_addresses: the rails that have HTTP addresses of their own, by name.
+        redis: what carries limits and wake-ups between workers, where it is not the store.
+        limiter: counts what clients and routes ask for.
     """
 
     settings: GateSettings
@@ -48,17 +54,25 @@ class Services:
     random_bytes: RandomBytes
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     did: str | None = field(init=False, default=None)
+    redis: RedisLimits | None = field(init=False)
+    limiter: Limiter = field(init=False)
+    with_addresses: Mapping[str, Endpoints] = field(init=False)
+    _realm: str = field(init=False)
     _sign: Signer | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
+        # Asked and worked out once: these two take longer than most of a challenge.
+        self.with_addresses = {name: rail for name, rail in self.rails.items() if isinstance(rail, Endpoints)}
+        self._realm = self.settings.realm
+        self.redis = None if self.settings.redis is None else RedisLimits(self.settings.redis)
+        self.limiter = Limiter(self.settings.limits, self.redis or self.store, self.clock)
         if any(dialect.signs for dialect in self.dialects):
             self.did = did_of(self.settings.public_url)
             self._sign = partial(self.receipt_keys.sign_as, self.did)
 
     def context(self) -> Context:
         """Return what a dialect may use now."""
-        realm = self.settings.realm
-        return Context(specs=self.registry, now=self.clock(), realm=realm, keys=self.offer_keys, sign=self._sign)
+        return Context(specs=self.registry, now=self.clock(), realm=self._realm, keys=self.offer_keys, sign=self._sign)
 
     def dialects_of(self, rule: Rule) -> list[Dialect]:
         """Return the dialects that a route speaks."""

@@ -12,6 +12,7 @@ from rail402.errors import ConfigurationError
 from rail402.money import Money, as_money
 from rail402.protocol.offer import Flow
 from rail402.protocol.rail import PaymentRail
+from rail402.server.limits import Limits
 
 __all__ = ["GateSettings", "Price", "Receipts", "Rule", "check_rails", "parse_duration"]
 
@@ -105,6 +106,9 @@ class GateSettings:
             that is forgotten no longer guards its payment.
         reconcile_seconds: between two runs of the reconciler; 0 leaves it to calls of `Gate.reconcile`.
         documents: say what the paid routes cost in `/openapi.json` and `/llms.txt`; see `openapi.py`.
+        limits: how much a client and a route may ask for; None for no limits.
+        redis: the URL of a Redis that carries limits, and word of charges that change, between workers; it never holds
+            a charge. None: the store does. Secret.
     """
 
     public_url: str
@@ -119,6 +123,8 @@ class GateSettings:
     retention_seconds: int = 30 * _DAY
     reconcile_seconds: int = 5
     documents: bool = True
+    limits: Limits | None = field(default_factory=Limits)
+    redis: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not _is_origin(self.public_url):
@@ -127,7 +133,9 @@ class GateSettings:
             )
         if not isinstance(self.documents, bool):
             raise ConfigurationError(f"documents={self.documents!r} must be True or False")
-        for setting in fields(self)[1:-1]:
+        if not (self.limits is None or isinstance(self.limits, Limits)):
+            raise ConfigurationError(f"limits={self.limits!r} must be Limits(...), or None")
+        for setting in fields(self)[1:-3]:
             value, least = getattr(self, setting.name), 1 if setting.name in _MORE_THAN_ZERO else 0
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigurationError(f"{setting.name}={value!r} must be a whole number from {least} up")

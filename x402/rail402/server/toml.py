@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from rail402.config import Secret, TomlFile, revealed
+from rail402.config import Secret, StoreUrl, TomlFile, revealed
 from rail402.dialects import dialect_by_name
 from rail402.errors import ConfigurationError
 from rail402.plugins import load_plugin
@@ -16,15 +16,37 @@ from rail402.protocol.offer import Flow
 from rail402.protocol.rail import PaymentRail
 from rail402.rates import FixedRates
 from rail402.server.gate import Gate
+from rail402.server.limits import Limits
 from rail402.server.routes import Protected
 from rail402.server.settings import Receipts, Rule, parse_duration
 
 __all__ = ["gate_from_toml", "rail_from_toml"]
 
 
+class _Limits(Record):
+    challenges: str | None = None
+    payments: str | None = None
+    invoices: str | None = None
+    route_challenges: str | None = None
+    route_payments: str | None = None
+    route_invoices: str | None = None
+    trusted_proxies: list[str] | None = None
+
+    @field_validator("*")
+    @classmethod
+    def _check(cls, value: Any, info: ValidationInfo) -> Any:
+        """Check each by itself, so that the error names the key."""
+        try:
+            if value is not None:
+                Limits(**{str(info.field_name): value})
+        except ConfigurationError as error:
+            raise ValueError(error.detail) from error
+        return value
+
+
 class _Server(Record):
     public_url: str
-    store: str = "sqlite:///charges.db"
+    store: StoreUrl = Field("sqlite:///charges.db", repr=False)
     secret: Secret | None = None
     receipt_key: Secret | None = None
     rates: dict[str, str] = Field(default_factory=dict)
@@ -39,6 +61,16 @@ class _Server(Record):
     retention_seconds: int | None = Field(None, ge=86_400, strict=True)
     reconcile_seconds: int | None = Field(None, ge=0, strict=True)
     documents: bool | None = Field(None, strict=True)
+    redis: Secret | None = None
+    limits: Any = None
+
+    @field_validator("limits")
+    @classmethod
+    def _check(cls, value: Any) -> Any:
+        """Leave a table to `_Limits`."""
+        if value is not False and not isinstance(value, dict):
+            raise ValueError("write a table [server.limits], or limits = false for none")
+        return value
 
 
 class _Route(Record):
@@ -83,9 +115,10 @@ def gate_from_toml(path: str | Path) -> Gate:
     file = TomlFile(path)
     file.table(_File)
     server = file.table(_Server, "server")
+    limits = file.table(_Limits, "server", "limits") if server.limits else None
     rails = [rail_from_toml(file, index, table) for index, table in enumerate(file.tables("rails"))]
     try:
-        gate = _gate(server, rails)
+        gate = _gate(server, rails, limits)
     except ConfigurationError as error:
         raise file.error(("server",), error.detail) from error
     for index in range(len(file.tables("routes"))):
@@ -105,9 +138,14 @@ def gate_from_toml(path: str | Path) -> Gate:
     return gate
 
 
-def _gate(server: _Server, rails: list[PaymentRail]) -> Gate:
-    ours = {"public_url", "store", "secret", "receipt_key", "rates", "dialects"}
+def _gate(server: _Server, rails: list[PaymentRail], limits: _Limits | None) -> Gate:
+    ours = {"limits", "redis", "public_url", "store", "secret", "receipt_key", "rates", "dialects"}
     options = server.model_dump(exclude=ours, exclude_none=True)
+    options["redis"] = revealed(server.redis)
+    if server.limits is False:
+        options["limits"] = None
+    elif limits is not None:
+        options["limits"] = Limits(**limits.model_dump(exclude_none=True))
     if server.dialects is not None:
         options["dialects"] = [dialect_by_name(name) for name in server.dialects]
     return Gate(
