@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
-from rail402.config import Secret, resolve_secret, revealed
+from rail402.config import Secret, StoreUrl, resolve_secret, revealed
 from rail402.errors import ConfigurationError, MalformedInput
 from rail402.plugins import RailPlugin
 from rail402.protocol.base import Record
@@ -142,23 +142,26 @@ class RailConfig(_ChainTable):
         backend: `rpc` with a relayer key of one's own, `facilitator`, or `sandbox` for play money.
         pay_to: the address that is paid; the sandbox has one of its own.
         relayer_key: `env:NAME` or `file:PATH` of the key that pays the gas.
-        relayer_db: `sqlite:///` and the file of the relayer's transactions, `relayer.db` unless given.
+        relayer_db: `sqlite:///` and the file of the relayer's transactions, `relayer.db` unless given; or a PostgreSQL.
         max_fee_gwei: the most to pay for gas, per unit, as text; 1 gwei unless given.
         settle_seconds: how long a payment is waited for.
         confirmations: how many blocks a payment needs.
         facilitators: addresses of x402 facilitators, tried in this order.
         transfers: a table that may be empty: plain transfers are taken as well.
+        refund_key: `env:NAME` or `file:PATH` of the private key of `pay_to`: money can be given back; see
+            `BaseRail.with_refunds`. The sandbox has it where it has the address.
     """
 
     backend: Annotated[str, AfterValidator(_known)]
     pay_to: str | None = None
     relayer_key: Secret | None = None
-    relayer_db: str | None = None
+    relayer_db: StoreUrl | None = Field(None, repr=False)
     max_fee_gwei: Annotated[int, BeforeValidator(_wei)] | None = None
     settle_seconds: int | None = Field(None, ge=1)
     confirmations: int | None = Field(None, ge=1)
     facilitators: list[Address] = Field(default_factory=list)
     transfers: TransfersConfig | None = None
+    refund_key: Secret | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> RailConfig:
@@ -167,8 +170,16 @@ class RailConfig(_ChainTable):
             "facilitator": ("pay_to", "urls", "facilitators"),
         }
         optional = {
-            "sandbox": ("directory", "pay_to", "transfers"),
-            "rpc": (*_CHAIN, "relayer_db", "max_fee_gwei", "settle_seconds", "confirmations", "transfers"),
+            "sandbox": ("directory", "pay_to", "transfers", "refund_key"),
+            "rpc": (
+                *_CHAIN,
+                "relayer_db",
+                "max_fee_gwei",
+                "settle_seconds",
+                "confirmations",
+                "transfers",
+                "refund_key",
+            ),
             "facilitator": (*_CHAIN, "confirmations", "transfers"),
         }
         _check(self, self.backend, needed, optional)
@@ -228,6 +239,11 @@ def make_rail(config: RailConfig) -> BaseRail:
     Raises:
         ConfigurationError: see `BaseRail`.
     """
+    rail, key = _make_rail(config), revealed(config.refund_key)
+    return rail if key is None else rail.with_refunds(key)
+
+
+def _make_rail(config: RailConfig) -> BaseRail:
     transfers = None if config.transfers is None else Transfers(**config.transfers.model_dump())
     if config.backend == "sandbox":
         return BaseRail.sandbox(config.directory, pay_to=config.pay_to, transfers=transfers)

@@ -16,10 +16,11 @@ from rail402.protocol.charge import Charge, Operation
 from rail402.protocol.offer import Mechanism, Offer
 from rail402.protocol.order import Order
 from rail402.protocol.payment import ConsumptionKey, Payment
-from rail402.protocol.rail import Failed, NotPaid, PaymentRail, Pending, Settled, Terms, Unknown, Verified
+from rail402.protocol.rail import Failed, NotPaid, PaymentRail, Pending, Refunded, Settled, Terms, Unknown, Verified
 from rail402_base.chain import FINAL, Chain, Submitted, Transfer, Unused, Void
 from rail402_base.eip3009 import Authorization, parse_address, parse_authorization
 from rail402_base.preemption import preempted
+from rail402_base.refunds import GivesBack
 from rail402_base.sandbox_keys import open_sandbox, sandbox_signer
 from rail402_base.tokens import BASE_USDC, Token, usdc_on
 from rail402_base.transfers import MECHANISM, Transfers, accepted, order_terms, parse_proof
@@ -38,8 +39,10 @@ logger = logging.getLogger("rail402.base")
 _MARGIN: Final = 60
 
 
-class BaseRail(PaymentRail):
+class BaseRail(GivesBack, PaymentRail):
     """Takes EIP-3009 authorizations, by default of USDC; and plain transfers, where that is asked for.
+
+    It gives nothing back unless it has the payee's key; see `with_refunds`.
 
     Args:
         chain: the way to the chain.
@@ -90,7 +93,8 @@ class BaseRail(PaymentRail):
 
         Args:
             directory: see `sandbox_directory`.
-            pay_to: the address that is paid; one whose key is made and kept in the directory unless given.
+            pay_to: the address that is paid; one whose key is made and kept in the directory unless given, which also
+                signs refunds.
             transfers: which plain transfers are taken.
             clock: Unix seconds.
 
@@ -98,8 +102,10 @@ class BaseRail(PaymentRail):
             ConfigurationError: the directory or a file in it cannot be used.
         """
         home = open_sandbox(directory, clock=clock)
-        address = pay_to or sandbox_signer(home.path, "publisher").address
-        return cls(home.backend, pay_to=address, transfers=transfers)
+        if pay_to is not None:
+            return cls(home.backend, pay_to=pay_to, transfers=transfers)
+        ours = sandbox_signer(home.path, "publisher")
+        return cls(home.backend, pay_to=ours.address, transfers=transfers).with_refunds(ours)
 
     @classmethod
     def rpc(
@@ -123,8 +129,8 @@ class BaseRail(PaymentRail):
             pay_to: the address that is paid.
             token: what is taken; its network is the chain.
             transfers: which plain transfers are taken.
-            relayer_db: `sqlite:///` and the file in which transactions are kept before they are sent; one for all
-                workers of the machine.
+            relayer_db: where transactions are kept before they are sent: `sqlite:///` and a file, one for all workers
+                of the machine; or the `postgresql://…` of several machines. A URL with a password is secret.
             settings: the ceiling of fees, and times.
             clock: Unix seconds.
 
@@ -202,7 +208,10 @@ class BaseRail(PaymentRail):
 
     async def health(self) -> None:
         """Raise `RailUnavailable` where the chain cannot be used now."""
-        await self.chain.health()
+        try:
+            await self.chain.health()
+        except ConfigurationError as error:  # it was the right chain when we started
+            raise RailUnavailable(error.detail) from error
 
     async def received(self) -> Money:
         """Return what the address that is paid holds; in the sandbox that is all it was ever paid.
@@ -326,8 +335,12 @@ class BaseRail(PaymentRail):
             return Failed(code="authorization_expired", detail="it was not taken while it was valid")
         return Unknown(detail="the token takes it no more, and the chain does not say what became of it")
 
-    async def lookup(self, charge: Charge, operation: Operation) -> Settled | NotPaid | Failed | Pending | Unknown:
-        """Find out whether the authorization was taken; see `PaymentRail.lookup`."""
+    async def lookup(
+        self, charge: Charge, operation: Operation
+    ) -> Settled | Refunded | NotPaid | Failed | Pending | Unknown:
+        """Find out whether the authorization was taken, or that of a refund; see `PaymentRail.lookup`."""
+        if operation is Operation.REFUND:
+            return await self.look_up_refund(charge)
         assert operation is Operation.SETTLE, "this rail does nothing else"
         if charge.offer.mechanism == MECHANISM:
             return _seen(charge)

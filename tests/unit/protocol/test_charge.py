@@ -8,6 +8,7 @@ from itertools import product
 import pytest
 
 from rail402.protocol.charge import (
+    CUT_OFFS,
     DELIVERY,
     IN_FLIGHT,
     PAYMENT,
@@ -351,3 +352,14 @@ def test_a_charge_survives_its_json(make_charge: Make) -> None:
 def test_what_a_replay_must_show_is_not_in_the_repr(make_charge: Make) -> None:
     text = repr(make_charge(secret_digest="d1d1", context=("c2c2",), receipt="e3e3"))
     assert not any(secret in text for secret in ("d1d1", "c2c2", "e3e3"))
+
+
+def test_a_run_that_ended_with_its_worker_gives_its_rerun_back_a_few_times(make_charge: Make) -> None:
+    charge = in_state(make_charge, PaymentState.SETTLED, Delivery.RUNNING)
+    for cut_off in range(1, RERUNS + CUT_OFFS + 2):
+        charge = charge.lapsed(charge.lease_until)
+        assert (charge.cut_off, charge.is_first_run) == (cut_off, True)
+        assert charge.may_rerun is charge.is_owed is (cut_off <= RERUNS + CUT_OFFS), cut_off
+        if charge.may_rerun:
+            charge = charge.deliver(DeliveryEvent.START, lease_until=NOW)
+    assert charge.reruns == RERUNS + CUT_OFFS

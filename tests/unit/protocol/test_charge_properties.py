@@ -13,7 +13,8 @@ After every step:
 - the row says nothing about the money that the books deny;
 - an attempt that was called off is never charged afterwards, nor anything after a refusal for good;
 - whatever left, left while the money was captured and not refunded;
-- the handler ran once per attempt, and `RERUNS` times more at most.
+- the handler ran once per attempt, and `RERUNS` times more at most; once more for each run that ended with its worker,
+  `CUT_OFFS` times at most.
 
 And from wherever a program stops, once the workers are gone, the reconciler has run and the payment is presented once
 more with nothing going wrong, the end is one of these:
@@ -21,8 +22,8 @@ more with nothing going wrong, the end is one of these:
 - `served`: charged, and that last presentation got the response. (Also where earlier ones were released.)
 - `not charged`: the rail refused for good; nothing is taken or reserved, and a repeat is told so.
 - `refunded`: charged and given back; a repeat is told so.
-- `rerun used up`: charged, and the handler was started `1 + RERUNS` times, each answer breaking off, failing, or
-  streamed without being kept. The rules promise no third run; the charge stays settled, and the publisher can refund.
+- `rerun used up`: charged, and the handler was started as often as that, each answer breaking off, failing, or streamed
+  without being kept. The rules promise no further run; the charge stays settled, and the publisher can refund.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from hypothesis import strategies as st
 
 from rail402.protocol import charge as charge_module
 from rail402.protocol.charge import (
+    CUT_OFFS,
     DELIVERY,
     IN_FLIGHT,
     PAYMENT,
@@ -312,8 +314,13 @@ class World:
             self.closed |= row.payment is PaymentState.REJECTED
         if self.called_off & set(books.captured) or (self.closed and books.captured):
             raise Violation("charged after it was called off")
-        if any(runs > 1 + RERUNS for runs in self.runs.values()):
+        if self.runs[row.attempt] > most_runs(row):
             raise Violation("the handler ran too often")
+
+
+def most_runs(row: Charge) -> int:
+    """How often the handler may have been started in a row's attempt."""
+    return 1 + RERUNS + min(row.cut_off, CUT_OFFS)
 
 
 # --- the workers -----------------------------------------------------------------------------------------------------
@@ -543,7 +550,7 @@ def rest(world: World) -> str:
             return "not charged"
         case PaymentState.REFUNDED, _:
             return "refunded"
-        case PaymentState.SETTLED, Delivery.FAILED | Delivery.STREAMED if world.runs[row.attempt] == 1 + RERUNS:
+        case PaymentState.SETTLED, Delivery.FAILED | Delivery.STREAMED if world.runs[row.attempt] == most_runs(row):
             return "rerun used up"
     raise Violation(f"lost: {row.payment}, {row.delivery}, {row.reruns} reruns")
 

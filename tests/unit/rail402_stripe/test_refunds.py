@@ -168,15 +168,16 @@ async def test_what_was_paid_first_goes_back_when_the_handler_fails(account: Acc
         assert (await shop.show(offer, spt)).json()["code"] == "refunded"
 
 
-async def test_where_the_refund_is_refused_the_handler_may_run_once_more(account: Account) -> None:
+async def test_a_refund_that_stripe_has_no_time_for_is_made_later(account: Account) -> None:
     async with Shop(account, "upfront", "memory://").open() as shop:
         shop.status = iter([500])
         account.spoil(REFUND, "rate_limited")
         offer, spt = await shop.offer(), await account.token()
         assert (await shop.show(offer, spt)).status_code == 500
-        assert (await shop.only_charge()).payment is PaymentState.SETTLED
-        assert (await shop.show(offer, spt)).json() == {"n": 1}
-        assert await account.balance() == PRICE
+        assert (await shop.only_charge()).payment is PaymentState.UNKNOWN
+        assert (await shop.show(offer, spt)).status_code == 503
+        assert (await shop.reconcile()).payment is PaymentState.REFUNDED
+        assert await account.balance() == 0
 
 
 # --- refunds that take their time, or fail

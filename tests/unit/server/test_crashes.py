@@ -146,6 +146,43 @@ async def test_charged_is_served_plus_refunded_wherever_a_worker_dies(flow: str,
     assert step > 5  # it did die at many steps
 
 
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_a_handler_that_never_works_costs_nothing_wherever_a_worker_dies(flow: str) -> None:
+    step, died = 0, True
+    while died:
+        world = World(flow, "fails")
+        _, proof, died = await die_at(world, step)
+        async with (shop := world.worker()).open():
+            for seconds in (130, 3, 3):
+                world.clock.advance(seconds)
+                await shop.gate.reconcile()
+                assert (await shop.request("/goods", headers=proof).run()).status != 200, step
+            await shop.gate.reconcile()
+        assert (world.ledger.charged_total, len(world.ledger.held)) == (0, 0), step
+        step += 1
+
+
+@pytest.mark.parametrize("handler", ["whole", "stream", "broken stream"])
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_what_was_never_given_does_not_expire(flow: str, handler: str) -> None:
+    step, died = 0, True
+    while died:
+        world = World(flow, handler)
+        _, proof, died = await die_at(world, step)
+        world.handler = "whole"
+        async with (shop := world.worker()).open():
+            world.clock.advance(130)
+            await shop.gate.reconcile()
+            charges = await world.store.recent(limit=1)
+            world.clock.advance(2 * 86_400)  # the window was a day
+            answer = await shop.request("/goods", headers=proof).run()
+        if charges and charges[0].delivery in (Delivery.STORED, Delivery.STREAMED):
+            assert (answer.status, answer.json()["code"]) == (402, "receipt_expired"), step
+        else:
+            assert answer.status == (200 if world.ledger.charged_total else 402), step
+        step += 1
+
+
 @pytest.mark.parametrize("handler", ["whole", "stream", "fails"])
 @pytest.mark.parametrize("flow", FLOWS)
 async def test_a_pass_keeps_all_its_uses_wherever_a_worker_dies(flow: str, handler: str) -> None:
@@ -210,6 +247,34 @@ async def test_a_late_handler_can_neither_settle_nor_overwrite() -> None:
         assert again.body == b"quick"
         (charge,) = await world.store.recent(limit=10)
         assert (charge.attempt, charge.delivery) == (2, Delivery.STORED)
+
+
+async def test_a_late_handler_sends_nothing_once_another_has_run_in_its_place() -> None:
+    world, let_go, waiting = World("upfront"), asyncio.Event(), asyncio.Event()
+    slow, quick = world.worker(), world.worker()
+    served = iter([b"late", b"quick"])
+
+    async def goods(request: Request) -> Response:
+        body = next(served)
+        if body == b"late":
+            waiting.set()
+            await let_go.wait()
+        return Response(body)
+
+    for shop in (slow, quick):
+        shop.app.router.routes.clear()
+        shop.gate._marked.clear()
+        shop.app.add_route("/goods", shop.gate.paid("0.003 USD", flow="upfront")(goods))
+    async with slow.open(), quick.open():
+        proof = await slow.quote("/goods")
+        late = asyncio.create_task(slow.request("/goods", headers=proof).run())
+        await waiting.wait()
+        world.clock.advance(130)
+        assert (await quick.request("/goods", headers=proof).run()).body == b"quick"
+        let_go.set()
+        refused = await late
+        assert (refused.status, b"late" in refused.body) == (503, False)
+        assert (await slow.request("/goods", headers=proof).run()).body == b"quick"
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -24,16 +24,23 @@ Rules that join the axes:
 2. Nothing leaves before the payment is `settled`. A finished response may be stored while the settlement is
    `unknown`; it is served once the lookup says settled, and dropped with the next attempt otherwise.
 3. A settled payment whose answer was not stored (failed, or streamed past the limit) may run the handler once more,
-   uncharged: `RERUNS` times.
+   uncharged: `RERUNS` times. A run that ended with its worker (`cut_off`) is nobody's: it gives its rerun back, up to
+   `CUT_OFFS` times.
 4. A claim carries a lease. When it lapses, `claimed` is dropped, `held` is released (or used, where its payer comes
    back before and no handler has run), and every *-ing* state becomes `unknown`; a running handler counts as failed.
    The version in the row fences out whoever comes back late.
 5. While the handler runs nobody refunds or reclaims: its answer may be on its way out.
 6. A refund whose outcome is unknown ends as `refunded` or `settled`, never as `released`: the money had been taken.
+7. Every *-ing* state says since when its call may be under way (`asked_at`), written before the call with a lease that
+   outlasts it. A call that was cut off may still reach the rail: until `landing_until` a lookup is believed only where
+   it says that the operation has been done.
+8. Where a refund has been granted (`refund_due_at`), and waits for its payer to say where to, the payment buys nothing
+   any more.
 """
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final
@@ -47,6 +54,7 @@ from rail402.protocol.order import Order
 from rail402.protocol.payment import ConsumptionKey
 
 __all__ = [
+    "CUT_OFFS",
     "DELIVERY",
     "IN_FLIGHT",
     "PAYMENT",
@@ -182,6 +190,7 @@ IN_FLIGHT: Final[Mapping[PaymentState, Operation]] = {
 _RUN_IN: Final = {Flow.AUTHORIZATION: _S.CLAIMED, Flow.ESCROW: _S.HELD, Flow.UPFRONT: _S.SETTLED}
 
 RERUNS: Final = 1
+CUT_OFFS: Final = 3
 
 
 class IllegalTransition(Exception):
@@ -200,8 +209,11 @@ class Charge(Record):
         keys: the consumption keys it holds.
         payment, delivery: the two axes. `operation` is set while `payment` is `unknown`.
         attempt: how often the payment was claimed; `tries`: how often this operation was begun in this attempt.
-        reruns: how often the handler ran again after settlement.
+        reruns: how often the handler ran again after settlement; cut_off: how many runs of this attempt ended with
+            their worker.
         lease_until: Unix seconds until which the worker that wrote it last is trusted to be alive.
+        asked_at: when the rail was last asked for an operation, Unix seconds; landing_until: see rule 7.
+        looks: how often the reconciler has looked at it in vain; `last_word` is what the rail said last.
         payer: who paid, in the rail's own form, if it is known.
         rail_state: what the rail must remember to look the payment up again; never a secret.
         transaction: the rail's reference once money moved: a transaction hash, payment hash, PaymentIntent id.
@@ -212,6 +224,8 @@ class Charge(Record):
         valid_until: Unix seconds until which that is.
         code: why it was rejected.
         receipt: the signed receipt (compact JWS).
+        refund_due_at: since when its payer may fetch the money back, on a rail that has to be told where to (rule 8).
+        refunded_at, refund_transaction, refund_receipt: the same three of the way back, once the money has gone it.
         reduced_to: atomic units to take instead of the whole offer, where the outcome was worth less.
         sandbox: only play money moved.
     """
@@ -229,8 +243,13 @@ class Charge(Record):
     attempt: int = 1
     tries: int = 0
     reruns: int = 0
+    cut_off: int = 0
     created_at: int
     lease_until: int
+    asked_at: int | None = None
+    landing_until: int | None = None
+    looks: int = 0
+    last_word: str = ""
     settled_at: int | None = None
     payer: str | None = None
     rail_state: Mapping[str, Any] = Field(default_factory=dict)
@@ -243,6 +262,10 @@ class Charge(Record):
     valid_until: int | None = None
     code: str | None = None
     receipt: str | None = Field(default=None, repr=False)
+    refund_due_at: int | None = None
+    refunded_at: int | None = None
+    refund_transaction: str | None = None
+    refund_receipt: str | None = Field(default=None, repr=False)
     reduced_to: int | None = Field(default=None, gt=0)
     sandbox: bool = False
 
@@ -259,10 +282,12 @@ class Charge(Record):
         if state is PaymentState.UNKNOWN:
             facts["operation"] = IN_FLIGHT[self.payment]
         elif state in IN_FLIGHT:
-            facts["tries"] = self.tries + 1
+            facts |= {"tries": self.tries + 1, "asked_at": None, "landing_until": None}
         elif event is PaymentEvent.RECLAIM:
             reset = DELIVERY[self.delivery, DeliveryEvent.RESET]
-            facts |= {"attempt": self.attempt + 1, "tries": 0, "delivery": reset, "reduced_to": None}
+            facts |= {"attempt": self.attempt + 1, "tries": 0, "delivery": reset, "cut_off": 0, "reduced_to": None}
+        if event in (PaymentEvent.RECLAIM, PaymentEvent.REFUND):
+            facts |= {"looks": 0, "last_word": ""}
         return self._changed(facts | changes)
 
     def _takes(self, event: PaymentEvent) -> bool:
@@ -288,11 +313,34 @@ class Charge(Record):
             facts["reruns"] = self.reruns + 1
         return self._changed(facts | changes)
 
+    def takes_proof(self, state: Mapping[str, Any]) -> bool:
+        """Whether a proof with this `Verified.state` needs no word of the rail's, or is the one that has it."""
+        shown, confirmed = state.get("proof_digest"), self.rail_state.get("proof_digest")
+        return shown is None or (confirmed is not None and hmac.compare_digest(shown, confirmed))
+
     @property
     def may_rerun(self) -> bool:
         """Whether the handler may run once more, uncharged (rule 3)."""
         unstored = self.delivery in (Delivery.FAILED, Delivery.STREAMED)
-        return self.payment is PaymentState.SETTLED and unstored and self.reruns < RERUNS
+        buys = self.payment is PaymentState.SETTLED and self.refund_due_at is None
+        return buys and unstored and self.reruns < RERUNS + min(self.cut_off, CUT_OFFS)
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether an answer is still owed for it: it is settled, and its payer was never given one."""
+        begun = self.delivery in (Delivery.NONE, Delivery.RUNNING)
+        return self.payment is PaymentState.SETTLED and (begun or (self.delivery is Delivery.FAILED and self.may_rerun))
+
+    @property
+    def is_owed_back(self) -> bool:
+        """Whether we have asked for a refund because the handler failed, and nobody knows what became of that."""
+        asked = self.operation is Operation.REFUND and self.asked_at is not None
+        return asked and self.delivery is Delivery.FAILED and self.refund_due_at is None
+
+    @property
+    def is_first_run(self) -> bool:
+        """Whether every run of the handler before this one ended with its worker."""
+        return self.reruns <= self.cut_off
 
     def _may(self, event: DeliveryEvent) -> bool:
         settled = self.payment is PaymentState.SETTLED
@@ -317,7 +365,7 @@ class Charge(Record):
         if charge.lease_until > now:
             return charge
         if charge.delivery is Delivery.RUNNING:
-            charge = charge.deliver(DeliveryEvent.FAIL, lease_until=now)
+            charge = charge.deliver(DeliveryEvent.FAIL, lease_until=now, cut_off=charge.cut_off + 1)
         if charge.payment is PaymentState.CLAIMED:
             return charge.on(PaymentEvent.RELEASED, lease_until=now)
         if charge.payment in IN_FLIGHT:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, runtime_checkable
 
-from rail402.protocol.charge import Operation
+from rail402.protocol.charge import Charge, Operation
 from rail402.protocol.dialect import Fields
 from rail402.protocol.offer import Offer
 from rail402.protocol.order import Order
@@ -93,6 +93,33 @@ class Desk(Protocol):
 
         Raises:
             OutcomeUnknown: its answer is on its way out: the hint must come again.
+        """
+        ...
+
+    async def refund_due(self, keys: Iterable[ConsumptionKey]) -> Charge:
+        """Return the charge with one of `keys`, whose seller has granted its payer a refund (`RefundsOnDemand`).
+
+        It may be refunded by now. That whoever asks is the payer, is for the rail to check.
+
+        Raises:
+            PaymentRejected: `refund_not_due`: there is no such refund.
+            OutcomeUnknown: it is being paid, or looked up.
+        """
+        ...
+
+    async def pay_back(
+        self, charge: Charge, state: Mapping[str, Any], *, keys: Iterable[ConsumptionKey] = ()
+    ) -> Charge:
+        """Pay a refund that is due, by `RefundsOnDemand.pay_back`, and return the charge as it stands then.
+
+        Args:
+            state: where to; it is written to `rail_state` before anything is paid, so that a lookup finds it.
+            keys: what the charge claims with it.
+
+        Raises:
+            KeyTaken: another charge has one of `keys`.
+            StaleCharge: it has been asked for twice at the same time, and the other one pays.
+            OutcomeUnknown: see there.
         """
         ...
 

@@ -8,7 +8,7 @@ Dialects own envelopes, rails own payloads: a rail says how its offers and proof
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -160,6 +160,7 @@ class Terms:
         expires_at: Unix seconds until which the offer is honoured.
         timeout_seconds: how long the payment must stay valid: the handler's deadline, the settle budget and a margin.
         description: what is sold, for people.
+        dialects: names of the dialects that the route speaks; None where that is not known.
     """
 
     amount: int
@@ -168,6 +169,7 @@ class Terms:
     expires_at: int
     timeout_seconds: int
     description: str = ""
+    dialects: Collection[str] | None = None
 
 
 class PaymentRail(ABC):
@@ -181,6 +183,7 @@ class PaymentRail(ABC):
         max_offer_seconds: for how long an offer may be good at most; None for as long as the gate says.
         has_fixed_terms: offers for one order at one price differ in nothing but their expiry, so that a payment which
             comes without its offer can be checked against one that is made anew.
+        mints_offers: its backend makes each offer and keeps it, as an invoice; the gate limits how many are made.
         signers: the accounts that hand payments in, and pay for it; for `/supported` of a facilitator.
 
     Where a settlement's outcome is unknown and the rail knows which transaction it sent, `Unknown.state` has it as
@@ -192,6 +195,7 @@ class PaymentRail(ABC):
     is_test: bool = False
     takes_less: bool = False
     has_fixed_terms: bool = False
+    mints_offers: bool = False
     signers: Sequence[str] = ()
     max_offer_seconds: int | None = None
 

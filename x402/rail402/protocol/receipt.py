@@ -4,12 +4,14 @@ A receipt is a compact JWS (RFC 7515) signed with Ed25519. The header says `EdDS
 verifies today; the fully specified name `Ed25519` (RFC 9864) is read as well. The header carries no keys and no
 pointers to keys: the verifier brings the issuer's JWK Set (RFC 7517), which the issuer publishes at
 `/.well-known/rail402/jwks.json`, retired keys included.
+
+Where the money has gone back there is a second one, the refund receipt, of another type: neither passes for the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from joserfc import jws
 from joserfc.errors import JoseError
@@ -21,9 +23,19 @@ from rail402.money import Money
 from rail402.protocol.base import Json, Record, canonical_json, parse_json
 from rail402.protocol.charge import Charge
 
-__all__ = ["MAX_RECEIPT_BYTES", "RECEIPT_TYPE", "Receipt", "ReceiptKeys", "verify_receipt"]
+__all__ = [
+    "MAX_RECEIPT_BYTES",
+    "RECEIPT_TYPE",
+    "REFUND_TYPE",
+    "Receipt",
+    "ReceiptKeys",
+    "RefundReceipt",
+    "verify_receipt",
+    "verify_refund",
+]
 
 RECEIPT_TYPE = "rail402-receipt+jwt"
+REFUND_TYPE = "rail402-refund+jwt"
 MAX_RECEIPT_BYTES = 16_384
 _ALGORITHMS = ["EdDSA", "Ed25519"]
 _HEADER_MEMBERS = {"alg", "kid", "typ"}
@@ -94,6 +106,62 @@ class Receipt(Record):
         )
 
 
+class RefundReceipt(Record):
+    """A signed record that a charge's money has gone back.
+
+    Args:
+        issuer: the origin that was paid, and gave it back.
+        charge: the charge's id, as in its receipt.
+        issued_at: when it was known to have gone back, Unix seconds.
+        rail, network, asset, amount: what went back; `amount` in atomic units as a decimal text, `price` for people.
+        payee, payer, payment: to whom, from whom and by which transaction it had been paid, as in its receipt.
+        transaction: the rail's reference of the way back, where it has one.
+        sandbox: only play money moved.
+    """
+
+    version: Literal[1] = Field(1, alias="v")
+    issuer: str = Field(alias="iss")
+    charge: str = Field(alias="jti")
+    issued_at: int = Field(alias="iat")
+    rail: str
+    network: str
+    asset: str
+    amount: str = Field(pattern=r"^[1-9][0-9]{0,77}$")
+    price: str
+    payee: str
+    payer: str | None = None
+    payment: str
+    transaction: str | None = None
+    sandbox: bool = False
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    @classmethod
+    def of(cls, charge: Charge, *, issuer: str) -> RefundReceipt:
+        """Make the record of a refunded charge."""
+        if charge.refunded_at is None or charge.transaction is None:
+            raise ConfigurationError(f"charge {charge.id} is not refunded")
+        offer = charge.offer
+        return cls(
+            issuer=issuer,
+            charge=charge.id,
+            issued_at=charge.refunded_at,
+            rail=offer.rail,
+            network=offer.network,
+            asset=offer.asset,
+            amount=str(charge.amount),
+            price=str(Money.from_atomic(charge.amount, offer.exponent, offer.currency)),
+            payee=offer.payee,
+            payer=charge.payer,
+            payment=charge.transaction,
+            transaction=charge.refund_transaction,
+            sandbox=charge.sandbox,
+        )
+
+
+R = TypeVar("R", Receipt, RefundReceipt)
+
+
 class ReceiptKeys:
     """The Ed25519 keys that receipts are signed with.
 
@@ -130,9 +198,10 @@ class ReceiptKeys:
         """The public JWK Set, the current key first."""
         return {"keys": list(self._public)}
 
-    def sign(self, receipt: Receipt) -> str:
+    def sign(self, receipt: Receipt | RefundReceipt) -> str:
         """Return the receipt as a compact JWS."""
-        header = {"alg": "EdDSA", "kid": self.kid, "typ": RECEIPT_TYPE}
+        kind = RECEIPT_TYPE if isinstance(receipt, Receipt) else REFUND_TYPE
+        header = {"alg": "EdDSA", "kid": self.kid, "typ": kind}
         claims = canonical_json(receipt.model_dump(by_alias=True, exclude_none=True))
         return jws.serialize_compact(header, claims, self._key, registry=_Registry())
 
@@ -153,20 +222,29 @@ def verify_receipt(token: str, jwks: Mapping[str, Any], *, issuer: str | None = 
     Raises:
         MalformedInput: it is not a receipt, is not signed by a key of the set, or was issued by somebody else.
     """
+    return _verified(token, jwks, Receipt, RECEIPT_TYPE, issuer)
+
+
+def verify_refund(token: str, jwks: Mapping[str, Any], *, issuer: str | None = None) -> RefundReceipt:
+    """Verify a refund receipt and return it; see `verify_receipt`."""
+    return _verified(token, jwks, RefundReceipt, REFUND_TYPE, issuer)
+
+
+def _verified(token: str, jwks: Mapping[str, Any], model: type[R], kind: str, issuer: str | None) -> R:
     if len(token) > MAX_RECEIPT_BYTES:
         raise _invalid("receipt", f"is longer than {MAX_RECEIPT_BYTES} bytes")
     try:
         unverified = jws.extract_compact(token.encode("ascii"), registry=_Registry())
         header = unverified.headers()
         # Keys and pointers to keys in the header (jwk, jku, x5c), and crit, are the classic ways to be fooled.
-        if set(header) != _HEADER_MEMBERS or header["typ"] != RECEIPT_TYPE or not isinstance(header["kid"], str):
-            raise _invalid("receipt", f"its header must be alg, kid and typ {RECEIPT_TYPE}, and nothing else")
+        if set(header) != _HEADER_MEMBERS or header["typ"] != kind or not isinstance(header["kid"], str):
+            raise _invalid("receipt", f"its header must be alg, kid and typ {kind}, and nothing else")
         key = _find(jwks, header["kid"])
         payload = jws.deserialize_compact(token.encode("ascii"), key, registry=_Registry()).payload
     except (JoseError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise _invalid("receipt", "is not a JWS signed by a key of the issuer") from error
     try:
-        receipt = Receipt.model_validate(parse_json(payload, field="receipt", max_bytes=MAX_RECEIPT_BYTES))
+        receipt = model.model_validate(parse_json(payload, field="receipt", max_bytes=MAX_RECEIPT_BYTES))
     except MalformedInput as error:
         raise _invalid("receipt", "its claims are not one JSON object") from error
     except ValidationError as error:

@@ -1,6 +1,4 @@
-"""The server's end: a gate in front of the routes that cost something."""
+"""The server's end: a gate in front of the routes that cost something. `rail402` has its public names.
 
-from rail402.server.gate import Gate
-from rail402.server.settings import Receipts
-
-__all__ = ["Gate", "Receipts"]
+Nothing is imported here: tools that read a store need no web framework.
+"""

@@ -67,16 +67,19 @@ class Admission:
         Raises:
             PaymentRejected: it does not pay for this order, or not now.
             MalformedInput: a proof's public half was sent instead of the proof.
+            RateLimited: too many payments are shown.
             OutcomeUnknown: it is being looked up.
             RailUnavailable, StoreError: nothing happened.
         """
+        await self._services.limiter.payment(self._request.scope)
         keys = self._identity if self._token is None else self._identity | {self._token.key}
         known = await self._services.store.find(keys)
+        if known is None and self._named:  # claimed between these two looks, it may be this very payment
+            known = await self._services.store.find(self._named)
         if known is None:
-            if self._named and await self._services.store.find(self._named) is not None:
-                raise self._conflict()
             offer = await self._offer()
             verified = self._rail.spec.authenticate(offer, self._payment)
+            await self._services.limiter.new_payment(self._request.order.route)
             verified = await self._rail.verify(offer, self._payment, verified, now=self._services.clock())
             claim = await self._services.store.claim(self._begin(self._new(offer, verified, keys | self._named)))
             if claim.won:
@@ -148,12 +151,12 @@ class Admission:
 
     def _begin(self, charge: Charge) -> Charge:
         """Return the charge with the flow's first step taken, so that claim and step are one write."""
-        lease = self._services.lease()
+        lease, now = self._services.lease(), self._services.clock()
         match charge.offer.flow:
             case Flow.UPFRONT:
-                return charge.on(PaymentEvent.SETTLE, lease_until=lease)
+                return charge.on(PaymentEvent.SETTLE, lease_until=lease, asked_at=now)
             case Flow.ESCROW:
-                return charge.on(PaymentEvent.HOLD, lease_until=lease)
+                return charge.on(PaymentEvent.HOLD, lease_until=lease, asked_at=now)
             case Flow.AUTHORIZATION:
                 return charge.deliver(DeliveryEvent.START, lease_until=lease)
 
@@ -164,6 +167,8 @@ class Admission:
 
     async def _known(self, charge: Charge) -> Admitted:
         self._check_known(charge)
+        if charge.payment is PaymentState.SETTLED:  # who has paid is served, whatever else comes from there
+            self._services.limiter.was_settled(self._request.scope)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._services.settings.wait_seconds
         while True:
@@ -194,6 +199,8 @@ class Admission:
             code = "proof_already_used" if dead else "payment_in_progress"
             raise PaymentRejected("another payment was made for this offer", code=code)
         verified = self._rail.spec.authenticate(self._offer_of(charge), self._payment)
+        if not charge.takes_proof(verified.state):
+            raise PaymentRejected("it is not the signature that was accepted for it", code="signature_invalid")
         shown = None if self._token is None else _digest(self._token.nonce)
         by_payer = verified.is_payer and verified.payer is not None and verified.payer == charge.payer
         known = by_payer or (shown is not None and shown == charge.secret_digest)
@@ -219,11 +226,11 @@ class Admission:
     async def _step(self, charge: Charge) -> Admitted | None:
         """Return what the charge's state allows now; None while somebody else works on it."""
         match charge.payment:
-            case PaymentState.SETTLED:
+            case PaymentState.SETTLED if charge.refund_due_at is None:
                 return await self._settled(charge)
             case PaymentState.RELEASED:
                 return await self._reclaim(charge)
-            case PaymentState.UNKNOWN | PaymentState.REJECTED | PaymentState.REFUNDED:
+            case PaymentState.SETTLED | PaymentState.UNKNOWN | PaymentState.REJECTED | PaymentState.REFUNDED:
                 error = verdict(charge)
                 assert error is not None
                 raise error
@@ -236,7 +243,8 @@ class Admission:
 
     async def _settled(self, charge: Charge) -> Admitted | None:
         now = self._services.clock()
-        if charge.valid_until is not None and now > charge.valid_until:
+        is_late = charge.valid_until is not None and now > charge.valid_until
+        if is_late and (charge.is_pass or not charge.is_owed):  # what was never given does not expire
             raise PaymentRejected("pay again", code="receipt_expired")
         if charge.is_pass:
             return await self._use(charge)

@@ -25,6 +25,7 @@ from rail402.protocol.payment import Payment
 from rail402.protocol.rail import Holds, PaymentRail, Refunds
 from rail402.server.fields import content_length, end_to_end, failed_fields, paid_fields
 from rail402.server.operations import Finished, hold, refund, release, settle, verdict, with_receipt
+from rail402.server.refunds import obstacle
 from rail402.server.request import Message, Send
 from rail402.server.services import Services
 from rail402.server.settings import Rule
@@ -268,11 +269,13 @@ class Delivery:
             logger.warning("charge %s: its delivery is not written: %s", self.charge.id, error)
 
     async def _give_way(self) -> None:
-        """Withhold a response that has not begun to leave, unless the money is still ours (it may have gone back)."""
+        """Withhold a response that has not begun to leave, unless the money is still ours (it may have gone back) and
+        nobody runs, or ran, the handler in this run's place."""
         if self.has_begun:
             return
         current = await self._services.store.get(self.charge.id)
-        if current is None or current.payment is not PaymentState.SETTLED:
+        mine = PaymentState.SETTLED, self.charge.reruns
+        if current is None or (current.payment, current.reruns) != mine:
             refused = None if current is None else verdict(current)
             self.refusal = refused or OutcomeUnknown(f"charge {self.charge.id} was given up", retry_after=5)
             self._phase = _Phase.WITHHELD
@@ -300,23 +303,26 @@ class Delivery:
         failed = charge.deliver(DeliveryEvent.FAIL, lease_until=services.lease())
         if charge.payment is PaymentState.CLAIMED:
             failed = failed.on(PaymentEvent.RELEASED, lease_until=services.lease())
+        elif self._is_given_back(failed):  # in the same write: a worker that dies now must not have forgotten it
+            failed = failed.on(PaymentEvent.REFUND, lease_until=services.lease(), asked_at=services.clock())
         self.charge = await services.store.save(failed)
         if self.charge.payment is PaymentState.HELD and isinstance(self._rail, Holds):
             self.charge = await release(services, self._rail, self.charge)
-        elif self.charge.payment is PaymentState.SETTLED and self._phase is not _Phase.STREAMING:
-            await self._give_back()  # the handler's error may have left by now, but none of the goods
+        elif self.charge.payment is PaymentState.REFUNDING:
+            self.charge = await refund(services, self._rail, self.charge)
+        elif charge.is_pass and charge.reruns and self._phase is not _Phase.STREAMING:
+            # The first use of a pass is owed by the charge itself, once.
+            await services.store.return_use(charge.id)
 
-    async def _give_back(self) -> None:
-        """Make good for settled money that bought nothing.
+    def _is_given_back(self, charge: Charge) -> bool:
+        """Whether settled money goes back because it bought nothing.
 
-        After a rerun nothing goes back: the first run may have delivered, and payers can make a handler fail. The first
-        use of a pass is owed by the charge itself, once.
+        The handler's error may have left by now, but none of the goods. After a rerun nothing goes back: the first run
+        may have delivered, and payers can make a handler fail.
         """
-        if self.charge.is_pass:
-            if self.charge.reruns:
-                await self._services.store.return_use(self.charge.id)
-        elif isinstance(self._rail, Refunds) and not self.charge.reruns:
-            self.charge = await refund(self._services, self._rail, self.charge)
+        if charge.payment is not PaymentState.SETTLED or self._phase is _Phase.STREAMING or charge.is_pass:
+            return False
+        return isinstance(self._rail, Refunds) and charge.is_first_run and obstacle(self._rail, charge) is None
 
 
 def _share(offer: Offer, price: Money, whole: Money) -> int:

@@ -1,16 +1,18 @@
-"""What is answered below `/.well-known/rail402/`: the key set for receipts, and the rails' own addresses. And the DID
-document, where a dialect signs what it says."""
+"""What is answered below `/.well-known/rail402/`: the key set for receipts, the receipts, and the rails' own addresses.
+And the DID document, where a dialect signs what it says."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected, Rail402Error, StaleCharge
-from rail402.protocol.charge import Operation
+from rail402.protocol.charge import Charge, Operation
 from rail402.protocol.dialect import Fields
 from rail402.protocol.endpoint import DISCOVERY, Endpoint, EndpointReply, EndpointRequest, Endpoints
 from rail402.protocol.offer import Offer
@@ -18,6 +20,7 @@ from rail402.protocol.offer_receipt import DID_DOCUMENT, did_document
 from rail402.protocol.order import Order
 from rail402.protocol.payment import ConsumptionKey
 from rail402.protocol.rail import PaymentRail
+from rail402.server import refunds
 from rail402.server.reconciler import Reconciler
 from rail402.server.request import ClientDisconnected, Receive, Scope, Send, read_body
 from rail402.server.services import Services
@@ -25,6 +28,9 @@ from rail402.server.services import Services
 __all__ = ["Discovery", "GateDesk"]
 
 _JWKS: Final = "jwks.json"
+_RECEIPTS: Final = "receipts/"
+
+_is_charge_id = re.compile(r"ch_[a-z2-7]{26}", re.ASCII).fullmatch
 
 
 class GateDesk:
@@ -65,6 +71,16 @@ class GateDesk:
             await self._services.shielded(Reconciler(self._services).look_at(found, operation))
         return True
 
+    async def refund_due(self, keys: Iterable[ConsumptionKey]) -> Charge:
+        """Return the charge whose granted refund is asked for; see `Desk.refund_due`."""
+        return await refunds.due(self._services, keys)
+
+    async def pay_back(
+        self, charge: Charge, state: Mapping[str, Any], *, keys: Iterable[ConsumptionKey] = ()
+    ) -> Charge:
+        """Pay a refund that is due; see `Desk.pay_back`."""
+        return await refunds.pay_back(self._services, charge, state, keys)
+
 
 class Discovery:
     """Answers the requests below `DISCOVERY`.
@@ -87,6 +103,8 @@ class Discovery:
         """Answer one request."""
         method, path = scope["method"], scope["path"].removeprefix(DISCOVERY)
         endpoint = self._endpoints.get(("GET" if method == "HEAD" else method, path))
+        if path.startswith(_RECEIPTS) and method in ("GET", "HEAD"):
+            endpoint = partial(self._receipts, path.removeprefix(_RECEIPTS))
         if endpoint is None:
             known = {each for each, address in self._endpoints if address == path}
             reply = EndpointReply.of({"error": "not found"}, status=405 if known else 404)
@@ -109,6 +127,15 @@ class Discovery:
 
     async def _jwks(self, request: EndpointRequest, desk: object) -> EndpointReply:
         return _published(self._services.receipt_keys.jwks, "application/jwk-set+json")
+
+    async def _receipts(self, charge_id: str, request: EndpointRequest, desk: object) -> EndpointReply:
+        """Answer with what was signed about a charge; its id, which nobody can guess, is known to who paid."""
+        charge = await self._services.store.get(charge_id) if _is_charge_id(charge_id) else None
+        if charge is None:
+            return EndpointReply.of({"error": "there is no such charge"}, status=404)
+        found = {"receipt": charge.receipt, "refund_receipt": charge.refund_receipt}
+        signed = {name: token for name, token in found.items() if token is not None}
+        return EndpointReply.of({"charge": charge.id, "payment": charge.payment.value, **signed})
 
     async def _did(self, request: EndpointRequest, desk: object) -> EndpointReply:
         assert self._services.did is not None

@@ -25,9 +25,10 @@ from rail402.server.endpoints import Discovery
 from rail402.server.lifespan import Lifespan
 from rail402.server.middleware import GateMiddleware
 from rail402.server.openapi import Documents, publish
-from rail402.server.operations import give_back
 from rail402.server.paywall import CHARGE_KEY, DELIVERY_KEY
-from rail402.server.reconciler import Reconciler
+from rail402.server.reconciler import Progress, Reconciler
+from rail402.server.refunds import give_back
+from rail402.server.report import Report
 from rail402.server.request import Receive, Scope, Send
 from rail402.server.routes import Found, Protected, mark, rule_of, rules_of, walk, wrap
 from rail402.server.services import Services
@@ -218,7 +219,8 @@ class Gate:
         """Give all of a settled charge's money back, on a rail that can; return the charge as it stands then.
 
         It is `refunded`, or `unknown` until the reconciler has found out, or still `settled` where the rail refused.
-        A charge that is refunded already is returned as it is.
+        On a rail that has to be told where to (Lightning) it is `settled` with `refund_due_at`: the refund is granted,
+        and waits for its payer. A charge that is refunded already, or granted it, is returned as it is.
 
         Raises:
             ConfigurationError: there is no such charge, its money was not taken, its answer is still under way, or its
@@ -288,9 +290,10 @@ class Gate:
         """Whether the gate is open for requests."""
         return self._life.services is not None
 
-    async def start(self) -> None:
-        """Open the store and the rails, find the paid routes, and start the reconciler. Further calls do nothing."""
-        await self._life.start(self._assemble, self._prepare)
+    async def start(self, *, reconciling: bool = True) -> None:
+        """Open the store and the rails, find the paid routes, and start the reconciler (unless it is not wanted).
+        Further calls do nothing."""
+        await self._life.start(self._assemble, self._prepare, reconciling=reconciling)
 
     async def _assemble(self) -> Services:
         services = Services(
@@ -328,9 +331,19 @@ class Gate:
     async def reconcile(self) -> int:
         """Run the reconciler once, and forget what is past its retention; return how many charges it closed."""
         reconciler = Reconciler(self.services())
-        closed = await reconciler.run_once()
+        report = await reconciler.run_once()
         await reconciler.prune()
-        return closed
+        return report.closed
+
+    async def reconcile_all(self, progress: Progress | None = None) -> Report:
+        """Look at everything that is open, whether its turn has come or not; say what stays open, and what to do.
+
+        What a worker is at work on is left to it.
+
+        Args:
+            progress: told after each charge how many have been looked at, and of how many.
+        """
+        return await Reconciler(self.services()).run_all(progress)
 
     async def _check_prices(self, services: Services) -> None:
         """Refuse a fixed price that no rail of its route can say in its own money: nobody could ever pay it."""

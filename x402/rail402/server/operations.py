@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from rail402.errors import (
-    ConfigurationError,
     KeyTaken,
     OutcomeUnknown,
     PaymentRejected,
@@ -45,7 +45,7 @@ from rail402.protocol.rail import (
     Settled,
     Unknown,
 )
-from rail402.protocol.receipt import Receipt
+from rail402.protocol.receipt import Receipt, RefundReceipt
 from rail402.server.services import Services
 from rail402.stores.base import Store, StoredResponse
 
@@ -54,8 +54,9 @@ __all__ = [
     "Finish",
     "Finished",
     "conclude",
-    "give_back",
     "hold",
+    "last_word",
+    "perform",
     "record",
     "refund",
     "release",
@@ -65,6 +66,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger("rail402.server")
+
+_MAX_LAST_WORD: Final = 300
 
 Answer = Held | Settled | Released | Refunded | NotPaid | Failed | Pending | Unknown
 
@@ -90,51 +93,42 @@ async def settle(
     services: Services, rail: PaymentRail, charge: Charge, payment: Payment | None, finish: Finish
 ) -> Charge:
     """Take the money, or capture what is held; `verdict` of what returns says whether it was taken."""
-    return await _perform(services, charge, PaymentEvent.SETTLE, lambda asked: rail.settle(asked, payment), finish)
+    return await perform(services, charge, PaymentEvent.SETTLE, lambda asked: rail.settle(asked, payment), finish)
 
 
 async def hold(services: Services, rail: PaymentRail, charge: Charge, payment: Payment, finish: Finish) -> Charge:
     """Reserve the money."""
     assert isinstance(rail, Holds)
-    return await _perform(services, charge, PaymentEvent.HOLD, lambda asked: rail.hold(asked, payment), finish)
+    return await perform(services, charge, PaymentEvent.HOLD, lambda asked: rail.hold(asked, payment), finish)
 
 
 async def release(services: Services, rail: PaymentRail, charge: Charge) -> Charge:
     """Give a reserved amount free."""
     assert isinstance(rail, Holds)
-    return await _perform(services, charge, PaymentEvent.RELEASE, rail.release, Finished)
+    return await perform(services, charge, PaymentEvent.RELEASE, rail.release, Finished)
 
 
 async def refund(services: Services, rail: PaymentRail, charge: Charge) -> Charge:
     """Give settled money back; the charge stays settled where the rail refuses."""
     assert isinstance(rail, Refunds)
-    return await _perform(services, charge, PaymentEvent.REFUND, rail.refund, Finished)
+    return await perform(services, charge, PaymentEvent.REFUND, rail.refund, Finished)
 
 
-async def give_back(services: Services, charge_id: str) -> Charge:
-    """Refund the charge of that id because its seller says so; see `Gate.refund`."""
-    charge = await services.store.get(charge_id)
-    if charge is None:
-        raise ConfigurationError(f"there is no charge {charge_id}")
-    rail = services.rails.get(charge.offer.rail)
-    if not isinstance(rail, Refunds):
-        raise ConfigurationError(f"the rail {charge.offer.rail} gives nothing back")
-    charge = charge.lapsed(services.clock())
-    if charge.payment is PaymentState.REFUNDED:
-        return charge
-    if charge.payment is not PaymentState.SETTLED or charge.delivery is Delivery.RUNNING:
-        raise ConfigurationError(f"charge {charge_id}: its payment is {charge.payment}, its delivery {charge.delivery}")
-    return await refund(services, rail, charge)
-
-
-async def _perform(
+async def perform(
     services: Services,
     charge: Charge,
     event: PaymentEvent,
     call: Callable[[Charge], Awaitable[Answer]],
     finish: Finish,
+    **facts: Any,
 ) -> Charge:
-    return await services.shielded(_write_call_write(services, charge, event, call, finish))
+    """Write that the rail is asked (with `facts`, which become members of the charge), ask it, write its answer.
+
+    Raises:
+        StaleCharge: another worker has moved the charge on, and nothing was asked.
+        OutcomeUnknown: another worker has it by now, and looks it up.
+    """
+    return await services.shielded(_write_call_write(services, charge, event, call, finish, facts))
 
 
 async def _write_call_write(
@@ -143,23 +137,33 @@ async def _write_call_write(
     event: PaymentEvent,
     call: Callable[[Charge], Awaitable[Answer]],
     finish: Finish,
+    facts: Mapping[str, Any],
 ) -> Charge:
-    if charge.payment not in IN_FLIGHT:  # a fresh claim is written in its -ing state already
-        charge = await services.store.save(charge.on(event, lease_until=services.lease()))
+    charge = await _asked_for(services, charge, event, facts)
     answer: Answer
+    code, word, landing = None, "", None
     try:
         async with asyncio.timeout(services.settings.settle_seconds):
-            answer, code = await call(charge), None
+            answer = await call(charge)
     except TimeoutError:
-        answer, code = Unknown(detail=f"no answer in {services.settings.settle_seconds} s"), None
+        answer = Unknown(detail=f"no answer in {services.settings.settle_seconds} s")
+        landing = services.clock() + services.settings.settle_seconds
     except RailUnavailable as error:
         logger.warning("charge %s: %s", charge.id, error)
-        answer, code = NotPaid(), error.code
+        owed_back = event is PaymentEvent.REFUND and charge.delivery is Delivery.FAILED
+        if owed_back and charge.refund_due_at is None:  # it is tried again
+            answer = Unknown(detail=error.detail)
+        else:
+            answer, code, word = NotPaid(), error.code, error.detail
     except OutcomeUnknown as error:
-        answer, code = Unknown(detail=error.detail), None
+        answer = Unknown(detail=error.detail)
     concluded = conclude(services, charge, answer)
     if concluded.payment is PaymentState.RELEASED:
         concluded = concluded.model_copy(update={"code": code})
+    elif code is not None:  # nothing was given back
+        concluded = concluded.model_copy(update={"last_word": word})
+    elif concluded.payment is PaymentState.UNKNOWN:
+        concluded = concluded.model_copy(update={"landing_until": landing})
     finished = finish(concluded)
     if finished.charge.payment is PaymentState.UNKNOWN and finished.charge.delivery is not Delivery.RUNNING:
         # Nobody here waits for anything any more: the reconciler may look at once.
@@ -172,6 +176,23 @@ async def _write_call_write(
     if saved.payment is PaymentState.UNKNOWN:
         logger.warning("charge %s: the outcome of %s is unknown", saved.id, saved.operation)
     return saved
+
+
+async def _asked_for(services: Services, charge: Charge, event: PaymentEvent, facts: Mapping[str, Any]) -> Charge:
+    """Return the charge in its -ing state, with a lease that outlasts the call: nobody looks while it is under way.
+
+    A fresh claim is written in that state already. A write that took so long that another worker could come before the
+    call has ended is made again, which fails where one has come.
+    """
+    while True:
+        now, lease = services.clock(), services.lease()
+        if charge.payment not in IN_FLIGHT:
+            charge = charge.on(event, lease_until=lease, **{"asked_at": now, **facts})
+        elif charge.lease_until - now < services.settings.settle_seconds:
+            charge = charge.model_copy(update={"lease_until": lease, "asked_at": now})
+        else:
+            return charge
+        charge = await services.store.save(charge)
 
 
 async def record(services: Services, charge: Charge, finished: Finished) -> Charge:
@@ -211,11 +232,10 @@ def _concluded(services: Services, charge: Charge, answer: Answer) -> Charge:
         case Released():
             return charge.on(PaymentEvent.RELEASED, lease_until=lease)
         case Refunded():
-            facts = {"rail_state": {**charge.rail_state, **answer.state}}
-            return charge.on(PaymentEvent.REFUNDED, lease_until=lease, **facts)
+            return _refunded(services, charge, answer)
         case NotPaid() | Failed() if _asked(charge) is Operation.REFUND:
             logger.warning("charge %s: it was not refunded: %s", charge.id, answer)
-            return charge.on(PaymentEvent.SETTLED, lease_until=lease)
+            return charge.on(PaymentEvent.SETTLED, lease_until=lease, last_word=last_word(answer))
         case NotPaid() if not _keeps_hold(charge):
             return charge.on(PaymentEvent.RELEASED, lease_until=lease)
         case Failed():
@@ -223,7 +243,9 @@ def _concluded(services: Services, charge: Charge, answer: Answer) -> Charge:
         case _ if charge.payment is PaymentState.UNKNOWN:
             return charge
         case _:  # the reconciler may look at once, unless the handler is still at work
-            facts = {"rail_state": {**charge.rail_state, **answer.state}} if isinstance(answer, Unknown) else {}
+            facts = {"last_word": last_word(answer)}
+            if isinstance(answer, Unknown):
+                facts["rail_state"] = {**charge.rail_state, **answer.state}
             running = charge.delivery is Delivery.RUNNING
             return charge.on(
                 PaymentEvent.LOST, lease_until=charge.lease_until if running else services.clock(), **facts
@@ -257,6 +279,33 @@ def _settled(services: Services, charge: Charge, answer: Settled) -> Charge:
     return with_receipt(services, charge, None)
 
 
+def _refunded(services: Services, charge: Charge, answer: Refunded) -> Charge:
+    charge = charge.on(
+        PaymentEvent.REFUNDED,
+        lease_until=services.lease(),
+        refunded_at=services.clock(),
+        refund_transaction=answer.transaction,
+        rail_state={**charge.rail_state, **answer.state},
+    )
+    record = RefundReceipt.of(charge, issuer=services.settings.public_url)
+    return charge.model_copy(update={"refund_receipt": services.receipt_keys.sign(record)})
+
+
+def last_word(answer: Answer) -> str:
+    """Return what a rail says of an operation that it does not end, for people."""
+    match answer:
+        case Failed() | Unknown() if answer.detail:
+            return answer.detail[:_MAX_LAST_WORD]
+        case Failed():
+            return answer.code
+        case Pending():
+            return "under way"
+        case Unknown():
+            return "no answer that can be believed"
+        case _:
+            return f"the rail says: {type(answer).__name__.lower()}"
+
+
 def with_receipt(services: Services, charge: Charge, response_digest: str | None) -> Charge:
     """Return the settled charge with its signed receipt."""
     record = Receipt.of(charge, issuer=services.settings.public_url, response_digest=response_digest)
@@ -280,5 +329,7 @@ def verdict(charge: Charge) -> Rail402Error | None:
             return PaymentRejected("nothing was taken; the same payment may be sent again", code="not_settled")
         case PaymentState.REFUNDED:
             return PaymentRejected(code="refunded")
+        case PaymentState.SETTLED if charge.refund_due_at is not None:
+            return PaymentRejected("the money waits for its payer to fetch it", code="refunded")
         case _:
             return None

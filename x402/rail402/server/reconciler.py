@@ -1,7 +1,8 @@
 """Closes what requests left open: lapsed claims, held money nobody captured, and outcomes that are unknown.
 
 It only ever believes the rail's lookup. Any number of workers may run it at once: every step is a versioned write, and
-who comes second finds the charge changed and leaves it.
+who comes second finds the charge changed and leaves it. To spare the rails, the workers of one store leave it to one of
+them, the leader; what a person asks for (`Gate.reconcile`, the command line) is done in any case.
 """
 
 from __future__ import annotations
@@ -9,20 +10,44 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
 
 from rail402.errors import OutcomeUnknown, Rail402Error, RailUnavailable, StaleCharge, StoreError
 from rail402.protocol.charge import Charge, Delivery, Operation, PaymentEvent, PaymentState
-from rail402.protocol.rail import PaymentRail, Pending, Unknown
-from rail402.server.operations import Answer, Finished, conclude, record, release, settle
+from rail402.protocol.rail import Held, PaymentRail, Pending, Refunded, Released, Settled, Unknown
+from rail402.server.operations import Answer, Finished, conclude, last_word, record, refund, release, settle
+from rail402.server.report import OpenCharge, Report, is_open, is_waiting, open_charge, open_since
 from rail402.server.services import Services
 
-__all__ = ["Reconciler"]
+__all__ = ["Progress", "Reconciler"]
 
 logger = logging.getLogger("rail402.server")
 
-_BATCH = 100
-_MAX_BACKOFF = 600
-_PRUNE_EVERY = 3600
+_BATCH: Final = 100
+_EVERYTHING: Final = 100_000
+_AT_ONCE: Final = 8
+"""Lookups of one rail at the same time: one that hangs must not keep the others open."""
+
+_MAX_BACKOFF: Final = 600
+_PRUNE_EVERY: Final = 3600
+_LEADER: Final = "reconciler"
+_LEAST_LEADERSHIP: Final = 15
+_NEVER: Final = 1 << 53
+_WORTH_A_WARNING: Final = 60
+"""Seconds: what closes sooner is in the log only where its outcome was lost."""
+
+_DONE: Final = {
+    Operation.HOLD: Held,
+    Operation.SETTLE: Settled,
+    Operation.RELEASE: Released,
+    Operation.REFUND: Refunded,
+}
+"""What says that an operation has been done. Anything else may still change while its call is landing."""
+
+Progress = Callable[[int, int], None]
+"""Told after every charge how many have been looked at, and of how many."""
 
 
 class Reconciler:
@@ -31,17 +56,42 @@ class Reconciler:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._prune_at = services.clock() + _PRUNE_EVERY
+        self._holder = services.random_bytes(8).hex()
 
     async def run_forever(self, every: int) -> None:
-        """Run once every `every` seconds, and prune once an hour, until cancelled."""
-        while True:
-            await asyncio.sleep(every)
-            try:
-                await self.run_once()
-                if self._services.clock() >= self._prune_at:
-                    await self.prune()
-            except Rail402Error as error:
-                logger.warning("the reconciler will try again: %s", error)
+        """Run once every `every` seconds, and prune once an hour, until cancelled; only while this worker leads."""
+        led = max(3 * every, _LEAST_LEADERSHIP)
+        try:
+            while True:
+                await asyncio.sleep(every)
+                try:
+                    if await self._leads(led):
+                        await self._keep_leading(self._turn(), led)
+                except Rail402Error as error:
+                    logger.warning("the reconciler will try again: %s", error)
+        finally:
+            with contextlib.suppress(Rail402Error):  # the next leader need not wait
+                await self._services.shielded(self._leads(0))
+
+    async def _leads(self, seconds: int) -> bool:
+        services = self._services
+        return await services.store.lead(_LEADER, self._holder, now=services.clock(), seconds=seconds)
+
+    async def _keep_leading(self, work: asyncio.Future[None], seconds: int) -> None:
+        """Wait for `work`, and renew the leadership meanwhile; where it is lost, what is under way is finished."""
+        while not work.done():
+            done, _ = await asyncio.wait({work}, timeout=seconds / 3)
+            if not done:
+                await self._leads(seconds)
+        await work
+
+    def _turn(self) -> asyncio.Future[None]:
+        return self._services.start(self._run_and_prune())
+
+    async def _run_and_prune(self) -> None:
+        await self.run_once()
+        if self._services.clock() >= self._prune_at:
+            await self.prune()
 
     async def prune(self) -> int:
         """Forget finished charges older than the retention, and expired invoices; return how many rows went."""
@@ -49,22 +99,64 @@ class Reconciler:
         self._prune_at = now + _PRUNE_EVERY
         return await self._services.store.prune(before=now - self._services.settings.retention_seconds, now=now)
 
-    async def run_once(self) -> int:
-        """Take every open charge one step on; return how many were closed."""
-        now, closed = self._services.clock(), 0
-        for charge in await self._services.store.unresolved(now=now, limit=_BATCH):
-            # What goes wrong with one charge, a bug of its rail included, must not keep the others open.
-            (outcome,) = await asyncio.gather(self._step(charge), return_exceptions=True)
-            if outcome is True:
-                closed += 1
-            elif isinstance(outcome, StaleCharge):
-                logger.debug("charge %s: another worker has it", charge.id)
-            elif isinstance(outcome, StoreError):
+    async def run_once(self) -> Report:
+        """Take every charge whose turn has come one step on; return what came of it."""
+        charges = await self._services.store.unresolved(now=self._services.clock(), limit=_BATCH)
+        return await self._run(charges, None)
+
+    async def run_all(self, progress: Progress | None = None) -> Report:
+        """Look at everything that is open, whether its turn has come or not, except what a worker is working on.
+
+        Args:
+            progress: told how far it is.
+        """
+        now = self._services.clock()
+        found = await self._services.store.unresolved(now=_NEVER, limit=_EVERYTHING)
+        charges = [charge for charge in found if charge.lease_until <= now or is_waiting(charge)]
+        return await self._run(charges, progress)
+
+    async def _run(self, charges: Sequence[Charge], progress: Progress | None) -> Report:
+        slots: dict[str, asyncio.Semaphore] = {}
+        seen = 0
+
+        async def one(charge: Charge) -> bool:
+            nonlocal seen
+            async with slots.setdefault(charge.offer.rail, asyncio.Semaphore(_AT_ONCE)):
+                try:
+                    return await self._guarded(charge)
+                finally:
+                    seen += 1
+                    if progress is not None:
+                        progress(seen, len(charges))
+
+        outcomes = await asyncio.gather(*map(one, charges), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
                 raise outcome
-            elif isinstance(outcome, BaseException):
-                logger.error("charge %s: %s", charge.id, outcome, exc_info=outcome)
-                await self._put_off(charge)
-        return closed
+        report = Report(looked_at=len(charges), closed=sum(outcome is True for outcome in outcomes))
+        return replace(report, open=await self._left_open(charges, outcomes))
+
+    async def _left_open(self, charges: Sequence[Charge], outcomes: Sequence[object]) -> tuple[OpenCharge, ...]:
+        left = []
+        for charge, closed in zip(charges, outcomes, strict=True):
+            current = None if closed is True else await self._services.store.get(charge.id)
+            if current is not None and is_open(current):
+                left.append(open_charge(current, self._services.rails))
+        return tuple(left)
+
+    async def _guarded(self, charge: Charge) -> bool:
+        """Take a step; what goes wrong with one charge, a bug of its rail included, must not keep the others open."""
+        (outcome,) = await asyncio.gather(self._step(charge), return_exceptions=True)
+        if isinstance(outcome, StaleCharge):
+            logger.debug("charge %s: another worker has it", charge.id)
+            return False
+        if isinstance(outcome, StoreError):
+            raise outcome
+        if isinstance(outcome, BaseException):
+            logger.error("charge %s: %s", charge.id, outcome, exc_info=outcome)
+            await self._put_off(charge)
+            return False
+        return outcome
 
     async def look_at(self, charge: Charge, operation: Operation) -> None:
         """Look an operation up now instead of at its turn; settled money may have been refunded elsewhere.
@@ -87,7 +179,7 @@ class Reconciler:
         """Look at a charge again later whose step went wrong, wherever it went wrong."""
         current = await self._services.store.get(charge.id)
         with contextlib.suppress(StaleCharge):
-            await self._postpone(current or charge)
+            await self._postpone(current or charge, "looking at it went wrong; see the log")
 
     async def _step(self, charge: Charge) -> bool:
         services = self._services
@@ -96,15 +188,17 @@ class Reconciler:
             charge = await services.store.save(lapsed)
         rail = services.rails.get(charge.offer.rail)
         if rail is None:
-            logger.error("charge %s is on rail %s, which this gate does not have", charge.id, charge.offer.rail)
-            await self._postpone(charge)
+            await self._postpone(charge, f"it is on rail {charge.offer.rail}, which this gate does not have")
             return False
         if charge.payment is PaymentState.UNKNOWN:
+            owed_back = charge.is_owed_back
             charge = await self._look_up(rail, charge)
+            if owed_back and charge.payment is PaymentState.SETTLED:  # whoever asked died before the rail had it
+                charge = await refund(services, rail, charge)
         if charge.payment is PaymentState.HELD:
             charge = await self._resolve_hold(rail, charge)
             if charge.payment is PaymentState.UNKNOWN:
-                charge = await self._postpone(charge)
+                charge = await self._postpone(charge, charge.last_word)
         return charge.payment not in (PaymentState.UNKNOWN, PaymentState.HELD)
 
     async def _look_up(self, rail: PaymentRail, charge: Charge) -> Charge:
@@ -113,17 +207,24 @@ class Reconciler:
         try:
             async with asyncio.timeout(self._services.settings.settle_seconds):
                 answer = await rail.lookup(charge, charge.operation)
-        except (TimeoutError, RailUnavailable, OutcomeUnknown) as error:
-            logger.warning("charge %s: the lookup gave no answer: %s", charge.id, error)
-            answer = Unknown()
+        except TimeoutError:
+            answer = Unknown(detail="the lookup took too long")
+        except (RailUnavailable, OutcomeUnknown) as error:
+            answer = Unknown(detail=error.detail)
+        answer = self._landed(charge, charge.operation, answer)
         concluded = conclude(self._services, charge, answer)
         if concluded is charge:  # still open: a rail that says so itself is asked again sooner
-            wait = answer.retry_after if isinstance(answer, Pending) else self._backoff(charge)
-            return await self._postpone(charge, wait)
+            wait = answer.retry_after if isinstance(answer, Pending) else None
+            return await self._postpone(charge, last_word(answer), wait)
         logger.info("charge %s: %s turned out to be %s", charge.id, charge.operation, concluded.payment)
         # Nobody works on it any more: whoever presents the payment next may go on at once.
         concluded = concluded.model_copy(update={"lease_until": self._services.clock()})
         return await record(self._services, charge, Finished(concluded))
+
+    def _landed(self, charge: Charge, operation: Operation, answer: Answer) -> Answer:
+        """Return an answer that stands; while a call that was cut off may still arrive, only "done" does."""
+        left = (charge.landing_until or 0) - self._services.clock()
+        return answer if left <= 0 or isinstance(answer, _DONE[operation]) else Pending(retry_after=left)
 
     async def _resolve_hold(self, rail: PaymentRail, charge: Charge) -> Charge:
         """Capture what was held for a response that is stored, release any other."""
@@ -131,10 +232,22 @@ class Reconciler:
             return await settle(self._services, rail, charge, None, Finished)
         return await release(self._services, rail, charge)
 
-    async def _postpone(self, charge: Charge, seconds: int | None = None) -> Charge:
-        until = self._services.clock() + (self._backoff(charge) if seconds is None else seconds)
-        return await self._services.store.save(charge.model_copy(update={"lease_until": until}))
+    async def _postpone(self, charge: Charge, word: str, seconds: int | None = None) -> Charge:
+        age = self._services.clock() - open_since(charge)
+        wait = min(max(age, 2), _MAX_BACKOFF) if seconds is None else seconds  # about as long as it has been open
+        until = self._services.clock() + wait
+        put_off = charge.model_copy(update={"lease_until": until, "looks": charge.looks + 1, "last_word": word})
+        saved = await self._services.store.save(put_off)
+        self._tell(saved, age)
+        return saved
 
-    def _backoff(self, charge: Charge) -> int:
-        """Return how long to wait before the next look, in seconds: about as long as it has been open."""
-        return int(min(max(self._services.clock() - charge.created_at, 2), _MAX_BACKOFF))
+    def _tell(self, charge: Charge, age: int) -> None:
+        """Log that a charge stays open: each time that it has been looked at twice as often."""
+        if not is_open(charge) or charge.looks & (charge.looks - 1):
+            return
+        if charge.offer.rail not in self._services.rails:
+            logger.error("charge %s is on rail %s, which this gate does not have", charge.id, charge.offer.rail)
+        elif age >= _WORTH_A_WARNING:
+            found = open_charge(charge, self._services.rails)
+            text = "charge %s: %s on %s is open for %d s: %s; %s"
+            logger.warning(text, charge.id, found.operation, found.rail, age, found.last_word, found.advice)
