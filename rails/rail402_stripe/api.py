@@ -370,10 +370,11 @@ class StripeApi:
 def _translated(error: stripe.StripeError, *, asks_only: bool) -> Rail402Error:
     """Return our error for one of the library's; `asks_only`: the request changes nothing, whatever became of it."""
     code = _detail(error, "code", _is_code)
+    is_stripes_own = _detail(error, "type", _is_code) in ("card_error", "invalid_request_error")
     match error:
-        case stripe.CardError():
+        case stripe.CardError() if is_stripes_own:
             return Declined(code, _detail(error, "decline_code", _is_code))
-        case stripe.InvalidRequestError():
+        case stripe.InvalidRequestError() if is_stripes_own:
             return Refused(code, _detail(error, "param", _is_param))
         case stripe.RateLimitError():
             return RailUnavailable("Stripe asks for fewer requests", retry_after=2)

@@ -6,12 +6,13 @@ here as it is: the rail makes `Unknown` of it.
 
 from __future__ import annotations
 
-import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 from rail402.clock import Clock
-from rail402.errors import OutcomeUnknown, RailUnavailable
+from rail402.errors import RailUnavailable
+from rail402.protocol.base import Json
 from rail402.protocol.charge import Charge, Operation
 from rail402.protocol.payment import Payment
 from rail402.protocol.rail import Failed, NotPaid, Pending, Refunded, Released, Settled, Unknown
@@ -34,9 +35,6 @@ _SEND_SECONDS: Final = 30
 _MARGIN_SECONDS: Final = 10
 _SPANS: Final = (2, 10, 60, _LANDING_SECONDS + 60)
 
-# The member of a charge's `rail_state` that says when a refund was asked for whose answer was lost, Unix seconds.
-_REFUND_ASKED: Final = "refund_asked"
-
 # Codes that say that the request itself is not one, whatever the token: the API's version or its spelling is wrong.
 _OUR_FAULT: Final = ("parameter_unknown", "parameter_missing", "url_invalid")
 _TOO_SMALL: Final = "amount_too_small"
@@ -51,7 +49,6 @@ class Cashier:
 
     def __init__(self, api: StripeApi, clock: Clock) -> None:
         self._api, self._clock = api, clock
-        self._cut_off: dict[str, int] = {}  # when refunds were asked for that the gate had no more time for
 
     async def prepared(self, charge: Charge, operation: Operation) -> Outcome:
         """See what became of a payment that its payer has made: nothing is sent that could get lost."""
@@ -124,20 +121,16 @@ class Cashier:
     async def refund(self, charge: Charge) -> Outcome:
         """Give back all that was taken."""
         pi, key = charge.rail_state[INTENT], idempotency_key(charge, Operation.REFUND)
-        asked = self._clock()
         try:
             refund = await self._api.refund(pi, key, metadata_of(charge))
-        except OutcomeUnknown as error:
-            return Unknown(detail=error.detail, state={_REFUND_ASKED: asked})
-        except asyncio.CancelledError:
-            self._cut_off[charge.id] = asked
-            raise
         except (Declined, Refused) as error:
             answer = await self._look(charge, pi, Operation.REFUND)
+            if isinstance(answer, Refunded):
+                return _refunded(await self._refunds(pi))
             return Failed(code=error.code, detail=error.detail) if isinstance(answer, Settled) else answer
         match refund.get("status"):
             case "succeeded":
-                return Refunded(state={"refund": str(refund.get("id"))})
+                return _refunded([refund])
             case "failed" | "canceled":
                 return Failed(code="payment_declined", detail="the refund did not go through")
             case _:
@@ -161,19 +154,24 @@ class Cashier:
                 refunds = await self._api.refunds(pi)
                 if any(refund.get("status") in ("pending", "requires_action") for refund in refunds):
                     return Pending(retry_after=60)
-                if isinstance(answer, Settled) and (left := self._landing_of_refund(charge)) > 0:
+                if isinstance(answer, Refunded):
+                    return _refunded(refunds)
+                if (left := self._landing_of_refund(charge)) > 0:
                     return Pending(retry_after=left)
             return answer
         except Refused as error:
             return Unknown(detail=error.detail)
 
+    async def _refunds(self, pi: str) -> Sequence[Json]:
+        """Return a PaymentIntent's refunds, which are only for the record: none where Stripe does not say now."""
+        try:
+            return await self._api.refunds(pi)
+        except (Refused, RailUnavailable):
+            return []
+
     def _landing_of_refund(self, charge: Charge) -> int:
         """Return for how many seconds more a refund that Stripe does not show may still reach it."""
-        asked = max(self._cut_off.get(charge.id, 0), int(charge.rail_state.get(_REFUND_ASKED, 0)))
-        left = asked + _LANDING_SECONDS - self._clock()
-        if left <= 0:
-            self._cut_off.pop(charge.id, None)
-        return left
+        return (charge.asked_at or 0) + _LANDING_SECONDS - self._clock()
 
     async def _find(self, charge: Charge, operation: Operation) -> Outcome:
         """Find a PaymentIntent of which not even the id is known, by its marks. All times here are Stripe's own."""
@@ -188,3 +186,9 @@ class Cashier:
             since = began + span + 1
         left = began + _LANDING_SECONDS - self._api.time
         return NotPaid() if left <= 0 else Pending(retry_after=left)
+
+
+def _refunded(refunds: Sequence[Json]) -> Refunded:
+    """Return that the money went back, by the newest of these refunds that did not fail."""
+    made = [str(refund["id"]) for refund in refunds if refund.get("status") == "succeeded" and refund.get("id")]
+    return Refunded(transaction=made[0], state={"refund": made[0]}) if made else Refunded()

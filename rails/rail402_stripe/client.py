@@ -23,6 +23,7 @@ import stripe
 
 from rail402.errors import ConfigurationError, MalformedInput
 from rail402.protocol.base import nests_too_deep
+from rail402.upstream import read_at_most
 
 __all__ = ["STRIPE_API_BASE", "RailStripeClient", "stripe_client", "time_of"]
 
@@ -33,6 +34,7 @@ _PUBLISHABLE_KEY = re.compile(r"pk_(test|live)_[A-Za-z0-9_]{1,240}", re.ASCII)
 _SECRET = re.compile(r"(spt_|_secret_|whsec_|[sr]k_(?:test|live)_)[A-Za-z0-9_]+", re.ASCII)
 _TELEMETRY_HEADERS = frozenset({"x-stripe-client-telemetry", "x-stripe-client-user-agent"})
 _UNREADABLE = b'{"error": {"type": "api_error", "message": "Stripe gave an answer that cannot be read."}}'
+_MAX_ANSWER = 16 << 20
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -61,18 +63,23 @@ class _HttpClient(stripe.HTTPClient):
     def __init__(self, *, transport: httpx.AsyncBaseTransport | None, timeout_seconds: float) -> None:
         super().__init__()
         self._client = httpx.AsyncClient(transport=transport, timeout=timeout_seconds)
+        self._timeout_seconds = timeout_seconds
 
     async def request_async(
         self, method: str, url: str, headers: Mapping[str, str], post_data: str | None = None
     ) -> tuple[bytes, int, Mapping[str, str]]:
         quiet = {name: value for name, value in headers.items() if name.lower() not in _TELEMETRY_HEADERS}
         try:
-            response = await self._client.request(method, url, headers=quiet, content=post_data)
-        except httpx.HTTPError as error:
+            stream = self._client.stream(method, url, headers=quiet, content=post_data)
+            async with asyncio.timeout(self._timeout_seconds), stream as response:
+                body = await read_at_most(response, _MAX_ANSWER)
+        except (httpx.HTTPError, TimeoutError) as error:
             # The library's own clients raise this, and its retries look for it; the cause says what happened.
             message = f"no answer from Stripe: {type(error).__name__}"
             raise stripe.APIConnectionError(message, should_retry=True) from error  # type: ignore[no-untyped-call]
-        return _harmless(response), response.status_code, response.headers
+        if body is None:
+            raise stripe.APIError(f"an answer of more than {_MAX_ANSWER} bytes", http_status=response.status_code)
+        return _harmless(body, response.status_code), response.status_code, response.headers
 
     async def sleep_async(self, secs: float) -> None:
         await asyncio.sleep(secs)
@@ -81,21 +88,24 @@ class _HttpClient(stripe.HTTPClient):
         await self._client.aclose()
 
 
-def _harmless(response: httpx.Response) -> bytes:
+def _harmless(body: bytes, status: int) -> bytes:
     """Return the body, so that no error of the library can repeat a secret: its messages quote Stripe's, which may
-    name a token, and whole bodies where they are no JSON."""
-    failed = response.status_code >= 400
+    name a token, and whole bodies where they are no JSON. The library itself breaks over errors of another form."""
+    failed = status >= 400
     try:
-        text = response.content.decode()
+        text = body.decode()
         if nests_too_deep(text):
             raise MalformedInput("body", "is nested too deep")
-        json.loads(text)
+        found = json.loads(text)
     except (ValueError, MalformedInput) as error:
         if failed:
             return _UNREADABLE
         message = "Stripe gave an answer that cannot be read"
-        raise stripe.APIError(message, http_status=response.status_code) from error
-    return _SECRET.sub(r"\1…", text).encode() if failed else response.content
+        raise stripe.APIError(message, http_status=status) from error
+    if not failed:
+        return body
+    is_error = isinstance(found, dict) and isinstance(found.get("error"), dict)
+    return _SECRET.sub(r"\1…", text).encode() if is_error else _UNREADABLE
 
 
 def time_of(headers: Mapping[str, str]) -> int | None:
@@ -147,7 +157,7 @@ def stripe_client(
         key: `sk_test_…`, `sk_live_…` or a restricted key `rk_…`; it appears in no error text.
         publishable: the key is a publishable one instead, `pk_…`, and never a secret one.
         transport: carries the requests instead of the network; a sandbox, say.
-        timeout_seconds: for each of connecting, sending and reading.
+        timeout_seconds: for a whole answer.
         max_network_retries: how often the library itself sends a request again, with the same idempotency key.
         api_base: scheme, host and port of the API; `https`, unless the host is loopback or a transport is given.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from rail402.clock import Clock, RandomBytes, system_clock, system_random
-from rail402.errors import ConfigurationError, OutcomeUnknown, RailUnavailable
+from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentRejected, RailUnavailable
 from rail402.money import Money
 from rail402.protocol.charge import Charge, Operation
 from rail402.protocol.endpoint import Endpoint
@@ -242,6 +242,8 @@ class StripeRail(PaymentRail, Holds, Refunds):
 
     async def verify(self, offer: Offer, payment: Payment, verified: Verified, *, now: int) -> Verified:
         """See what Stripe says of the proof; see `Verifier`."""
+        if offer.payee != self.profile_id:  # the key charges for our own account, whatever an offer says
+            raise PaymentRejected(f"the offer is {offer.payee}'s, and this is {self.profile_id}", code="payee_mismatch")
         return await self._verifier.verify(offer, payment, verified, now=now)
 
     # --- moving it

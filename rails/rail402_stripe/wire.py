@@ -189,6 +189,10 @@ class StripeSpec:
         Whose token it is, for what and for how long, only Stripe can tell: `StripeRail.verify` asks.
         """
         kind = proof_of(payment.payload).kind
+        if offer.network != self.network:
+            raise PaymentRejected(
+                f"the offer is of {offer.network}, and this is {self.network}", code="network_mismatch"
+            )
         if kind not in proof_kinds_of(offer):
             raise PaymentRejected(f"this offer is not paid with {kind}", code="method_not_offered")
         if kind is not ProofKind.SPT and payment.offer_token is None:

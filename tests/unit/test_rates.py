@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -13,6 +14,9 @@ from rail402.errors import ConfigurationError, RailUnavailable
 from rail402.money import Money
 from rail402.rates import CallableRates, FixedRates, HttpRates, Rate, RateSource, convert
 from rail402.testing.fakes import FakeClock
+from rail402.testing.fault_transport import Pieces
+from rail402.testing.faults import FAULTS, Faults, FaultyTransport
+from rail402.testing.virtual_time import VirtualTimeLoop
 
 USD_003 = Money.parse("0.003 USD")
 
@@ -163,6 +167,37 @@ class TestHttpRates:
             await rates.rate("BTC", "USD")
         feed.says('{"price": 2}')
         assert await rates.rate("BTC", "USD") == Rate(Decimal(2), clock())
+
+    async def test_a_clock_that_was_set_back_keeps_no_rate_for_hours(
+        self, rates: HttpRates, feed: Feed, clock: FakeClock
+    ) -> None:
+        await rates.rate("BTC", "USD")
+        clock.advance(-7200)
+        feed.fails()
+        with pytest.raises(RailUnavailable, match="no usable answer"):
+            await rates.rate("BTC", "USD")
+        feed.says('{"price": 2}')
+        assert await rates.rate("BTC", "USD") == Rate(Decimal(2), clock())
+
+    async def test_a_huge_answer_is_not_read_on(self, rates: HttpRates, feed: Feed) -> None:
+        body = Pieces(*[b" " * 65_536] * 32)
+        feed.answer = lambda: httpx.Response(200, stream=body)
+        with pytest.raises(RailUnavailable, match="sends more than 1048576 bytes"):
+            await rates.rate("BTC", "USD")
+
+    def test_an_answer_that_trickles_is_not_waited_for(self) -> None:
+        async def main() -> float:
+            feed = httpx.MockTransport(lambda _: httpx.Response(200, json={"price": "60000", "pad": "x" * 1000}))
+            wire = FaultyTransport(feed, Faults().on(FAULTS["endless body"]))
+            pick: Any = lambda answer: answer["price"]  # noqa: E731
+            async with httpx.AsyncClient(transport=wire) as client:
+                rates = HttpRates({"BTC/USD": "https://feed.example/"}, pick, client=client, clock=FakeClock())
+                with pytest.raises(RailUnavailable, match="no usable answer"):
+                    await rates.rate("BTC", "USD")
+            return asyncio.get_running_loop().time()
+
+        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+            assert runner.run(main()) == 10
 
     @pytest.mark.parametrize(
         "text",

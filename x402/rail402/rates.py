@@ -6,6 +6,7 @@ part of the offer, so a rate that moves never breaks a payment that is under way
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -18,10 +19,13 @@ from rail402.clock import Clock, system_clock
 from rail402.errors import ConfigurationError, RailUnavailable
 from rail402.money import Money
 from rail402.protocol.base import nests_too_deep
+from rail402.upstream import read_at_most
 
 __all__ = ["CallableRates", "FixedRates", "HttpRates", "Rate", "RateSource", "convert"]
 
 PAR = {"USDC": "USD"}
+_TIMEOUT = 10
+_MAX_ANSWER = 1 << 20
 _DIVIDE = Context(prec=40)
 _NONSENSE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What `pick` raises where a feed answers in another form than usual."""
@@ -134,23 +138,26 @@ class HttpRates:
         if pair not in self._urls:
             return None
         cached = self._cache.get(pair)
-        if cached is not None and now - cached.as_of < self._refresh:
+        if cached is not None and 0 <= now - cached.as_of < self._refresh:  # the clock may have been set back
             return cached
         try:
             self._cache[pair] = cached = Rate(await self._fetch(pair), now)
         except RailUnavailable:
-            if cached is None or now - cached.as_of > self._max_age:
+            if cached is None or not 0 <= now - cached.as_of <= self._max_age:
                 raise
         return cached
 
     async def _fetch(self, pair: str) -> Decimal:
         try:
-            response = (await self._client.get(self._urls[pair])).raise_for_status()
-            text = response.content.decode()
+            async with asyncio.timeout(_TIMEOUT), self._client.stream("GET", self._urls[pair]) as response:
+                body = await read_at_most(response.raise_for_status(), _MAX_ANSWER)
+            if body is None:
+                raise RailUnavailable(f"the rate feed for {pair} sends more than {_MAX_ANSWER} bytes")
+            text = body.decode()
             if nests_too_deep(text):
                 raise RailUnavailable(f"the rate feed for {pair} nests too deep")
             return _positive(pair, self._pick(json.loads(text, parse_float=Decimal)))
-        except (httpx.HTTPError, ConfigurationError, *_NONSENSE) as error:
+        except (httpx.HTTPError, TimeoutError, ConfigurationError, *_NONSENSE) as error:
             raise RailUnavailable(f"the rate feed for {pair} gave no usable answer") from error
 
 

@@ -16,12 +16,13 @@ from itertools import chain, repeat
 from typing import Any, Final
 
 import httpx
+from websockets.asyncio.client import connect
 
 from rail402.errors import ConfigurationError, MalformedInput, OutcomeUnknown, RailUnavailable
 from rail402.protocol.base import Json
 from rail402_lightning import bolt11
 from rail402_lightning.backends import InvoiceStatus, SentPayment
-from rail402_lightning.backends.lnbits_api import STREAM_LOST, Answer, KeyRefused, LnbitsApi
+from rail402_lightning.backends.lnbits_api import STREAM_LOST, Answer, Connect, KeyRefused, LnbitsApi
 from rail402_lightning.networks import find_network
 from rail402_lightning.wire import check_node
 
@@ -55,7 +56,7 @@ class LnbitsReceiver:
     Args:
         url: the server's address.
         invoice_key: the wallet's invoice key. Secret.
-        transport: what requests are sent through, for tests.
+        transport: what requests are sent through, and connect: what websockets are opened by, for tests.
 
     Raises:
         ConfigurationError: the address cannot be used.
@@ -63,8 +64,15 @@ class LnbitsReceiver:
 
     sandbox = False
 
-    def __init__(self, url: str, invoice_key: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        self._api = LnbitsApi(url, invoice_key, transport=transport)
+    def __init__(
+        self,
+        url: str,
+        invoice_key: str,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        connect: Connect = connect,
+    ) -> None:
+        self._api = LnbitsApi(url, invoice_key, transport=transport, connect=connect)
         self._streams = True
 
     async def start(self) -> None:

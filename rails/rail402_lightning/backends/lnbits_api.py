@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -27,7 +28,10 @@ from rail402_lightning.backends.connections import (
     warn_of_plain_http,
 )
 
-__all__ = ["STREAM_LOST", "Answer", "KeyRefused", "LnbitsApi"]
+__all__ = ["STREAM_LOST", "Answer", "Connect", "KeyRefused", "LnbitsApi"]
+
+Connect = Callable[..., AbstractAsyncContextManager[Any]]
+"""Opens a websocket, as `websockets.connect` does."""
 
 STREAM_LOST: Final = (OSError, WebSocketException, ImportError)  # the last for want of a package for SOCKS proxies
 """What goes wrong with a websocket."""
@@ -88,19 +92,21 @@ class LnbitsApi:
         url: the server's address, with the path that it is below if any; `http://` only in a private network, because
             the key is sent along, and with a warning unless that is this machine.
         key: the wallet's invoice key or admin key. Secret.
-        transport: what requests are sent through, for tests.
+        transport: what requests are sent through, and connect: what websockets are opened by, for tests.
 
     Raises:
         ConfigurationError: the address cannot be used, or there is no key.
     """
 
-    def __init__(self, url: str, key: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(
+        self, url: str, key: str, *, transport: httpx.AsyncBaseTransport | None = None, connect: Connect = connect
+    ) -> None:
         self.url = checked_url(url, of="LNbits", example="https://lnbits.example.com", credential="key")
         if not key or not key.isascii() or not key.isalnum():
             raise ConfigurationError("the LNbits key must be the wallet's API key, letters and digits")
         # Nothing compressed: the limit on an answer's size is one on what it takes in memory.
         self._headers = {"X-Api-Key": key, "Accept": "application/json", "Accept-Encoding": "identity"}
-        self._transport = transport
+        self._transport, self._connect = transport, connect
         self._client: httpx.AsyncClient | None = None
         self._tls: ssl.SSLContext | None = None
 
@@ -133,12 +139,12 @@ class LnbitsApi:
         """
         return await self._call("POST", path, json=dict(body), timeout=timeout)
 
-    def listen(self, path: str, *, timeout: float) -> connect:
+    def listen(self, path: str, *, timeout: float) -> AbstractAsyncContextManager[Any]:
         """Return a websocket to open with `async with`, in `timeout` seconds; it raises one of `STREAM_LOST`.
 
         The key is not sent: LNbits asks for none there, so whatever comes out can be from anybody.
         """
-        return connect(
+        return self._connect(
             f"ws{self.url.removeprefix('http')}{path}",
             ssl=self._trusted() if self.url.startswith("https") else None,
             open_timeout=timeout,

@@ -67,6 +67,15 @@ async def test_definitive_answers(call: Any, response: httpx.Response, kind: typ
         error(500),
         error(503),
         error(409, code="idempotency_key_in_use", type="idempotency_error"),
+        # Not Stripe's: something in front of it, which the request may have passed.
+        httpx.Response(404, html="<h1>404 Not Found</h1>"),
+        httpx.Response(400, json={"error": {"message": "bad gateway request"}}),
+        httpx.Response(402, json={"detail": "Payment Required"}),
+        # Over these the library itself breaks.
+        httpx.Response(500, json={"error": "internal server error"}),
+        httpx.Response(500, json={"error": None}),
+        httpx.Response(404, json=["not found"]),
+        httpx.Response(503, json="overloaded"),
         error(400, type="idempotency_error"),
         httpx.Response(502, html="<h1>502 Bad Gateway</h1>"),
         httpx.Response(200, text='{"id": "pi_1", "client_secret": "pi_1_secret_very'),

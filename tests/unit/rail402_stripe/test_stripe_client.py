@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import httpx
@@ -7,6 +8,9 @@ import pytest
 import stripe
 
 from rail402.errors import ConfigurationError
+from rail402.testing.fault_transport import Pieces
+from rail402.testing.faults import FAULTS, Faults, FaultyTransport
+from rail402.testing.virtual_time import VirtualTimeLoop
 from rail402_stripe.client import STRIPE_API_BASE, stripe_client, time_of
 
 
@@ -70,6 +74,27 @@ async def test_a_lost_answer_is_a_connection_error_with_its_cause(failure: type[
     assert isinstance(caught.value.__cause__, failure)
     assert caught.value.http_status is None
     assert "hidden" not in str(caught.value)
+
+
+async def test_a_huge_answer_is_not_read_on() -> None:
+    body = Pieces(*[b" " * (1 << 20)] * 64)
+    answered = httpx.MockTransport(lambda _: httpx.Response(200, stream=body))
+    async with stripe_client("sk_test_x", transport=answered) as client:
+        with pytest.raises(stripe.APIError, match="more than 16777216 bytes"):
+            await client.v1.payment_intents.retrieve_async("pi_1")
+
+
+def test_an_answer_that_trickles_is_waited_for_as_long_as_any() -> None:
+    async def main() -> float:
+        wire = FaultyTransport(_recording([]), Faults().on(FAULTS["endless body"]))
+        async with stripe_client("sk_test_x", transport=wire, timeout_seconds=30) as client:
+            with pytest.raises(stripe.APIConnectionError) as caught:
+                await client.v1.payment_intents.retrieve_async("pi_1")
+        assert isinstance(caught.value.__cause__, TimeoutError)
+        return asyncio.get_running_loop().time()
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        assert runner.run(main()) == 30
 
 
 async def test_retries_of_the_library_keep_the_idempotency_key(monkeypatch: pytest.MonkeyPatch) -> None:
