@@ -223,7 +223,7 @@ class LightningWallet(Wallet):
             PaymentFailed: it must not be paid.
         """
         invoice, network = invoice_of(offer), self._spec.network
-        if invoice.prefix != network.prefix:
+        if (invoice.prefix, offer.network) != (network.prefix, network.id):
             raise PaymentFailed(f"the invoice is not for {network.name}", record_id=record_id)
         if invoice.amount_msat is None or invoice.amount_msat != offer.amount:
             raise PaymentFailed("the invoice is not for the amount of the offer", record_id=record_id)

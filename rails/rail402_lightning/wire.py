@@ -166,6 +166,8 @@ class LightningSpec:
         """Return which term of the invoice is another than the offer's, or None."""
         if (invoice.prefix, offer.network) != (self.network.prefix, self.network.id):
             return "network"
+        if offer.asset != self.mechanism.asset:
+            return "asset"
         if invoice.amount_msat != offer.amount:
             return "amount"
         return None if invoice.payee.hex() == offer.payee else "payee"

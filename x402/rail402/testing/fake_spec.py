@@ -83,9 +83,14 @@ class FakeSpec:
     def authenticate(self, offer: Offer, payment: Payment) -> Verified:
         """Check the signature, amount, payee and network, or the preimage; see `RailSpec`."""
         (key,) = self.identify(payment)
+        for member in ("network", "asset"):
+            if getattr(offer, member) != getattr(self.mechanism, member):
+                raise PaymentRejected(f"the offer is on another {member}", code=f"{member}_mismatch")
         if self.style == "invoice":
             if key != self.key(text_of(offer.extra, "hash")):
                 raise PaymentRejected("the preimage is another invoice's", code="preimage_invalid")
+            if text_of(offer.extra, "invoice_amount") != str(offer.amount):
+                raise PaymentRejected("the invoice is for another amount", code="amount_mismatch")
             return Verified(keys=frozenset({key}), state={"key": key})
         terms = payment.payload
         if not hmac.compare_digest(self.sign(_signed_text(terms)).encode(), text_of(terms, "signature").encode()):

@@ -19,13 +19,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 from rail402.clock import Clock
 from rail402.errors import PaymentFailed, PaymentOutcomeUnknown, PaymentRejected
 from rail402.money import Money
 from rail402.protocol.base import Json, sha256_hex
 from rail402.protocol.charge import Charge, Operation
-from rail402.protocol.offer import Mechanism, Offer
+from rail402.protocol.offer import Flow, Mechanism, Offer
 from rail402.protocol.order import Order
 from rail402.protocol.payment import ConsumptionKey, Payment
 from rail402.protocol.rail import (
@@ -50,6 +51,9 @@ from rail402.testing.fake_ledger import Ending, FakeClock, FakeLedger, Transfer
 from rail402.testing.fake_spec import FakeSpec, hash_of, text_of
 
 __all__ = ["Ending", "FakeClock", "FakeLedger", "FakeRail", "FakeSpec", "FakeWallet", "Transfer"]
+
+_GRACE: Final = 3600
+"""Seconds after an invoice's expiry until which its payment may be shown for the first time."""
 
 
 class FakeRail(PaymentRail, Holds, Refunds):
@@ -78,6 +82,7 @@ class FakeRail(PaymentRail, Holds, Refunds):
         self.ledger, self.spec, self.payee = ledger, spec or FakeSpec(), payee
         self.fake: FakeSpec = self.spec
         self.has_fixed_terms = self.fake.style == "signed"
+        self.mints_offers = self.fake.style == "invoice"
         self._clock, self._minimum = clock, minimum
         self.started = False
 
@@ -88,6 +93,11 @@ class FakeRail(PaymentRail, Holds, Refunds):
     async def close(self) -> None:
         """Note that it was closed."""
         self.started = False
+
+    async def health(self) -> None:
+        """Raise what the ledger's hook `before` does."""
+        if self.ledger.before is not None:
+            await self.ledger.before("health", "")
 
     async def offer(self, order: Order, mechanism: Mechanism, terms: Terms) -> Offer | None:
         """Make an offer; a fresh invoice for each in the `invoice` style."""
@@ -130,6 +140,10 @@ class FakeRail(PaymentRail, Holds, Refunds):
         if self.fake.style == "invoice":
             if key not in self.ledger.charged:
                 raise PaymentRejected("the invoice is not paid", code="not_settled")
+            if self.ledger.charged[key].payee != offer.payee:
+                raise PaymentRejected("the invoice was another payee's", code="payee_mismatch")
+            if now > offer.expires_at + _GRACE:
+                raise PaymentRejected("it is shown too late", code="offer_expired")
             return replace(verified, payer=self.ledger.charged[key].payer)
         if key in self.ledger.charged or key in self.ledger.refunded:
             raise PaymentRejected("the proof has been used", code="proof_already_used")
@@ -148,6 +162,8 @@ class FakeRail(PaymentRail, Holds, Refunds):
     async def settle(self, charge: Charge, payment: Payment | None) -> Settled | NotPaid | Failed | Unknown:
         """Take the amount, or capture what is held; an invoice was paid before."""
         key, transfer = self._transfer(charge)
+        if charge.offer.flow is Flow.ESCROW and key not in self.ledger.held | self.ledger.charged:
+            return Failed(code="payment_declined", detail="nothing is held (any more)")
         invoice = self.fake.style == "invoice"
         ending = await self.ledger.call("settle", key, None if invoice else lambda: self.ledger.charge(transfer))
         if ending is not Ending.OK:
@@ -168,7 +184,7 @@ class FakeRail(PaymentRail, Holds, Refunds):
         ending = await self.ledger.call("refund", key, lambda: self.ledger.refund(key))
         if ending in (Ending.FAILED, Ending.NOT_PAID):
             return Failed(code="payment_declined", detail="scripted")
-        return Refunded() if ending is Ending.OK else Unknown(detail="scripted")
+        return self._refunded(key) if ending is Ending.OK else Unknown(detail="scripted")
 
     async def lookup(
         self, charge: Charge, operation: Operation
@@ -181,7 +197,7 @@ class FakeRail(PaymentRail, Holds, Refunds):
         if ending is not Ending.OK:
             return _refusal(ending)
         if key in self.ledger.refunded:
-            return Refunded()
+            return self._refunded(key)
         if key in self.ledger.charged:
             return self._settled(key)
         if key in self.ledger.held:
@@ -192,6 +208,9 @@ class FakeRail(PaymentRail, Holds, Refunds):
         key = str(charge.rail_state["key"])
         transaction = f"fake-tx-{sha256_hex(key.encode())[:16]}"
         return key, Transfer(key, charge.payer or "", charge.offer.payee, charge.amount, transaction)
+
+    def _refunded(self, key: str) -> Refunded:
+        return Refunded(transaction=f"{self.ledger.refunded[key].transaction}-back")
 
     def _settled(self, key: str) -> Settled:
         return Settled(transaction=self.ledger.charged[key].transaction, at=self._clock() if self._clock else None)
@@ -227,12 +246,18 @@ class FakeWallet(Wallet):
 
     async def can_pay(self, offer: Offer) -> Cost | None:
         """Say the price and the fee ceiling, where the network is ours and the balance covers it."""
-        if offer.network != self.fake.mechanism.network or not self.ledger.covers(self.payer, offer.amount):
+        if not self._is_ours(offer) or not self.ledger.covers(self.payer, offer.amount):
             return None
         return Cost(price=offer.price, fee_ceiling=self._fee_ceiling)
 
+    def _is_ours(self, offer: Offer) -> bool:
+        ours = self.fake.mechanism
+        return (offer.mechanism, offer.network, offer.asset) == (ours.name, ours.network, ours.asset)
+
     async def pay(self, offer: Offer, *, record_id: str, now: int) -> Paid:
         """Sign, or pay the invoice. The same record gives the same proof."""
+        if not self._is_ours(offer) or offer.expires_at <= now:
+            raise PaymentFailed("the offer is not this rail's, or has expired", record_id=record_id)
         nonce = sha256_hex(record_id.encode())
         move: Callable[[], None]
         if self.fake.style == "signed":
@@ -243,6 +268,8 @@ class FakeWallet(Wallet):
             move = partial(self.ledger.proofs.__setitem__, record_id, proof)
         else:
             key = self.fake.key(text_of(offer.extra, "hash"))
+            if key not in self.ledger.charged and not self.ledger.covers(self.payer, offer.amount):
+                raise PaymentFailed("the balance is too small", record_id=record_id)
             move = partial(self.ledger.charge, replace(self.ledger.invoices[key], payer=self.payer))
         ending = await self.ledger.call("pay", key, move)
         if ending in (Ending.NOT_PAID, Ending.FAILED):
