@@ -1,12 +1,33 @@
+"""Agents and publishers to attack, real services, and a record of what every attack found."""
+
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import hashlib
+import json
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import stripe
 
 from tests.attacks.agents import Agent, OpenAgent
+from tests.attacks.cases import RESULTS, Observe, case_of, observations
+from tests.conformance.test_base_end_to_end import World
+from tests.conformance.test_lightning_end_to_end import Town
+from tests.services import anvil, lightning, processes, require
+from tests.services.databases import postgres
+
+__all__ = ["postgres"]
+
+_GROUPS = {"regtest": "attacks-lightning", "evm": "attacks-evm"}
+_OBSERVED = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def observed(request: pytest.FixtureRequest) -> Observe:
+    """Say what was observed, as `docs/security.md` is to say it."""
+    return request.node.stash.setdefault(_OBSERVED, []).append
 
 
 @pytest.fixture(params=["async", "sync"])
@@ -33,3 +54,78 @@ async def open_agent(tmp_path: Path, kind: Any) -> AsyncIterator[OpenAgent]:
 def agent(open_agent: OpenAgent) -> Agent:
     """An agent with the default budget and a wallet that can pay any fake offer."""
     return open_agent()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """A publisher on Base's sandbox: real signatures, and a ledger for the money."""
+    async with World(tmp_path).open() as world:
+        yield world
+
+
+@pytest.fixture
+async def town(tmp_path: Path) -> AsyncIterator[Town]:
+    """A publisher on Lightning's sandbox: real invoices and preimages, and a ledger for the money."""
+    town = Town(tmp_path)
+    async with town.gate, town.http:
+        yield town
+        assert (await town.books()).in_flight_msat == 0
+
+
+@pytest.fixture(autouse=True)
+def no_telemetry_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep Stripe's library from writing its telemetry identifier into the configuration of whoever runs the tests."""
+    monkeypatch.setattr(stripe, "enable_telemetry", False)
+
+
+@pytest.fixture(scope="session")
+def evm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[anvil.EvmChain]:
+    """An EVM with the token on it. Every test makes accounts of its own."""
+    if reason := anvil.missing():
+        require("anvil", reason)
+    try:
+        with anvil.evm_chain(tmp_path_factory.mktemp("evm")) as chain:
+            yield chain
+    except processes.ServiceFailed as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def regtest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[lightning.RegtestNetwork]:
+    """Three lnd nodes in a row, with channels."""
+    if reason := lightning.missing():
+        require("lightning", reason)
+    try:
+        with lightning.regtest_network(tmp_path_factory.mktemp("regtest")) as network:
+            yield network
+    except processes.ServiceFailed as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+# First, for pytest-xdist reads the marks in this same hook.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a service; with `--dist loadgroup` one worker runs all that needs it, so that it starts once."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            for group in {_GROUPS[name] for name in getattr(item, "fixturenames", ()) if name in _GROUPS}:
+                item.add_marker(pytest.mark.service(group.removeprefix("attacks-")))
+                item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Write down what a test observed, or that it failed; one that did not run leaves nothing."""
+    report = yield
+    function = getattr(item, "originalname", item.name)
+    if item.path.parent == Path(__file__).parent and case_of(item.path) is not None:
+        path = RESULTS / f"{hashlib.sha256(item.nodeid.encode()).hexdigest()[:32]}.json"
+        if report.when == "setup":
+            path.unlink(missing_ok=True)
+        speaks = any((each.file, each.function) == (item.path.name, function) for each in observations())
+        if speaks and not report.skipped and (report.when == "call" or report.failed):
+            RESULTS.mkdir(parents=True, exist_ok=True)
+            texts = item.stash.get(_OBSERVED, [])
+            row = {"file": item.path.name, "function": function, "passed": report.passed, "observed": texts}
+            path.write_text(json.dumps(row, indent=1) + "\n")
+    return report

@@ -36,6 +36,7 @@ from rail402_lightning import LightningRail, LightningWallet
 from rail402_lightning.backends.lnbits_api import LnbitsApi
 from rail402_stripe import StripeRail, StripeWallet
 from rail402_stripe.api import StripeApi
+from tests.attacks.cases import Observe
 from tests.attacks.raw import Connection, RawRequest, RawServer, answer, challenge
 from tests.attacks.test_client_40_changed_terms import usdc_terms
 
@@ -234,7 +235,7 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path, told: Told) -> A
 # --- both ends
 
 
-async def test_a_sale_a_replay_and_payments_that_do_not_fit(world: World) -> None:
+async def test_a_sale_a_replay_and_payments_that_do_not_fit(world: World, observed: Observe) -> None:
     response = await world.buy()
     assert response.text == '"bought"'
     assert response.extensions["rail402"].outcome == "paid"
@@ -249,12 +250,15 @@ async def test_a_sale_a_replay_and_payments_that_do_not_fit(world: World) -> Non
                 world.told.answer(answered)
     world.told.answer(await world.by_hand({name: value, "x-receipt": "f" * 64}))
     await world.everything()
+    observed("no secret in any log (DEBUG, libraries included), repr, error or answer of a sale, a replay and refusals")
 
 
 @pytest.mark.parametrize(
     "error", [OutcomeUnknown("no answer"), RailUnavailable("down"), RuntimeError("a bug")], ids=repr
 )
-async def test_a_rail_that_fails(world: World, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_rail_that_fails(
+    world: World, error: Exception, monkeypatch: pytest.MonkeyPatch, observed: Observe
+) -> None:
     async def fail(*arguments: object, **more: object) -> Any:
         raise error
 
@@ -272,6 +276,7 @@ async def test_a_rail_that_fails(world: World, error: Exception, monkeypatch: py
         world.told.answer(await world.by_hand({name: value}))
         await world.gate.reconcile()
     await world.everything()
+    observed("none where a rail fails, by a lost answer, by being down, by a bug")
 
 
 async def test_a_handler_that_fails(world: World) -> None:
@@ -295,7 +300,7 @@ async def test_answers_that_are_lost(world: World) -> None:
     await world.everything()
 
 
-async def test_a_wallet_that_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_wallet_that_fails(world: World, monkeypatch: pytest.MonkeyPatch, observed: Observe) -> None:
     pay = type(world.wallet).pay
 
     async def lose(self: Any, *arguments: Any, **more: Any) -> Any:
@@ -309,9 +314,12 @@ async def test_a_wallet_that_fails(world: World, monkeypatch: pytest.MonkeyPatch
     world.told.error(caught.value)
     assert (await world.buy()).status_code == 200
     await world.everything()
+    observed("none where a wallet fails")
 
 
-async def test_a_journal_that_fails_with_the_proof_in_hand(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_journal_that_fails_with_the_proof_in_hand(
+    world: World, monkeypatch: pytest.MonkeyPatch, observed: Observe
+) -> None:
     async def fail(journal: Journal, operation: Any) -> Any:
         raise StoreError("the disk is full")
 
@@ -331,12 +339,13 @@ async def test_a_journal_that_fails_with_the_proof_in_hand(world: World, monkeyp
     world.clock.advance(130)
     assert (await world.buy()).status_code == 200
     await world.everything()
+    observed("none where a journal fails with the proof in hand; all of it on each of the three rails")
 
 
 # --- over a real connection
 
 
-async def test_what_the_http_libraries_log(tmp_path: Path, told: Told) -> None:
+async def test_what_the_http_libraries_log(tmp_path: Path, told: Told, observed: Observe) -> None:
     token, receipt = "k1.1800000300." + "n" * 22 + "." + "m" * 43, "eyJhbGciOiJFZERTQSJ9.e30." + "S" * 86
     told.secrets |= {token, receipt, base64.b64encode(token.encode()).decode()[4:-4]}
     terms = usdc_terms()
@@ -360,6 +369,7 @@ async def test_what_the_http_libraries_log(tmp_path: Path, told: Told) -> None:
     names = {record.name for record in told._caplog.records}
     assert {"httpx", "httpcore.http11"} <= names
     told.check()
+    observed("none in what the HTTP libraries log")
 
 
 # --- keys that are configured wrongly

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rail402.protocol.order import Order
 from rail402.protocol.receipt import Receipt, ReceiptKeys
 from tests.attacks.agents import Agent
+from tests.attacks.cases import Observe
 from tests.attacks.raw import Connection, RawRequest, RawServer, answer, challenge, fake_terms
 
 JWKS = "/.well-known/rail402/jwks.json"
@@ -151,7 +152,7 @@ FORGERIES: dict[str, Callable[[Issuer], Any]] = {
 
 
 @pytest.mark.parametrize("change", FORGERIES.values(), ids=FORGERIES)
-async def test_a_forged_receipt_is_none(agent: Agent, change: Callable[[Issuer], Any]) -> None:
+async def test_a_forged_receipt_is_none(agent: Agent, change: Callable[[Issuer], Any], observed: Observe) -> None:
     issuer = Issuer()
     change(issuer)
     async with RawServer(issuer) as server:
@@ -160,6 +161,7 @@ async def test_a_forged_receipt_is_none(agent: Agent, change: Callable[[Issuer],
     assert error
     assert len(error) <= 400
     assert await agent.states() == ["committed"]
+    observed("34 forgeries: no receipt, a reason, and the response all the same")
 
 
 async def test_the_receipt_of_an_earlier_purchase_of_the_same_thing(agent: Agent) -> None:
@@ -172,7 +174,7 @@ async def test_the_receipt_of_an_earlier_purchase_of_the_same_thing(agent: Agent
     assert "not when this was bought" in str(error)
 
 
-async def test_keys_that_are_swapped_later(agent: Agent) -> None:
+async def test_keys_that_are_swapped_later(agent: Agent, observed: Observe) -> None:
     issuer, other = Issuer(), Issuer()
     async with RawServer(issuer) as server:
         first, _ = await buy(agent, server)
@@ -186,6 +188,7 @@ async def test_keys_that_are_swapped_later(agent: Agent) -> None:
         other.jwks["keys"][0]["kid"] = issuer.header["kid"]
         assert (await buy(agent, server))[0] is None
         assert await agent.payer.journal.pinned(server.url) == kept
+    observed("keys that are swapped after the first purchase vouch for nothing")
 
 
 async def test_a_set_of_keys_that_grows_for_ever_pins_a_few(agent: Agent) -> None:
@@ -199,7 +202,7 @@ async def test_a_set_of_keys_that_grows_for_ever_pins_a_few(agent: Agent) -> Non
         assert len(await agent.payer.journal.pinned(server.url)) <= 32
 
 
-async def test_a_receipt_of_another_shop_is_none(agent: Agent) -> None:
+async def test_a_receipt_of_another_shop_is_none(agent: Agent, observed: Observe) -> None:
     """Two shops of one operator, with one key: the receipt of one is not the other's."""
     first, second = Issuer(), Issuer()
     second.private, second.jwks = first.private, first.jwks
@@ -207,6 +210,7 @@ async def test_a_receipt_of_another_shop_is_none(agent: Agent) -> None:
         assert (await buy(agent, one))[0] is not None
         second.claims = {"iss": one.url, "resource": f"{one.url}/page?x=1"}
         assert (await buy(agent, two))[0] is None
+    observed("another shop's receipt is none, though one key signed both")
 
 
 async def test_our_own_signer_agrees_with_this_one(agent: Agent) -> None:

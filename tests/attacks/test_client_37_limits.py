@@ -19,6 +19,7 @@ from rail402.money import Money
 from rail402.rates import FixedRates, Rate
 from rail402.testing.fakes import Ending, FakeLedger, FakeSpec, FakeWallet
 from tests.attacks.agents import Agent, OpenAgent
+from tests.attacks.cases import Observe
 from tests.attacks.raw import Connection, RawRequest, RawServer, answer, challenge, fake_terms
 
 SATS = FakeSpec("sats", currency="BTC", exponent=11)
@@ -68,11 +69,14 @@ async def refused(agent: Agent, server: RawServer) -> str:
         (Budget(), "9" * 31, "request"),
     ],
 )
-async def test_one_smallest_unit_above_a_cap(open_agent: OpenAgent, budget: Budget, amount: str, level: str) -> None:
+async def test_one_smallest_unit_above_a_cap(
+    open_agent: OpenAgent, budget: Budget, amount: str, level: str, observed: Observe
+) -> None:
     agent = open_agent(budget=budget)
     async with RawServer(seller(fake_terms(amount))) as server:
         assert f"per {level}" in await refused(agent, server)
     assert agent.signed == 0
+    observed("a smallest unit above any cap: refused before anything is signed")
 
 
 async def test_a_fee_that_lifts_it_above_the_cap(open_agent: OpenAgent) -> None:
@@ -92,7 +96,7 @@ async def test_a_dear_offer_beside_a_cheap_one_is_never_the_one(agent: Agent) ->
 # --- many calls
 
 
-async def test_50_calls_at_once_near_the_cap(open_agent: OpenAgent) -> None:
+async def test_50_calls_at_once_near_the_cap(open_agent: OpenAgent, observed: Observe) -> None:
     agent = open_agent(budget=Budget(per_hour="0.02 USD"))
     async with RawServer(seller(fake_terms())) as server:
         calls = [agent.get(f"{server.url}/{number}") for number in range(50)]
@@ -101,6 +105,7 @@ async def test_50_calls_at_once_near_the_cap(open_agent: OpenAgent) -> None:
     assert sum(isinstance(result, BudgetExceeded) for result in results) == 44
     assert agent.signed == 6
     assert await agent.spent() == {"USD": "0.018 USD"}
+    observed("of 50 calls at once six fit and six were paid")
 
 
 @pytest.mark.parametrize("kind", ["async"])
@@ -149,7 +154,7 @@ def _spend(folder: str, url: str, number: int, results: Any) -> None:
     results.put(asyncio.run(run()))
 
 
-async def test_three_processes_on_one_budget(tmp_path: Path) -> None:
+async def test_three_processes_on_one_budget(tmp_path: Path, observed: Observe) -> None:
     spawn = multiprocessing.get_context("spawn")
     results = spawn.Queue()
     async with RawServer(seller(fake_terms())) as server:
@@ -162,16 +167,18 @@ async def test_three_processes_on_one_budget(tmp_path: Path) -> None:
         assert sum(bought for bought, _ in ended) == 6
         assert sum(signed for _, signed in ended) == 6
         assert len(set(server.proofs)) == 6
+    observed("three processes on one budget spend it once")
 
 
 # --- other currencies
 
 
-async def test_a_currency_that_no_limit_is_in_and_no_rate_leads_to(open_agent: OpenAgent) -> None:
+async def test_a_currency_that_no_limit_is_in_and_no_rate_leads_to(open_agent: OpenAgent, observed: Observe) -> None:
     ledger = FakeLedger()
     agent = open_agent(ledger=ledger, wallets=[FakeWallet(ledger, EUROS)])
     async with RawServer(seller(euros(1))) as server:
         assert "no EUR/USD or EUR/BTC rate is known" in await refused(agent, server)
+    observed("a currency without a limit or a rate is not paid")
 
 
 async def test_an_hour_of_dollars_is_not_an_hour_of_dollars_and_one_of_sats(open_agent: OpenAgent) -> None:

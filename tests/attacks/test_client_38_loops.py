@@ -13,6 +13,7 @@ import pytest
 from rail402.errors import OfferRefused, PaymentFailed, PaymentOutcomeUnknown
 from rail402.testing.fakes import Ending, FakeClock, FakeLedger, FakeSpec, FakeWallet
 from tests.attacks.agents import Agent, OpenAgent
+from tests.attacks.cases import Observe
 from tests.attacks.raw import Connection, RawRequest, RawServer, answer, challenge, fake_terms
 
 PRICE = 3000
@@ -43,8 +44,8 @@ async def refused(agent: Agent, server: RawServer, **options: Any) -> PaymentOut
     return caught.value
 
 
-@pytest.mark.parametrize("status", [402, 409, 503])
-async def test_the_same_refusal_for_ever(agent: Agent, status: int) -> None:
+@pytest.mark.parametrize("status", [402, 409, 429, 503])
+async def test_the_same_refusal_for_ever(agent: Agent, status: int, observed: Observe) -> None:
     def after(time: int) -> bytes:
         return challenge(fake_terms()) if status == 402 else answer(status)
 
@@ -52,9 +53,10 @@ async def test_the_same_refusal_for_ever(agent: Agent, status: int) -> None:
         await refused(agent, server)
         assert 1 < len(server.proofs) <= 31
         assert sum(agent.slept) <= 30
+    observed("refused for ever after paying: one payment, shown until the deadline, then an error")
 
 
-async def test_dearer_and_cheaper_offers_after_paying(agent: Agent) -> None:
+async def test_dearer_and_cheaper_offers_after_paying(agent: Agent, observed: Observe) -> None:
     def after(time: int) -> bytes:
         return challenge(*(fake_terms(str(amount), payTo=f"other-{time}") for amount in (1, 2999, 3001, 10**6)))
 
@@ -62,6 +64,7 @@ async def test_dearer_and_cheaper_offers_after_paying(agent: Agent) -> None:
         await refused(agent, server)
         paid = json.loads(base64.b64decode(server.proofs[0]))["payload"]
         assert (paid["amount"], paid["payee"]) == ("3000", "shop")
+    observed("a second 402 after paying is not paid")
 
 
 @pytest.mark.parametrize("wait", ["1000000000", "999999999", "99999999999999999999", "-5", "1e9", "nan", "٣", ""])
@@ -100,7 +103,7 @@ async def test_a_loop_of_codes_that_mean_pay_again(agent: Agent) -> None:
         assert len(set(server.proofs)) == 1
 
 
-async def test_a_chain_of_redirects_to_prices(agent: Agent) -> None:
+async def test_a_chain_of_redirects_to_prices(agent: Agent, observed: Observe) -> None:
     async def handle(request: RawRequest, connection: Connection) -> bytes | None:
         if request.proof is None:
             return challenge(fake_terms())
@@ -111,6 +114,7 @@ async def test_a_chain_of_redirects_to_prices(agent: Agent) -> None:
             await agent.get(server.url + "/a")
         assert (agent.signed, len(server.proofs)) == (1, 1)
         assert await agent.states() == ["committed"]
+    observed("of a chain of redirects to prices one is paid: one call pays once")
 
 
 @pytest.mark.parametrize("kind", ["async"])

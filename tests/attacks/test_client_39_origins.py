@@ -9,6 +9,7 @@ import pytest
 
 from rail402.errors import OfferRefused
 from tests.attacks.agents import Agent, OpenAgent
+from tests.attacks.cases import Observe
 from tests.attacks.raw import Connection, RawRequest, RawServer, answer, challenge, fake_terms
 
 SECRET_FIELDS = {"payment-signature", "authorization", "payment-authorization", "x-receipt", "x-payment", "cookie"}
@@ -23,7 +24,7 @@ def names(request: RawRequest) -> set[str]:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirect_before_the_402_to_another_origin(agent: Agent, status: int) -> None:
+async def test_a_redirect_before_the_402_to_another_origin(agent: Agent, status: int, observed: Observe) -> None:
     async with RawServer(sell) as evil:
 
         async def redirect(request: RawRequest, connection: Connection) -> bytes | None:
@@ -36,6 +37,7 @@ async def test_a_redirect_before_the_402_to_another_origin(agent: Agent, status:
         assert (agent.signed, evil.proofs) == (0, [])
         # Asked for by name, it is paid: that is the owner's decision.
         assert (await agent.get(evil.url)).text == "bought"
+    observed("a price behind a redirect to another origin is not paid")
 
 
 @pytest.mark.parametrize("kind", ["async"])
@@ -58,7 +60,7 @@ async def test_following_by_hand_is_following(open_agent: OpenAgent) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirect_after_the_402_to_another_origin(agent: Agent, status: int) -> None:
+async def test_a_redirect_after_the_402_to_another_origin(agent: Agent, status: int, observed: Observe) -> None:
     async def read(request: RawRequest, connection: Connection) -> bytes | None:
         return answer(200, body=b"elsewhere")
 
@@ -72,6 +74,7 @@ async def test_a_redirect_after_the_402_to_another_origin(agent: Agent, status: 
             assert len(shop.proofs) == 1
         assert [names(request) & SECRET_FIELDS for request in evil.requests] == [set()]
     assert agent.signed == 1
+    observed("no payment field follows a redirect to another origin")
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -97,7 +100,7 @@ async def test_a_redirect_within_the_origin_is_paid_where_it_leads(agent: Agent,
     ["http://shop.test/", "http://shop.test:443/", "https://shop.test:444/", "https://www.shop.test/", "//evil.test/"],
 )
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_down_to_http_to_other_ports_and_hosts(agent: Agent, location: str, when: str) -> None:
+async def test_down_to_http_to_other_ports_and_hosts(agent: Agent, location: str, when: str, observed: Observe) -> None:
     seen: list[httpx.Request] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -117,6 +120,7 @@ async def test_down_to_http_to_other_ports_and_hosts(agent: Agent, location: str
     for request in seen:
         if "payment-signature" in request.headers:
             assert (request.url.scheme, request.url.host, request.url.port) == ("https", "shop.test", None)
+    observed("nor down to http, to another port or host")
 
 
 async def test_the_same_origin_in_another_spelling_is_the_same(agent: Agent) -> None:

@@ -15,6 +15,7 @@ from rail402_base.sandbox import SandboxChain
 from rail402_base.tokens import SANDBOX_USDC
 from rail402_base.wallet import BaseWallet
 from tests.attacks.agents import Agent, OpenAgent
+from tests.attacks.cases import Observe
 from tests.attacks.raw import Connection, RawRequest, RawServer, answer, challenge, fake_terms
 
 SHOP, THIEF = "0x" + "11" * 20, "0x" + "22" * 20
@@ -50,7 +51,7 @@ def message(proof: str) -> dict[str, Any]:
         {"asset": "eur"},
     ],
 )
-async def test_what_is_paid_is_what_was_checked(agent: Agent, change: dict[str, Any]) -> None:
+async def test_what_is_paid_is_what_was_checked(agent: Agent, change: dict[str, Any], observed: Observe) -> None:
     """Each 402 after the first asks for something else; the payment still is for what the first one said."""
     terms = fake_terms()
 
@@ -67,6 +68,7 @@ async def test_what_is_paid_is_what_was_checked(agent: Agent, change: dict[str, 
         paid = {name: sent["payload"][name] for name in ("amount", "payee", "network", "asset")}
         assert paid == {"amount": "3000", "payee": "shop", "network": "fake:fake", "asset": "usd"}
     assert agent.signed == 1
+    observed("what is paid is what was checked, whatever the server says next")
 
 
 async def test_a_real_signature_is_over_the_checked_terms(open_agent: OpenAgent, tmp_path: Any) -> None:
@@ -90,7 +92,7 @@ async def test_a_real_signature_is_over_the_checked_terms(open_agent: OpenAgent,
     assert await chain.balance_of(THIEF) == await chain.balance_of(SHOP) == 0
 
 
-async def test_the_budget_judges_the_price_of_the_get(open_agent: OpenAgent) -> None:
+async def test_the_budget_judges_the_price_of_the_get(open_agent: OpenAgent, observed: Observe) -> None:
     agent = open_agent(budget=Budget(per_request="0.01 USD"))
 
     async def handle(request: RawRequest, connection: Connection) -> bytes | None:
@@ -104,6 +106,7 @@ async def test_the_budget_judges_the_price_of_the_get(open_agent: OpenAgent) -> 
             await agent.get(server.url)
         assert [request.method for request in server.requests] == ["HEAD", "HEAD", "GET"]
     assert await agent.spent() == {"USD": "0.000001 USD"}
+    observed("a HEAD that is cheap approves no GET that is dear")
 
 
 async def test_an_open_purchase_is_gone_on_with_at_its_own_terms(agent: Agent) -> None:

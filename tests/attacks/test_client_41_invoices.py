@@ -15,6 +15,7 @@ from rail402_lightning.backends.sandbox import SandboxSender
 from rail402_lightning.sandbox import ENDOWMENT_MSAT
 from rail402_lightning.wallet import LightningWallet
 from tests.attacks.agents import OpenAgent
+from tests.attacks.cases import Observe
 from tests.attacks.raw import Connection, RawRequest, RawServer, answer
 from tests.unit.rail402_lightning.invoices import AMOUNT, NOW, PREIMAGE, ToldSender, invoice
 
@@ -56,7 +57,9 @@ LIES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", ["async"])
 @pytest.mark.parametrize("payment", LIES.values(), ids=LIES)
-async def test_such_an_invoice_is_not_paid(open_agent: OpenAgent, tmp_path: Path, payment: dict[str, Any]) -> None:
+async def test_such_an_invoice_is_not_paid(
+    open_agent: OpenAgent, tmp_path: Path, payment: dict[str, Any], observed: Observe
+) -> None:
     clock = FakeClock(NOW)
     wallet = LightningWallet.sandbox(tmp_path / "sandbox", clock=clock, name="agent")
     agent = open_agent(wallets=[wallet], clock=clock)
@@ -67,16 +70,18 @@ async def test_such_an_invoice_is_not_paid(open_agent: OpenAgent, tmp_path: Path
         assert server.proofs == []
     assert isinstance(wallet.sender, SandboxSender)
     assert await wallet.sender.node.balance("agent") == ENDOWMENT_MSAT
+    observed("invoices of another amount, of none, expired, or of another network are not paid")
 
 
 @pytest.mark.parametrize("kind", ["async"])
-async def test_a_route_that_costs_more_than_allowed(open_agent: OpenAgent) -> None:
+async def test_a_route_that_costs_more_than_allowed(open_agent: OpenAgent, observed: Observe) -> None:
     sender = ToldSender(ceiling=2001)
     agent = open_agent(wallets=[LightningWallet(sender, network="regtest")])
     async with RawServer(asking(invoice=invoice())) as server:
         with pytest.raises(NoUsableOffer, match="may spend up to 2001 msat on fees"):
             await agent.get(server.url)
     assert sender.paid == []
+    observed("nor over a route that costs more than allowed")
 
 
 @pytest.mark.parametrize("kind", ["async"])

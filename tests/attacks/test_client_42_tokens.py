@@ -14,6 +14,7 @@ from rail402_base.keys import LocalSigner
 from rail402_base.tokens import BASE_SEPOLIA_USDC, BASE_USDC, SANDBOX_USDC
 from rail402_base.wallet import BaseWallet
 from tests.attacks.agents import Agent, OpenAgent
+from tests.attacks.cases import Observe
 from tests.attacks.raw import Connection, RawRequest, RawServer, answer, challenge
 from tests.attacks.test_client_40_changed_terms import usdc_terms
 
@@ -82,16 +83,21 @@ LIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("change", LIES.values(), ids=LIES)
-async def test_such_an_offer_is_not_signed(payer: Agent, signer: Watched, change: dict[str, Any]) -> None:
+async def test_such_an_offer_is_not_signed(
+    payer: Agent, signer: Watched, change: dict[str, Any], observed: Observe
+) -> None:
     async with RawServer(selling(usdc_terms(**change))) as server:
         with pytest.raises(NoUsableOffer):
             await payer.get(server.url)
         assert server.proofs == []
     assert signer.asked == []
     assert not (await payer.payer.journal.newest() if payer.payer.journal.path.exists() else [])
+    observed("unknown tokens, other decimals, names or contracts: nothing is signed")
 
 
-async def test_what_is_signed_names_the_token_of_the_local_table(payer: Agent, signer: Watched) -> None:
+async def test_what_is_signed_names_the_token_of_the_local_table(
+    payer: Agent, signer: Watched, observed: Observe
+) -> None:
     """Members of `extra` that could be taken for the domain's have no part in it."""
     lies = {"chainId": 8453, "verifyingContract": FAKE_USDC, "domain": {"name": "x"}, "salt": "0x00", "symbol": "DAI"}
     async with RawServer(selling(usdc_terms(extra={**GOOD, **lies}))) as server:
@@ -100,6 +106,7 @@ async def test_what_is_signed_names_the_token_of_the_local_table(payer: Agent, s
     assert domain == SANDBOX_USDC.domain
     assert (domain.chain_id, domain.verifying_contract) == (402_402, SANDBOX_USDC.address)
     assert authorization.value == 3000
+    observed("what is signed names the token of the local table")
 
 
 @pytest.mark.parametrize("amount", ["1000001", "1000000000000", "3000000000000000"])

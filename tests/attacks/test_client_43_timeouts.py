@@ -17,6 +17,7 @@ from rail402_base.keys import LocalSigner
 from rail402_base.tokens import SANDBOX_USDC
 from rail402_base.wallet import BaseWallet
 from tests.attacks.agents import Agent, OpenAgent
+from tests.attacks.cases import Observe
 from tests.attacks.raw import Connection, RawRequest, RawServer, answer, challenge, fake_terms
 from tests.attacks.test_client_40_changed_terms import message, usdc_terms
 
@@ -24,7 +25,7 @@ YEARS = 10 * 365 * 86_400
 
 
 @pytest.mark.parametrize("seconds", [3600, 3601, 86_400, YEARS, 2**31 - 1])
-async def test_a_signature_is_valid_for_an_hour_at_most(open_agent: OpenAgent, seconds: int) -> None:
+async def test_a_signature_is_valid_for_an_hour_at_most(open_agent: OpenAgent, seconds: int, observed: Observe) -> None:
     wallet = BaseWallet(LocalSigner(bytes([1]) * 32), tokens=[SANDBOX_USDC])
     agent = open_agent(wallets=[wallet])
 
@@ -36,6 +37,7 @@ async def test_a_signature_is_valid_for_an_hour_at_most(open_agent: OpenAgent, s
         authorization, _ = parse_authorization(message(server.proofs[0])["payload"])
     assert authorization.valid_before == agent.clock() + 3600
     assert authorization.valid_after == 0
+    observed("a signature is valid for an hour at most, whatever was asked")
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 2**31, 10**400, "60", 60.0, True, None, [], "٦٠"], ids=repr)
@@ -80,7 +82,7 @@ async def test_an_expiry_that_is_none(agent: Agent, expires: str) -> None:
     assert agent.signed == 0
 
 
-async def test_no_server_holds_an_amount_reserved_for_more_than_a_day(agent: Agent) -> None:
+async def test_no_server_holds_an_amount_reserved_for_more_than_a_day(agent: Agent, observed: Observe) -> None:
     async def handle(request: RawRequest, connection: Connection) -> bytes | None:
         return challenge(fake_terms(maxTimeoutSeconds=YEARS)) if request.proof is None else None
 
@@ -92,6 +94,7 @@ async def test_no_server_holds_an_amount_reserved_for_more_than_a_day(agent: Age
     assert found.record.moved
     agent.clock.advance(86_401)
     assert await agent.spent("day") == {}
+    observed("no server holds an amount reserved for more than a day")
 
 
 @pytest.mark.parametrize("kind", ["async"])

@@ -12,6 +12,7 @@ from rail402.client.budget import Budget
 from rail402.errors import BudgetExceeded, ClientError, PaymentOutcomeUnknown
 from rail402.protocol.receipt import MAX_RECEIPT_BYTES
 from tests.attacks.agents import Agent, OpenAgent
+from tests.attacks.cases import Observe
 from tests.attacks.raw import Connection, RawRequest, RawServer, answer, challenge, fake_terms
 
 MARK = "IGNOREALLPREVIOUS"
@@ -43,17 +44,22 @@ async def fails(agent: Agent, server: RawServer, caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize("amount", ["50000000", "1000001"])
-async def test_they_raise_no_limit(agent: Agent, caplog: pytest.LogCaptureFixture, amount: str) -> None:
+async def test_they_raise_no_limit(
+    agent: Agent, caplog: pytest.LogCaptureFixture, amount: str, observed: Observe
+) -> None:
     async def handle(request: RawRequest, connection: Connection) -> bytes | None:
         return wordy(amount)
 
     async with RawServer(handle) as server:
         assert isinstance(await fails(agent, server, caplog), BudgetExceeded)
     assert agent.signed == 0
+    observed("words in descriptions, names and bodies raise no limit")
 
 
 @pytest.mark.parametrize("member", ["network", "scheme", "amount", "maxTimeoutSeconds", "extra", "payTo"])
-async def test_they_name_nothing(agent: Agent, caplog: pytest.LogCaptureFixture, member: str) -> None:
+async def test_they_name_nothing(
+    agent: Agent, caplog: pytest.LogCaptureFixture, member: str, observed: Observe
+) -> None:
     async def handle(request: RawRequest, connection: Connection) -> bytes | None:
         change = {member: [WORDS] if member == "payTo" else WORDS}  # of a fake rail any text is a payee
         return wordy(**{"amount": "3000", **change})
@@ -61,6 +67,7 @@ async def test_they_name_nothing(agent: Agent, caplog: pytest.LogCaptureFixture,
     async with RawServer(handle) as server:
         await fails(agent, server, caplog)
     assert agent.signed == 0
+    observed("and name no payee; no error or log repeats them")
 
 
 @pytest.mark.parametrize("head", [f"PAYMENT-REQUIRED: {WORDS}", f"WWW-Authenticate: Payment {MARK}={MARK}"])

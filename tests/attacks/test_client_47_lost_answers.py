@@ -20,6 +20,7 @@ from rail402.client.services import RESERVE_LEASE
 from rail402.errors import PaymentOutcomeUnknown, StoreError
 from rail402.testing.fakes import FakeLedger, FakeSpec, FakeWallet, Transfer
 from tests.attacks.agents import Agent, OpenAgent
+from tests.attacks.cases import Observe
 from tests.attacks.raw import Connection, RawRequest, RawServer, answer, challenge, fake_terms
 
 ROOT = Path(__file__).parents[2]
@@ -64,9 +65,9 @@ class Shop:
 
 
 @pytest.mark.parametrize("how", ["close", "half a head", "502", "504", "500", "425", "429"])
-async def test_an_answer_that_is_lost(agent: Agent, how: str) -> None:
+async def test_an_answer_that_is_lost(agent: Agent, how: str, observed: Observe) -> None:
     async with RawServer(Shop(*[how] * 6)) as server:
-        if how.isdigit():
+        if how.isdigit() and how != "429":
             response = await agent.get(server.url)
             assert (response.status_code, response.extensions["rail402"].outcome) == (int(how), "unknown")
         else:
@@ -81,6 +82,7 @@ async def test_an_answer_that_is_lost(agent: Agent, how: str) -> None:
         assert (response.text, response.extensions["rail402"].outcome) == ("bought", "paid")
         assert len(set(server.proofs)) == 1
         assert (agent.signed, await agent.states()) == (1, ["committed"])
+    observed("an answer that is lost: the same proof again, then `PaymentOutcomeUnknown`")
 
 
 @pytest.mark.parametrize("how", ["half a body", "half a chunk"])
@@ -299,7 +301,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 @pytest.mark.parametrize("point", ["reserved", "presented", "a part", "committed"])
-async def test_a_process_that_is_killed(tmp_path: Path, point: str) -> None:
+async def test_a_process_that_is_killed(tmp_path: Path, point: str, observed: Observe) -> None:
     agent = Agent(tmp_path)
 
     async def serve(request: RawRequest, connection: Connection) -> bytes | None:
@@ -323,6 +325,7 @@ async def test_a_process_that_is_killed(tmp_path: Path, point: str) -> None:
     assert len(set(server.proofs)) == (2 if point == "committed" else 1)
     assert await agent.payer.journal.unresolved() == []
     await agent.close()
+    observed("a process that is killed goes on with the same payment")
 
 
 async def test_a_process_that_was_asleep_wakes_up_late(tmp_path: Path) -> None:
@@ -386,7 +389,7 @@ def _execute(agent: Agent, statement: str) -> None:
         connection.execute(statement)
 
 
-async def test_a_full_disk_before_paying(agent: Agent) -> None:
+async def test_a_full_disk_before_paying(agent: Agent, observed: Observe) -> None:
     async with RawServer(Shop()) as server:
         await agent.get(server.url)
         freeze(agent, "INSERT")
@@ -395,6 +398,7 @@ async def test_a_full_disk_before_paying(agent: Agent) -> None:
         assert (agent.signed, len(server.proofs)) == (1, 1)
         thaw(agent)
         assert (await agent.get(server.url)).text == "bought"
+    observed("a full disk before paying: nothing is paid")
 
 
 @pytest.mark.parametrize("style", ["signed", "invoice"])

@@ -12,6 +12,7 @@ import pytest
 
 from rail402.errors import StreamingBodyRefused
 from tests.attacks.agents import Agent, OpenAgent
+from tests.attacks.cases import Observe
 from tests.attacks.raw import Connection, RawRequest, RawServer, answer, challenge, fake_terms
 
 
@@ -31,7 +32,7 @@ def pieces(kind: str) -> Any:
     return asynchronous() if kind == "async" else synchronous()
 
 
-async def test_a_stream_is_refused_before_anything_is_paid(agent: Agent) -> None:
+async def test_a_stream_is_refused_before_anything_is_paid(agent: Agent, observed: Observe) -> None:
     async with RawServer(sell) as server:
         with pytest.raises(StreamingBodyRefused) as caught:
             await agent.request("POST", server.url, content=pieces(agent.kind))
@@ -39,6 +40,7 @@ async def test_a_stream_is_refused_before_anything_is_paid(agent: Agent) -> None
         assert [request.body for request in server.requests] == [b"onetwo"]
     assert agent.signed == 0
     assert not agent.payer.journal.path.exists()
+    observed("a stream is refused before anything is paid")
 
 
 async def test_an_uploaded_file_is_refused_too(open_agent: OpenAgent) -> None:
@@ -60,7 +62,7 @@ BODIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", BODIES.values(), ids=BODIES)
-async def test_a_body_is_sent_again_byte_for_byte(agent: Agent, options: dict[str, Any]) -> None:
+async def test_a_body_is_sent_again_byte_for_byte(agent: Agent, options: dict[str, Any], observed: Observe) -> None:
     fields = [("X-Twice", "1"), ("x-twice", "2"), ("X-Latin", b"\xe9".decode("latin-1"))]
     async with RawServer(sell) as server:
         raw = [(name.encode(), value.encode("latin-1")) for name, value in fields]
@@ -71,6 +73,7 @@ async def test_a_body_is_sent_again_byte_for_byte(agent: Agent, options: dict[st
     added = [line for line in second.lines if line not in first.lines]
     assert [line.partition(b":")[0].lower() for line in added] == [b"payment-signature"]
     assert [line for line in second.lines if line not in added] == list(first.lines)
+    observed("any other body is sent again byte for byte")
 
 
 async def test_a_stream_that_was_read_is_bytes(open_agent: OpenAgent) -> None:

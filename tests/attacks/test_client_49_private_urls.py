@@ -10,6 +10,7 @@ import pytest
 from rail402.client.budget import Budget
 from rail402.errors import ClientError
 from tests.attacks.agents import OpenAgent
+from tests.attacks.cases import Observe
 from tests.attacks.raw import Connection, RawRequest, RawServer, answer, challenge, fake_terms
 
 PRIVATE = ("alice%40example.com", "api_key=s3cr3t", "passw0rd")
@@ -17,7 +18,7 @@ PRIVATE = ("alice%40example.com", "api_key=s3cr3t", "passw0rd")
 
 @pytest.mark.parametrize("what", ["refused", "administrative", "lost"])
 async def test_no_error_and_no_log_of_ours_has_it(
-    open_agent: OpenAgent, caplog: pytest.LogCaptureFixture, what: str
+    open_agent: OpenAgent, caplog: pytest.LogCaptureFixture, what: str, observed: Observe
 ) -> None:
     caplog.set_level(logging.DEBUG)
     agent = open_agent(budget=Budget(per_request="0.001 USD") if what == "refused" else Budget())
@@ -35,9 +36,10 @@ async def test_no_error_and_no_log_of_ours_has_it(
     told = "".join([*ours, str(caught.value), repr(caught.value)])
     for text in PRIVATE:
         assert text not in told
+    observed("in no error and no log of ours")
 
 
-async def test_nothing_is_added_to_what_the_server_knows(open_agent: OpenAgent) -> None:
+async def test_nothing_is_added_to_what_the_server_knows(open_agent: OpenAgent, observed: Observe) -> None:
     """The payment says what the server said, and nothing about the request or its caller."""
     agent = open_agent()
 
@@ -50,3 +52,4 @@ async def test_nothing_is_added_to_what_the_server_knows(open_agent: OpenAgent) 
     said = base64.b64decode(proof).decode()
     for text in (*PRIVATE, str(agent.payer.journal.path), "rec_"):
         assert text not in said
+    observed("nothing is added to what the server knows")

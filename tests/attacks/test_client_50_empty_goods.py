@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.attacks.agents import Agent
+from tests.attacks.cases import Observe
 from tests.attacks.raw import Connection, RawRequest, RawServer, answer, challenge, fake_terms
 
 GOODS = {
@@ -18,7 +19,7 @@ GOODS = {
 
 
 @pytest.mark.parametrize("goods", GOODS.values(), ids=GOODS)
-async def test_it_is_recorded_as_paid_and_bought_once(agent: Agent, goods: bytes) -> None:
+async def test_it_is_recorded_as_paid_and_bought_once(agent: Agent, goods: bytes, observed: Observe) -> None:
     async def handle(request: RawRequest, connection: Connection) -> bytes | None:
         return challenge(fake_terms()) if request.proof is None else goods
 
@@ -30,6 +31,7 @@ async def test_it_is_recorded_as_paid_and_bought_once(agent: Agent, goods: bytes
     record = await agent.payer.journal.get(purchase.record_id)
     assert record is not None
     assert (record.order.url, str(record.cost)) == (f"{server.url}/", "0.003 USD")
+    observed("empty and broken goods are recorded as paid, and bought once")
 
 
 async def test_an_error_without_a_receipt_is_not_called_paid(agent: Agent) -> None:
