@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST_ARGS ?=
 
-.PHONY: demo test check format bench fuzz coverage clean
+.PHONY: demo test check format bench fuzz chaos crashes soak coverage clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/rail402 demo
@@ -30,6 +30,16 @@ bench: $(VENV)/.developing
 SECONDS ?= 60
 fuzz: $(VENV)/.developing # hostile bytes for every parser, SECONDS each
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(FUZZ_ARGS)
+
+chaos: $(VENV)/.developing # kill servers and clients at random, for SECONDS; SEED=... again
+	$(BIN)/python -m tests.crashes --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
+
+crashes: $(VENV)/.developing # kill them at every step of every flow (a quarter of an hour), and write docs/crashes.md
+	$(BIN)/python -m tests.crashes all $(CHAOS_ARGS)
+	$(BIN)/python -m tests.crashes.report
+
+soak: $(VENV)/.developing # ten minutes of good and bad clients at four workers, or SOAK_ARGS="--seconds 60"
+	$(BIN)/python -m tests.soak $(SOAK_ARGS)
 
 coverage: $(VENV)/.developing
 	$(BIN)/coverage erase

@@ -1,0 +1,103 @@
+"""Forks of this process: a child with everything imported lives within milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+__all__ = ["Child", "warm_up"]
+
+_LONGEST: Final = 60
+"""Seconds of real time after which a child that should have ended hangs."""
+
+
+class Child:
+    """A forked process that runs `work`, then ends.
+
+    Args:
+        log: what it prints is added there.
+    """
+
+    def __init__(self, work: Callable[[], None], log: Path) -> None:
+        self._status: int | None = None
+        self._began = time.monotonic()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _become(work, log)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is gone."""
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._status = status
+        return self._status is not None
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether it died at its step."""
+        return self.ended and self._status is not None and os.WIFSIGNALED(self._status)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it ended by an error of its own, or does not end."""
+        if not self.ended:
+            return time.monotonic() - self._began > _LONGEST
+        return not self.was_killed and self._status != 0
+
+    def kill(self) -> None:
+        """End it now."""
+        if not self.ended:
+            os.kill(self.pid, signal.SIGKILL)
+            _, self._status = os.waitpid(self.pid, 0)
+
+
+def warm_up() -> None:
+    """Import what libraries import when they are first used, so that no child does it again."""
+    app = FastAPI()
+
+    @app.get("/")
+    async def nothing() -> None: ...
+
+    uvicorn.Config(app, lifespan="on").load()
+
+    async def ask() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://warm.test") as client:
+            await client.get("/")
+        await httpx.AsyncHTTPTransport().aclose()
+        # Nothing listens there: connections and their errors are loaded too.
+        async with httpx.AsyncClient(trust_env=False) as client:
+            with suppress(httpx.TransportError):
+                await client.get("http://127.0.0.1:9/")
+
+    asyncio.run(ask())
+
+
+def _become(work: Callable[[], None], log: Path) -> None:
+    code = 1
+    try:
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        work()
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:  # noqa: BLE001 - a child must never go on with its parent's work
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
