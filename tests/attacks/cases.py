@@ -167,8 +167,7 @@ CASES: Final = [
     _client(
         44,
         "prices that creep up, a new payee on a known host",
-        "asked about",
-        "needs prices and payees pinned in the journal, which keeps what that takes",
+        "refused, unless the owner approves just that",
     ),
     _client(
         45,

@@ -105,8 +105,8 @@ async def test_a_proof_is_not_taken_for_expired_while_it_is_valid(
     clock = FakeClock()
     reserve = Journal.reserve
 
-    async def slow(self: Journal, record: PurchaseRecord, entries: Any, *, now: int) -> None:
-        await reserve(self, record, entries, now=now)
+    async def slow(self: Journal, record: PurchaseRecord, entries: Any, **options: Any) -> None:
+        await reserve(self, record, entries, **options)
         clock.advance(25)
 
     monkeypatch.setattr(Journal, "reserve", slow)

@@ -238,7 +238,7 @@ async def test_calls_beside_a_body_under_way_buy_for_themselves(open_agent: Open
         assert await agent.states() == ["committed", "committed"]
 
 
-@pytest.mark.parametrize("step", range(1, 7))
+@pytest.mark.parametrize("step", range(1, 8))
 @pytest.mark.parametrize("kind", ["async"])
 async def test_a_caller_that_is_cancelled_at_any_write(
     open_agent: OpenAgent, monkeypatch: pytest.MonkeyPatch, step: int
@@ -261,7 +261,7 @@ async def test_a_caller_that_is_cancelled_at_any_write(
         results = await asyncio.gather(call, return_exceptions=True)
         monkeypatch.undo()
         handed_over = isinstance(results[0], httpx.Response)
-        assert handed_over is (step > 4), "it was looked up, reserved, presented and closed"
+        assert handed_over is (step > 5), "it was looked up, compared, reserved, presented and closed"
         assert (await agent.get(server.url)).text == "bought"
         assert len(set(server.proofs)) == (2 if handed_over else 1)
     assert await agent.payer.journal.unresolved() == []

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from rail402.client.budget import Budget, Entry, Spent, family
+from rail402.client.rules import Rule, Subject
 from rail402.errors import BudgetExceeded, ConfigurationError
 from rail402.money import Money
 
@@ -13,7 +14,8 @@ def money(text: str) -> Money:
 
 def counted(budget: Budget, cost: str, **converted: str) -> dict[str, tuple[str, str | None]]:
     entries = budget.entries(money(cost), {currency: money(text) for currency, text in converted.items()})
-    return {entry.window: (str(entry.amount), None if entry.limit is None else str(entry.limit)) for entry in entries}
+    shown = [entry for entry in entries if entry.window != "total" or entry.limit is not None]
+    return {entry.window: (str(entry.amount), None if entry.limit is None else str(entry.limit)) for entry in shown}
 
 
 def test_the_defaults_hold_for_dollars_and_for_sats_without_a_rate() -> None:
@@ -114,6 +116,10 @@ def test_a_limit_that_was_lowered_leaves_nothing() -> None:
         {"per_request": ["1 USD", "1 USDC"]},
         {"per_hour": ["1 sat", "1 msat"]},
         {"per_day": "10000001 USD"},
+        {"total": "10000001 USD"},
+        {"rules": [Rule(host="a.test", per_day="1 USD"), Rule(host="A.test", total="1 USD")]},
+        {"allow_hosts": "two words"},
+        {"deny_hosts": ["*"]},
     ],
 )
 def test_limits_that_cannot_be_meant_are_refused(options: dict[str, object]) -> None:
@@ -125,4 +131,95 @@ def test_limits_can_be_listed() -> None:
     budget = Budget(per_request=Money.parse("$0.10"), per_hour=["5 USD", "3 EUR"])
     assert [str(limit) for limit in budget.limits("hour")] == ["5 USD", "3 EUR"]
     assert budget.currencies == ("USD", "EUR", "BTC")
-    assert "_levels" not in repr(budget)
+    assert "_caps" not in repr(budget)
+
+
+def test_a_total_is_a_window_without_end() -> None:
+    assert counted(Budget(total="100 USD"), "1 USD")["total"] == ("1 USD", "100 USD")
+    assert counted(Budget(total="100 USD"), "1000 sat")["total"] == ("1 USD", "100 USD"), "by the limits per request"
+    entry = Entry("total", money("1 USD"), money("100 USD"))
+    with pytest.raises(BudgetExceeded, match=r"of 100 USD in total 0\.5 USD is left"):
+        entry.check(Spent(money("99.5 USD"), money("0 USD")))
+
+
+SUBJECT = Subject("api.example.com", "0xAb", "base")
+
+
+def scoped(budget: Budget, cost: str, **converted: str) -> dict[tuple[str, str], tuple[str, str | None]]:
+    rates = {currency: money(text) for currency, text in converted.items()}
+    entries = budget.entries(money(cost), rates, SUBJECT)
+    return {(entry.scope, entry.window): (str(entry.amount), str(entry.limit)) for entry in entries if entry.scope}
+
+
+def test_rules_count_beside_the_limits_of_all_purchases() -> None:
+    rules = [
+        Rule(host="api.example.com", per_day="10 USD", total="50 USD"),
+        Rule(payee="0xAB", per_hour="2 USD"),
+        Rule(rail="base", per_day="3 USD"),
+        Rule(rail="stripe", per_day="1 USD"),
+    ]
+    assert scoped(Budget(rules=rules), "1 USD") == {
+        ("host api.example.com", "day"): ("1 USD", "10 USD"),
+        ("host api.example.com", "total"): ("1 USD", "50 USD"),
+        ("payee 0xab", "hour"): ("1 USD", "2 USD"),
+        ("rail base", "day"): ("1 USD", "3 USD"),
+    }
+    assert {entry.scope for entry in Budget(rules=rules).entries(money("1 USD"), {})} == {""}
+
+
+def test_a_rule_per_request_is_checked_and_named() -> None:
+    budget = Budget(rules=[Rule(host="*", per_request="0.50 USD")])
+    assert scoped(budget, "0.50 USD") == {}
+    with pytest.raises(BudgetExceeded, match=r"the limit is 0\.5 USD per request for the host api\.example\.com"):
+        budget.entries(money("0.51 USD"), {}, SUBJECT)
+
+
+def test_a_rule_measures_other_currencies_as_the_budget_does() -> None:
+    budget = Budget(rules=[Rule(rail="*", per_day="2 USD")])
+    assert scoped(budget, "100 sat") == {("rail base", "day"): ("0.1 USD", "2 USD")}
+    assert scoped(budget, "100 sat", USD="0.06 USD") == {("rail base", "day"): ("0.06 USD", "2 USD")}
+    assert budget.currencies == ("USD", "BTC")
+    assert "EUR" in Budget(rules=[Rule(rail="*", per_day="2 EUR")]).currencies
+    with pytest.raises(BudgetExceeded, match="limit per day for the rail base is 2 EUR and no USD/EUR rate"):
+        Budget(rules=[Rule(rail="*", per_day="2 EUR")]).entries(money("1 USD"), {}, SUBJECT)
+
+
+def test_a_full_window_of_a_rule_names_it() -> None:
+    entry = Entry("day", money("1 USD"), money("10 USD"), "host api.example.com")
+    with pytest.raises(BudgetExceeded, match=r"of 10 USD per day for the host api\.example\.com 0 USD is left"):
+        entry.check(Spent(money("10 USD"), money("0 USD")))
+
+
+class TestTightened:
+    def test_one_purchase_may_cost_less(self) -> None:
+        budget = Budget().tightened(money("0.10 USD"))
+        counted(budget, "0.10 USD")
+        with pytest.raises(BudgetExceeded, match=r"the limit is 0\.1 USD per request"):
+            budget.entries(money("0.100001 USD"), {})
+
+    def test_limits_in_other_currencies_shrink_with_it(self) -> None:
+        budget = Budget().tightened(money("0.10 USDC"))
+        assert [str(limit) for limit in budget.limits("request")] == ["0.1 USD", "100 sat"]
+        assert [str(limit) for limit in budget.limits("hour")] == ["5 USD", "5000 sat"]
+        with pytest.raises(BudgetExceeded, match="100 sat per request"):
+            budget.entries(money("101 sat"), {})
+
+    def test_what_shrinks_is_rounded_down(self) -> None:
+        budget = Budget(per_request=["3 USD", "100 msat"]).tightened(money("1 USD"))
+        assert [str(limit) for limit in budget.limits("request")] == ["1 USD", "33 msat"]
+
+    def test_everything_else_stays(self) -> None:
+        budget = Budget(total="9 USD", rules=[Rule(host="*", per_day="2 USD")], deny_hosts="a.test")
+        tightened = budget.tightened(money("0.10 USD"))
+        assert (tightened.total, tightened.rules, tightened.lists) == (budget.total, budget.rules, budget.lists)
+
+    @pytest.mark.parametrize("most", ["1 USD", "2 USD", "1000000 sat"])
+    def test_it_never_allows_more(self, most: str) -> None:
+        assert Budget().tightened(money(most)) == Budget()
+
+    @pytest.mark.parametrize(
+        ("most", "because"), [("1 EUR", "are 1 USD or 1000 sat; name one"), ("0 USD", "more than nothing")]
+    )
+    def test_an_amount_that_cannot_be_compared_is_refused(self, most: str, because: str) -> None:
+        with pytest.raises(ConfigurationError, match=because):
+            Budget().tightened(money(most))

@@ -74,7 +74,11 @@ async def choose(tmp_path: Path) -> AsyncIterator[Any]:
         wallet = wallet or Wallet()
         payer = Payer([wallet], journal=f"sqlite:///{tmp_path}/w.db", rates=rates, clock=lambda: NOW, **options)
         terms = Terms(offers)
-        return await best_offer(payer._services, "w", wallet, terms, ORDER, REQUEST), terms
+        await payer.journal.start()
+        try:
+            return await best_offer(payer._services, "w", wallet, terms, ORDER, REQUEST), terms
+        finally:
+            await payer.journal.close()
 
     return run
 

@@ -167,7 +167,9 @@ async def test_the_requests_own_field_is_never_replaced(open_market: Make) -> No
 
 
 async def test_above_the_limit_nothing_is_signed(market: Market) -> None:
-    with pytest.raises(BudgetExceeded, match=r"fake 0\.003 USD \(x402-v2\): the limit is 0\.002 USD per request"):
+    with pytest.raises(
+        BudgetExceeded, match=r"fake 0\.003 USD \(x402-v2, mpp, x-receipt\): the limit is 0\.002 USD per request"
+    ):
         await market.request(market.payer(budget=Budget(per_request="0.002 USD")))
     assert not market.ledger.count("pay")
     assert await market.states() == []

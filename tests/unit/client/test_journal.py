@@ -5,7 +5,9 @@ import multiprocessing
 import os
 import sqlite3
 import stat
+from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ import pytest
 from rail402.client.budget import Budget
 from rail402.client.journal import Journal, JournalConflict
 from rail402.client.records import PurchaseRecord, PurchaseState
+from rail402.client.rules import Rule, Subject
 from rail402.errors import BudgetExceeded, ConfigurationError, StoreError
 from rail402.money import Money
 from rail402.protocol.offer import Flow, Offer
 from rail402.protocol.order import Order
+from rail402.stores.sql import migrations
 
 NOW = 1_800_000_000
 KEY_A, KEY_B, KEY_C = ({"kty": "OKP", "crv": "Ed25519", "x": name, "kid": name.lower()} for name in "ABC")
@@ -242,32 +246,57 @@ async def test_64_tasks_never_pass_a_limit(journal: Journal) -> None:
     assert await hour(journal) == ("5 USD", "5 USD")
 
 
+RACED = Budget(
+    per_hour="50 USD",
+    per_day=None,
+    total="10 USD",
+    rules=[Rule(host="*", per_day="3 USD"), Rule(host="own.test", total="1 USD"), Rule(rail="base", per_hour="5 USD")],
+)
+HOSTS, RAILS = ("a.test", "b.test", "own.test", "c.test", "d.test"), ("base", "lightning", "stripe")
+
+
 def _spend(url: str, worker: int, results: Any) -> None:
-    async def run() -> int:
-        journal, won = Journal(url), 0
+    async def run() -> list[tuple[str, str]]:
+        journal, won = Journal(url, busy_timeout=120), []
         await journal.start()
-        for number in range(8):
-            try:
-                await reserve(journal, record(worker * 100 + number), budget=Budget(per_hour="5 USD"))
-                won += 1
-            except BudgetExceeded:
-                pass
+        for number in range(4):
+            host, rail = HOSTS[(worker + number) % len(HOSTS)], RAILS[(worker + number) % len(RAILS)]
+            wanted = record(worker * 100 + number)
+            counted = RACED.entries(wanted.reserved, {}, Subject(host, "payee", rail))
+            with suppress(BudgetExceeded):
+                await journal.reserve(wanted, counted, now=NOW)
+                won.append((host, rail))
         await journal.close()
         return won
 
     results.put(asyncio.run(run()))
 
 
-def test_8_processes_never_pass_a_limit(url: str) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    results = spawn.Queue()
-    workers = [spawn.Process(target=_spend, args=(url, number, results)) for number in range(8)]
+def _race(url: str, results: Any) -> None:
+    """Fork 64 processes out of one that has loaded everything: 64 interpreters would take a minute to start."""
+    fork = multiprocessing.get_context("fork")
+    workers = [fork.Process(target=_spend, args=(url, number, results), daemon=True) for number in range(64)]
     for worker in workers:
         worker.start()
-    won = [results.get(timeout=60) for _ in workers]
     for worker in workers:
-        worker.join()
-    assert sum(won) == 5
+        worker.join(60)
+
+
+async def test_64_processes_never_pass_any_limit(journal: Journal, url: str) -> None:
+    """Each makes four purchases of 1 USD: 256 that race for a total of 10 USD, at five hosts and on three rails."""
+    spawn = multiprocessing.get_context("spawn")
+    results = spawn.Queue()
+    parent = spawn.Process(target=_race, args=(url, results))
+    parent.start()
+    try:
+        won = [each for _ in range(64) for each in await asyncio.to_thread(results.get, timeout=60)]
+    finally:
+        await asyncio.to_thread(parent.join, 70)
+    hosts, rails = Counter(host for host, _ in won), Counter(rail for _, rail in won)
+    assert len(won) == len(await journal.unresolved()) == 10, "the other limits leave room for all of the total"
+    assert hosts["own.test"] <= 1
+    assert max(hosts.values()) <= 3
+    assert rails["base"] <= 5
 
 
 # --- the keys of issuers
@@ -355,8 +384,47 @@ async def test_sums_beyond_all_counting_fail_closed(journal: Journal) -> None:
     for number in range(10):
         await journal.reserve(record(number), vast, now=NOW)
     with pytest.raises(StoreError):
-        await journal.reserve(record(10), vast, now=NOW)
+        await journal.spent(now=NOW)
+    limited = entries(Budget(per_request="10000000 USD", per_hour=None, per_day="1 USD"), "0.01 USD")
+    with pytest.raises(StoreError):
+        await journal.reserve(record(10, cost="0.01 USD"), limited, now=NOW)
     assert len(await journal.unresolved()) == 10
+
+
+async def test_a_scope_holds_its_own_and_what_it_did_cost(journal: Journal) -> None:
+    budget = Budget(rules=[Rule(host="*", total="3 USD"), Rule(rail="base", per_hour="2 USD")])
+    wanted = [record(number) for number in range(3)]
+    for number, host in enumerate(["a.test", "a.test", "b.test"]):
+        subject = Subject(host, "payee", "base" if number else "stripe")
+        await journal.reserve(wanted[number], budget.entries(wanted[number].reserved, {}, subject), now=NOW)
+    await journal.save(wanted[0].changed(state=PurchaseState.RELEASED), now=NOW)
+    await journal.save(wanted[1].changed(state=PurchaseState.COMMITTED, cost=Money.parse("0.4 USD")), now=NOW)
+    spent = await journal.spent_by_scope(now=NOW)
+    held = {
+        scope: {level: str(used["USD"].total) for level, used in windows.items() if used}
+        for scope, windows in spent.items()
+    }
+    assert held == {
+        "": {"hour": "1.4 USD", "day": "1.4 USD", "total": "1.4 USD"},
+        "host a.test": {"total": "0.4 USD"},
+        "host b.test": {"total": "1 USD"},
+        "rail base": {"hour": "1.4 USD"},
+    }
+    later = await journal.spent_by_scope(now=NOW + 10**8)
+    assert str(later["host a.test"]["total"]["USD"].total) == "0.4 USD", "a total never forgets"
+    assert str(later["rail base"]["hour"]["USD"].total) == "1 USD", "what is not resolved counts"
+
+
+async def test_what_was_bought_before_there_was_a_total_counts_in_it(tmp_path: Path) -> None:
+    first, second, scopes = migrations("journal")[:3]
+    with closing(sqlite3.connect(tmp_path / "old.db")) as connection:
+        connection.executescript(first.script + second.script)
+        connection.execute("INSERT INTO purchases VALUES ('rec_1', 0, 'o', 'committed', 0, 1, '{}')")
+        for period in ("hour", "day"):
+            connection.execute("INSERT INTO spending VALUES ('rec_1', ?, 'USD', 150000000000, 1, 0)", [period])
+        connection.executescript(scopes.script)
+        found = connection.execute("SELECT scope, period, amount FROM spending ORDER BY period").fetchall()
+    assert found == [("", period, 150_000_000_000) for period in ("day", "hour", "total")]
 
 
 # --- secrets
@@ -367,3 +435,21 @@ async def test_secrets_are_not_shown() -> None:
     assert "s3cret" not in shown
     assert "the-token" not in shown
     assert "rec_" in shown
+
+
+async def test_while_it_is_paused_nothing_new_is_reserved(journal: Journal, url: str) -> None:
+    other = Journal(url)
+    await other.start()
+    before = await reserve(journal, record(1))
+    await journal.pause(now=NOW)
+    await journal.pause(now=NOW + 5)
+    assert await other.paused_since() == NOW
+    with pytest.raises(BudgetExceeded, match="purchases are paused"):
+        await reserve(other, record(2))
+    assert await other.get(record(2).id) is None
+    resolved = await other.save(before.changed(state=PurchaseState.RELEASED), now=NOW)
+    assert resolved.state is PurchaseState.RELEASED, "what is open can still be resolved"
+    await other.unpause()
+    assert await journal.paused_since() is None
+    await reserve(journal, record(2))
+    await other.close()

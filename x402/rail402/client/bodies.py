@@ -9,7 +9,7 @@ from typing import Final
 
 import httpx
 
-__all__ = ["READ_SECONDS", "decoded", "read_async", "read_sync"]
+__all__ = ["READ_SECONDS", "beginning", "decoded", "encoding_of", "read_async", "read_sync"]
 
 READ_SECONDS: Final = 10
 """Seconds after which a body that still trickles in is given up."""
@@ -35,7 +35,7 @@ async def read_async(response: httpx.Response, limit: int) -> bytes | None:
         return None
     finally:
         await response.aclose()
-    return decoded(_encoding(response), bytes(raw), limit)
+    return decoded(encoding_of(response), bytes(raw), limit)
 
 
 def read_sync(response: httpx.Response, limit: int) -> bytes | None:
@@ -49,7 +49,7 @@ def read_sync(response: httpx.Response, limit: int) -> bytes | None:
                 return None
     finally:
         response.close()
-    return decoded(_encoding(response), bytes(raw), limit)
+    return decoded(encoding_of(response), bytes(raw), limit)
 
 
 def decoded(encoding: str, raw: bytes, limit: int) -> bytes | None:
@@ -61,9 +61,16 @@ def decoded(encoding: str, raw: bytes, limit: int) -> bytes | None:
         raw: the body as it came.
         limit: bytes.
     """
+    body = beginning(encoding, raw, limit)
+    return body if len(body) <= limit else None
+
+
+def beginning(encoding: str, raw: bytes, limit: int) -> bytes:
+    """Undo the content coding of a body, or of the beginning of one: at most one byte more than `limit`. The arguments
+    are those of `decoded`."""
     coding = encoding.strip().lower()
     if coding in ("", "identity"):
-        return raw
+        return raw[: limit + 1]
     if coding in _ZLIB:
         return _inflated(raw, _ZLIB[coding], limit)
     if coding in _OTHERS and len(raw) <= _MAX_OTHERS:
@@ -71,28 +78,28 @@ def decoded(encoding: str, raw: bytes, limit: int) -> bytes | None:
     return b""
 
 
-def _encoding(response: httpx.Response) -> str:
+def encoding_of(response: httpx.Response) -> str:
+    """Return a response's content codings, as `decoded` takes them."""
     return ", ".join(response.headers.get_list("content-encoding"))
 
 
-def _inflated(raw: bytes, windows: tuple[int, ...], limit: int) -> bytes | None:
+def _inflated(raw: bytes, windows: tuple[int, ...], limit: int) -> bytes:
     for window in windows:  # some servers mean the bare format when they say deflate
         try:
-            body = zlib.decompressobj(window).decompress(raw, limit + 1)
+            return zlib.decompressobj(window).decompress(raw, limit + 1)
         except zlib.error:
             continue
-        return body if len(body) <= limit else None
     return b""
 
 
-def _by_httpx(coding: str, raw: bytes, limit: int) -> bytes | None:
+def _by_httpx(coding: str, raw: bytes, limit: int) -> bytes:
     """Undo a coding for which httpx needs another package; without it httpx passes the body on as it is."""
     body, pieces = bytearray(), (raw[at : at + 1] for at in range(len(raw)))
     try:
         for chunk in httpx.Response(200, headers={"Content-Encoding": coding}, content=pieces).iter_bytes():
             body += chunk
             if len(body) > limit:
-                return None
+                break
     except httpx.DecodingError:
         return b""
-    return bytes(body)
+    return bytes(body[: limit + 1])

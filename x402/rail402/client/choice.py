@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from rail402.client.budget import Entry
 from rail402.client.commands import Request
+from rail402.client.pins import Change, Known, Pin, Place
+from rail402.client.rules import Subject
 from rail402.client.services import Services
 from rail402.errors import (
     AdministrativePaymentRequired,
@@ -27,6 +29,7 @@ from rail402.errors import (
     OfferRefused,
     PaymentActionRequired,
     PaymentFailed,
+    PaymentRefused,
     Rail402Error,
     RailUnavailable,
 )
@@ -37,7 +40,10 @@ from rail402.protocol.order import Order
 from rail402.protocol.rail import Cost, Wallet
 from rail402.rates import RateSource, convert
 
-__all__ = ["Candidate", "Terms", "best_offer", "read_terms"]
+__all__ = ["OF_THE_OWNER", "Candidate", "Terms", "best_offer", "read_terms"]
+
+OF_THE_OWNER: Final = frozenset({"not_allowed", "not_approved", "terms_changed"})
+"""The reason codes of what the owner's own lists, pins and approvals refuse."""
 
 _BODY_TERMS: Final = (b'"accepts"', b'"payment"', b'"x402Version"', b'"offers"', b'"payment_uri"', b'"paymentAddress"')
 _FIELD_TERMS: Final = frozenset({"payment-required", "x-payment-required", "x-payment", "x-price", "x-payment-address"})
@@ -52,7 +58,8 @@ _MAX_OFFER_BYTES: Final = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An offer that a wallet can pay: what it may cost in total, and what that counts in the budget."""
+    """An offer that a wallet can pay: what it may cost in total, what that counts in the budget, and what about it the
+    owner is to be asked about."""
 
     name: str
     wallet: Wallet
@@ -60,6 +67,8 @@ class Candidate:
     cost: Cost
     total: Money
     entries: Sequence[Entry]
+    pin: Pin
+    changes: tuple[Change, ...]
 
 
 @dataclass(slots=True)
@@ -78,11 +87,25 @@ class Terms:
         for _, error in self.refusals:
             if isinstance(error, PaymentActionRequired):
                 return error
-        detail = "; ".join(f"{label}: {error.detail or error}" for label, error in self.refusals)[:_MAX_DETAIL]
+        detail = "; ".join(self._said())[:_MAX_DETAIL]
         for kind in (PaymentFailed, BudgetExceeded):
             if any(isinstance(error, kind) for _, error in self.refusals):
                 return kind(detail)
+        for _, error in self.refusals:
+            if isinstance(error, PaymentRefused) and error.code in OF_THE_OWNER:
+                return type(error)(detail, code=error.code)
         return NoUsableOffer(detail or "the server takes no kind of payment that the wallets here can make")
+
+    def _said(self) -> list[str]:
+        """Say why not, once for an offer that several dialects made and that was refused for one reason."""
+        dialects: dict[tuple[str, str], list[str]] = {}
+        for label, error in self.refusals:
+            what, _, dialect = label.removesuffix(")").partition(" (")
+            dialects.setdefault((what, error.detail or str(error)), []).append(dialect)
+        return [
+            f"{what}: {why}" if names == [""] else f"{what} ({', '.join(dict.fromkeys(names))}): {why}"
+            for (what, why), names in dialects.items()
+        ]
 
 
 def read_terms(services: Services, request: Request, fields: Fields, body: bytes | None) -> Terms:
@@ -113,13 +136,16 @@ async def best_offer(
 ) -> Candidate | None:
     """Return what this wallet would pay; None where it cannot pay any offer, with the reasons noted in `terms`."""
     found: list[Candidate] = []
+    seen: dict[Place, Known] = {}
     for offer in terms.offers:
         if offer.rail == wallet.spec.name:
             try:
-                found.append(await _candidate(services, name, wallet, offer, order, request))
-            except (BudgetExceeded, MalformedInput, OfferRefused, RailUnavailable) as error:
+                candidate = await _candidate(services, name, wallet, offer, order, request)
+                found.append(await _compared(services, candidate, request, seen))
+            except (PaymentRefused, MalformedInput, RailUnavailable) as error:
                 terms.refuse(offer, error)
-    return await _cheapest(found, services.rates)
+    # What nobody has to be asked about comes first: a cheap offer to a new payee must not win over a known one.
+    return await _cheapest([each for each in found if not each.changes] or found, services.rates)
 
 
 async def _candidate(
@@ -135,6 +161,7 @@ async def _candidate(
         raise OfferRefused("it is too large to be sent back with a payment")
     wallet.spec.check_offer(offer, order, now=services.now())
     offer = wallet.for_order(offer, order)
+    services.budget.lists.check_payee(offer.payee)
     cost = await wallet.can_pay(offer)
     if cost is None:
         raise OfferRefused(f"the wallet {name} cannot pay it (another network or asset, or no balance)")
@@ -144,7 +171,45 @@ async def _candidate(
         amount = await _try_convert(total, currency, services.rates)
         if amount is not None:
             converted[currency] = amount
-    return Candidate(name, wallet, offer, cost, total, services.budget.entries(total, converted))
+    budget = services.budget
+    for most in request.at_most:
+        budget = budget.tightened(most)
+    subject = Subject(request.origin, offer.payee, offer.rail)
+    question = budget.question(total, converted)
+    pin = Pin.of(
+        offer,
+        method=request.method,
+        url=request.url,
+        checks_payee=budget.pin_payees,
+        tolerance=budget.price_tolerance,
+    )
+    return Candidate(
+        name=name,
+        wallet=wallet,
+        offer=offer,
+        cost=cost,
+        total=total,
+        entries=budget.entries(total, converted, subject),
+        pin=pin,
+        changes=() if question is None else (Change("amount", question),),
+    )
+
+
+async def _compared(services: Services, candidate: Candidate, request: Request, seen: dict[Place, Known]) -> Candidate:
+    """Compare a candidate with what is pinned. `seen` has what was found for the offers of other dialects.
+
+    Raises:
+        OfferRefused: something has changed, and nobody is there to approve it.
+        PaymentRefused: it costs so much that it is to be approved, and nobody is there to do so.
+    """
+    pin = candidate.pin
+    known = seen.get(pin.place) or await services.journal.known(pin)
+    seen[pin.place] = known
+    if request.approve is None and services.approve is None:
+        pin.check(known)
+        if candidate.changes:
+            raise PaymentRefused(f"{candidate.changes[0].detail}; there is nobody to ask", code="not_approved")
+    return replace(candidate, changes=(*candidate.changes, *pin.changes(known)))
 
 
 async def _total(cost: Cost, rates: RateSource | None) -> Money:

@@ -12,6 +12,8 @@ from typing import Any, TypeVar, cast
 
 import httpx
 
+from rail402.client.records import Approve
+from rail402.money import Money
 from rail402.protocol.dialect import Fields
 
 __all__ = ["Call", "Command", "Read", "Reply", "Request", "Send", "Steps", "call", "read", "send"]
@@ -29,6 +31,8 @@ class Request:
         fields: its header fields.
         body: its bytes; None where it is a stream, which cannot be sent twice.
         objection: why nothing may be bought for it, whatever it costs.
+        at_most: the most that may be paid for it, where that is less than the budget allows; all of them hold.
+        approve: who is asked about it in place of the payer's own `approve`.
     """
 
     method: str
@@ -37,6 +41,8 @@ class Request:
     fields: Fields
     body: bytes | None = field(repr=False)
     objection: str | None = None
+    at_most: tuple[Money, ...] = ()
+    approve: Approve | None = None
 
 
 @dataclass(frozen=True, slots=True)

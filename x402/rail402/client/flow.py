@@ -6,7 +6,7 @@ The rules, in the order in which they bind:
    the journal has it.
 2. A purchase of the same order that is not resolved comes first: its payment is shown again, and nothing new is signed
    while it may still be taken. (Calls that run side by side in one payer are purchases of their own.)
-3. Once a proof may have left, only that proof is sent: again and again on a transport error, 402, 409 or 503, as
+3. Once a proof may have left, only that proof is sent: again and again on a transport error, 402, 409, 429 or 503, as
    `Retry-After` and the back-off say, until the deadline. Then the wallet is asked what became of it. Only "not paid"
    frees the amount and lets another wallet try; everything else is `PaymentOutcomeUnknown`.
 4. A payment is added to the caller's own request and to nothing else: whatever follows a redirect is another request.
@@ -24,6 +24,7 @@ from typing import Final
 
 import httpx
 
+from rail402.client.approval import approved
 from rail402.client.choice import Candidate, Terms, best_offer, read_terms
 from rail402.client.commands import Reply, Request, Send, Steps, call, read, send
 from rail402.client.people import with_person
@@ -32,7 +33,6 @@ from rail402.client.records import Purchase, PurchaseRecord, new_record_id
 from rail402.client.services import PAY_SECONDS, RESERVE_LEASE, Services
 from rail402.errors import (
     AdministrativePaymentRequired,
-    BudgetExceeded,
     OfferRefused,
     OutcomeUnknown,
     PaymentActionRequired,
@@ -92,8 +92,10 @@ class PurchaseFlow:
         )
         yield from call(self._services.start)
         served = yield from self._resume_open(order)
-        if served is None and self._request.objection is not None:
-            raise OfferRefused(self._request.objection)
+        if served is None:
+            if self._request.objection is not None:
+                raise OfferRefused(self._request.objection)
+            self._services.budget.lists.check_host(self._request.origin)
         return served or (yield from self._buy(order, terms))
 
     # --- how it ends
@@ -207,9 +209,10 @@ class PurchaseFlow:
             if candidate is None:
                 continue
             try:
+                candidate = yield from call(partial(approved, self._services, candidate, self._request))
                 return (yield from self._purchase(candidate, order))
             except (PaymentFailed, PaymentRefused, PaymentActionRequired) as error:
-                if error.outcome != "not_paid":
+                if error.outcome != "not_paid" or error.code == "not_approved":  # who said no is not asked again
                     raise
                 terms.refuse(candidate.offer, error)
                 self._read_again(terms)
@@ -236,8 +239,8 @@ class PurchaseFlow:
         )
         attempt = self._begin(candidate.wallet, record)
         try:
-            yield from call(partial(services.journal.reserve, record, candidate.entries, now=now))
-        except BudgetExceeded:
+            yield from call(partial(services.journal.reserve, record, candidate.entries, now=now, pin=candidate.pin))
+        except PaymentRefused:
             services.live.discard(record.id)
             self._attempt = None  # it was not written
             raise

@@ -8,7 +8,7 @@ origin.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -18,15 +18,25 @@ from rail402.client.background import BackgroundLoop
 from rail402.client.bodies import read_async, read_sync
 from rail402.client.commands import Call, Command, Reply, Request, Send
 from rail402.client.flow import PurchaseFlow
+from rail402.client.presenting import MAX_BODY
+from rail402.client.quotes import Quote, quote_of
 from rail402.client.records import Purchase
 from rail402.client.services import Services
 from rail402.errors import Rail402Error
+from rail402.money import Money, as_money
 from rail402.protocol.dialect import Fields
 
-__all__ = ["EXTENSION", "AsyncPayingTransport", "PayingTransport"]
+__all__ = ["APPROVE", "AT_MOST", "EXTENSION", "AsyncPayingTransport", "PayingTransport", "bought_by", "quote"]
 
 EXTENSION: Final = "rail402"
 """The response extension that holds the `Purchase`."""
+
+AT_MOST: Final = "rail402_at_most"
+"""The request extension with the most that this request may cost, such as `"0.10 USD"`, or several amounts that all
+hold; see `Budget.tightened`."""
+
+APPROVE: Final = "rail402_approve"
+"""The request extension with who is asked about this request; see `Payer.approve`, in whose place it is asked."""
 
 # What a purchase can act on; anything else ends it, and its record stays in the journal as it is.
 _THROWN_IN: Final = (Rail402Error, httpx.TransportError, TimeoutError)
@@ -135,6 +145,25 @@ class PayingTransport(httpx.BaseTransport):
         self._inner.close()
 
 
+async def quote(services: Services, inner: httpx.AsyncBaseTransport, request: httpx.Request) -> Quote | None:
+    """Send a request and return what would be paid for it; None where it is answered with anything but a 402.
+
+    Raises: see `quote_of`.
+    """
+    reply = _reply(await inner.handle_async_request(request))
+    if reply.status != 402:
+        await reply.response.aclose()
+        return None
+    body = await read_async(reply.response, MAX_BODY)
+    return await quote_of(services, _seen(request), reply, body)
+
+
+def bought_by(request: httpx.Request) -> Purchase | None:
+    """Return what was bought by sending a request, also where httpx raised an error over the answer."""
+    call = request.extensions.get(EXTENSION)
+    return call.bought if isinstance(call, _Call) else None
+
+
 # --- one call of a client
 
 
@@ -142,7 +171,8 @@ class _Call:
     """What a call has done so far. httpx hands a request's extensions on to the requests that follow a redirect."""
 
     def __init__(self, origin: str) -> None:
-        self.origin, self.has_paid = origin, False
+        self.origin = origin
+        self.bought: Purchase | None = None
         self._seen: WeakSet[httpx.Request] = WeakSet()
 
     @classmethod
@@ -162,7 +192,7 @@ class _Call:
                 f"the call was made to {self.origin} and redirected to {origin}, and a payment goes only to the origin "
                 f"that was asked; make the request to {origin} itself to pay there"
             )
-        return "this call was redirected after it had paid, and one call pays once" if self.has_paid else None
+        return "this call was redirected after it had paid, and one call pays once" if self.bought is not None else None
 
 
 # --- between httpx's messages and ours
@@ -182,7 +212,13 @@ def _seen(request: httpx.Request) -> Request:
         fields=Fields.from_raw(request.headers.raw),
         body=body,
         objection=_Call.of(request, origin).objection(origin),
+        at_most=_limits(request.extensions.get(AT_MOST, ())),
+        approve=request.extensions.get(APPROVE),
     )
+
+
+def _limits(most: Money | str | Sequence[Money | str]) -> tuple[Money, ...]:
+    return (as_money(most),) if isinstance(most, Money | str) else tuple(as_money(each) for each in most)
 
 
 def _outgoing(command: Send, request: httpx.Request) -> httpx.Request:
@@ -212,7 +248,7 @@ def _reply(response: httpx.Response) -> Reply:
 
 def _finished(request: httpx.Request, reply: Reply, purchase: Purchase | None) -> httpx.Response:
     if purchase is not None:
-        request.extensions[EXTENSION].has_paid = True
+        request.extensions[EXTENSION].bought = purchase
         reply.response.extensions = {**reply.response.extensions, EXTENSION: purchase}
     return reply.response
 

@@ -19,21 +19,26 @@ from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
-from rail402.client.budget import SPENDING_EXPONENT, WINDOWS, Entry, Level, Spent
+from rail402.client.limits import SPENDING_EXPONENT, WINDOWS, Entry, Level, Spent
+from rail402.client.pins import Known, Pin, PinnedPayee, PinnedPrice, check_and_pin, known_of, listed, unpin
 from rail402.client.records import OPEN, PurchaseRecord, PurchaseState
-from rail402.errors import ConfigurationError, StaleCharge, StoreError
+from rail402.client.rules import host_of
+from rail402.errors import BudgetExceeded, ConfigurationError, StaleCharge, StoreError
 from rail402.money import Money
 from rail402.stores.connections import ConnectionThreads, Operation, group_commit
 from rail402.stores.sql import queries
 from rail402.stores.sqlite_file import open_writer
 
-__all__ = ["Journal", "JournalConflict"]
+__all__ = ["PAUSED", "Journal", "JournalConflict"]
 
 T = TypeVar("T")
 
 APPLICATION_ID: Final = int.from_bytes(b"r4jl")
 _SQL: Final = queries("journal")
 _BATCH: Final = 64
+
+PAUSED: Final = "purchases are paused; `rail402 budget resume` lets them be made again"
+"""What is said to who wants to buy while the kill switch is on."""
 
 
 class JournalConflict(StaleCharge):
@@ -88,22 +93,31 @@ class Journal:
 
     # --- purchases
 
-    async def reserve(self, record: PurchaseRecord, entries: Iterable[Entry], *, now: int) -> None:
-        """Write a new purchase, if all of its entries fit in the budget's windows.
+    async def reserve(
+        self, record: PurchaseRecord, entries: Iterable[Entry], *, now: int, pin: Pin | None = None
+    ) -> None:
+        """Write a new purchase, if all of its entries fit in the budget's windows, and pin what it asks for.
 
         Atomic: of any number of processes that reserve at once, none passes a limit.
 
         Raises:
-            BudgetExceeded: a limit would be passed; nothing was written.
+            BudgetExceeded: a limit would be passed, or purchases are paused; nothing was written.
+            OfferRefused: what is pinned has changed, and nobody has approved that; nothing was written.
         """
 
         def work(connection: sqlite3.Connection) -> None:
             self._check_file()
+            if connection.execute(_SQL["paused_since"]).fetchone() is not None:
+                raise BudgetExceeded(PAUSED)
+            if pin is not None:
+                check_and_pin(connection, pin, now)
             connection.execute(_SQL["insert_purchase"], _columns(record))
             for entry in entries:
-                entry.check(_window(connection, entry.window, entry.amount.currency, now))
-                row = {"id": record.id, "period": entry.window, "currency": entry.amount.currency, "now": now}
-                connection.execute(_SQL["insert_spending"], row | {"amount": _units(entry.amount)})
+                if entry.limit is not None:
+                    entry.check(_window(connection, entry, now))
+                place = {"scope": entry.scope, "period": entry.window, "currency": entry.amount.currency}
+                row = {"id": record.id, "amount": _units(entry.amount), "now": now}
+                connection.execute(_SQL["insert_spending"], place | row)
 
         await self._run(work)
 
@@ -160,19 +174,58 @@ class Journal:
         found = await self._records("get_purchase", {"id": record_id})
         return found[0] if found else None
 
-    async def spent(self, *, now: int) -> Mapping[str, Mapping[str, Spent]]:
-        """Return what each window holds, by window (`hour`, `day`) and currency."""
+    async def spent(self, *, now: int) -> Mapping[Level, Mapping[str, Spent]]:
+        """Return what each window holds, by window (`hour`, `day`, `total`) and currency."""
+        return (await self.spent_by_scope(now=now)).get("", {window: {} for window in WINDOWS})
 
-        def work(connection: sqlite3.Connection) -> dict[str, dict[str, Spent]]:
-            found: dict[str, dict[str, Spent]] = {}
-            for window, seconds in WINDOWS.items():
-                rows = connection.execute(_SQL["window_currencies"], {"period": window, "since": now - seconds})
-                found[window] = {
-                    currency: _window(connection, window, currency, now) for (currency,) in rows.fetchall()
-                }
+    async def spent_by_scope(self, *, now: int) -> Mapping[str, Mapping[Level, Mapping[str, Spent]]]:
+        """Return the same for every scope that holds anything: all purchases (`""`), a host, a payee or a rail, written
+        as in `Entry`."""
+
+        def work(connection: sqlite3.Connection) -> dict[str, dict[Level, dict[str, Spent]]]:
+            found: dict[str, dict[Level, dict[str, Spent]]] = {}
+            for window in WINDOWS:
+                rows = connection.execute(_SQL["windows"], {"period": window, "since": _since(window, now)})
+                for scope, currency, total, unresolved in rows.fetchall():
+                    windows = found.setdefault(scope, {each: {} for each in WINDOWS})
+                    windows[window][currency] = _spent(currency, total, unresolved)
             return found
 
         return await self._run(work)
+
+    # --- the kill switch
+
+    async def pause(self, *, now: int) -> None:
+        """Let nothing new be bought by anybody on this journal, from now on. What is open can still be resolved."""
+        await self._run(lambda connection: connection.execute(_SQL["pause"], {"now": now}).rowcount)
+
+    async def unpause(self) -> None:
+        """Let purchases be made again."""
+        await self._run(lambda connection: connection.execute(_SQL["unpause"]).rowcount)
+
+    async def paused_since(self) -> int | None:
+        """Return since when nothing is bought, Unix seconds; None where purchases are made."""
+        row = await self._run(lambda connection: connection.execute(_SQL["paused_since"]).fetchone())
+        return None if row is None else int(row[0])
+
+    # --- payees and prices
+
+    async def known(self, pin: Pin) -> Known:
+        """Return what is pinned for what a purchase asks for."""
+        return await self._run(lambda connection: known_of(connection, pin))
+
+    async def pins(self) -> tuple[Sequence[PinnedPayee], Sequence[PinnedPrice]]:
+        """Return all payees and all prices that are pinned."""
+        return await self._run(listed)
+
+    async def unpin(self, host: str) -> int:
+        """Forget the payees and prices of a host: those of the next purchase are believed. Return how many they were.
+
+        Raises:
+            ConfigurationError: it is not the name of a host.
+        """
+        name = host_of(host)
+        return await self._run(lambda connection: unpin(connection, name))
 
     # --- the keys of issuers
 
@@ -270,9 +323,20 @@ def _units(amount: Money) -> int:
     return amount.to_atomic(SPENDING_EXPONENT)
 
 
-def _window(connection: sqlite3.Connection, window: Level, currency: str, now: int) -> Spent:
-    values = {"period": window, "currency": currency, "since": now - WINDOWS[window]}
-    total, unresolved = connection.execute(_SQL["window"], values).fetchone()
+def _window(connection: sqlite3.Connection, entry: Entry, now: int) -> Spent:
+    """Return what the window of an entry holds already."""
+    place = {"scope": entry.scope, "period": entry.window, "currency": entry.amount.currency}
+    total, unresolved = connection.execute(_SQL["window"], place | {"since": _since(entry.window, now)}).fetchone()
+    return _spent(entry.amount.currency, total, unresolved)
+
+
+def _since(window: Level, now: int) -> int:
+    """Return the time after which what was spent counts in a window."""
+    seconds = WINDOWS[window]
+    return -1 if seconds is None else now - seconds
+
+
+def _spent(currency: str, total: int, unresolved: int) -> Spent:
     return Spent(
         Money.from_atomic(total, SPENDING_EXPONENT, currency),
         Money.from_atomic(unresolved, SPENDING_EXPONENT, currency),
@@ -282,9 +346,10 @@ def _window(connection: sqlite3.Connection, window: Level, currency: str, now: i
 def _close_spending(connection: sqlite3.Connection, record: PurchaseRecord, now: int) -> None:
     """Count what it did cost; what was converted shrinks in the same proportion."""
     cost = record.reserved if record.cost is None else record.cost
-    for period, amount in connection.execute(_SQL["spending_of"], {"id": record.id}).fetchall():
+    for scope, period, amount in connection.execute(_SQL["spending_of"], {"id": record.id}).fetchall():
         true = -(-amount * _units(cost) // _units(record.reserved)) if record.reserved.amount else amount
-        connection.execute(_SQL["close_spending"], {"id": record.id, "period": period, "amount": true, "now": now})
+        row = {"id": record.id, "scope": scope, "period": period, "amount": true, "now": now}
+        connection.execute(_SQL["close_spending"], row)
 
 
 def _pinned(connection: sqlite3.Connection, origin: str) -> list[dict[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,11 +13,11 @@ from typing import Final, Self, TypeVar
 import httpx
 
 from rail402.client.background import BackgroundLoop
-from rail402.client.budget import Budget
-from rail402.client.httpx import AsyncPayingTransport, PayingTransport
+from rail402.client.budget import Budget, Level, Spent
+from rail402.client.httpx import AsyncPayingTransport, PayingTransport, quote
 from rail402.client.journal import Journal
 from rail402.client.presenting import Attempt
-from rail402.client.records import PurchaseRecord, PurchaseState
+from rail402.client.records import Approve, PurchaseRecord, PurchaseState, Quote
 from rail402.client.redaction import redact_logs
 from rail402.client.services import RESERVE_LEASE, Ask, Services
 from rail402.clock import Clock, RandomBytes, system_clock, system_random
@@ -76,6 +76,9 @@ class Payer:
             to people, and the offer. It returns when the person has acted, or has not; what became of the payment is
             asked of the wallet until the call's `deadline`, which counts the person's time. Without it, or without
             success, the call raises `PaymentActionRequired`, and the same request goes on with it later.
+        approve: set it to have the owner asked before something unusual is bought: an async function of a `Quote` that
+            returns whether to buy that. It is asked about what costs more than the budget's `ask_above`, and about
+            changes of what is pinned. Without it, and without a yes in time, nothing is paid.
 
     Raises:
         ConfigurationError: there is no wallet, or two have the same name.
@@ -123,8 +126,45 @@ class Payer:
     def on_action(self, ask: Ask | None) -> None:
         self._services.on_action = ask
 
+    @property
+    def approve(self) -> Approve | None:
+        """See the class."""
+        return self._services.approve
+
+    @approve.setter
+    def approve(self, approve: Approve | None) -> None:
+        self._services.approve = approve
+
     def __repr__(self) -> str:
         return f"Payer(wallets={list(self._wallets)}, journal={self.journal!r})"
+
+    @property
+    def wallets(self) -> Mapping[str, Wallet]:
+        """The wallets that have started, by name, in order of preference."""
+        return self._services.wallets
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all wallets, in order of preference, whether they could be started or not."""
+        return tuple(self._wallets)
+
+    async def spent(self) -> Mapping[Level, Mapping[str, Spent]]:
+        """Return what of the budget is used: by window (`hour`, `day`, `total`) and currency.
+
+        Raises:
+            StoreError: the journal cannot be used.
+        """
+        await self.journal.start()
+        return await self.journal.spent(now=self._services.now())
+
+    async def spent_by_scope(self) -> Mapping[str, Mapping[Level, Mapping[str, Spent]]]:
+        """Return the same for all purchases (`""`) and for each host, payee and rail that a rule is for.
+
+        Raises:
+            StoreError: the journal cannot be used.
+        """
+        await self.journal.start()
+        return await self.journal.spent_by_scope(now=self._services.now())
 
     # --- transports
 
@@ -142,6 +182,24 @@ class Payer:
         Wallets keep connections that belong to one event loop, so use a payer through one kind of transport only.
         """
         return PayingTransport(self._services, inner or httpx.HTTPTransport(), self._loop)
+
+    async def quote(self, request: httpx.Request, inner: httpx.AsyncBaseTransport | None = None) -> Quote | None:
+        """Send a request without paying, and return what would be paid for it; None where it is not answered with 402.
+
+        Nothing is reserved: another purchase may take what is left of the budget in the meantime.
+
+        Args:
+            request: such as `client.build_request("GET", url)`.
+            inner: what it is sent through; a transport of its own if left out.
+
+        Raises:
+            PaymentRefused: it would not be paid; the message says why, offer by offer.
+            RailUnavailable, StoreError: no wallet, or the journal, can be reached.
+        """
+        if inner is not None:
+            return await quote(self._services, inner, request)
+        async with httpx.AsyncHTTPTransport() as own:
+            return await quote(self._services, own, request)
 
     # --- opening and closing
 

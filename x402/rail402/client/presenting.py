@@ -43,7 +43,7 @@ MAX_BODY: Final = 131_072
 PRESENT_MARGIN: Final = 30
 """Seconds for which a purchase is not taken over after the deadline of whoever works on it."""
 
-_RESENT: Final = frozenset({402, 409, 503})
+_RESENT: Final = frozenset({402, 409, 429, 503})
 _BACKOFF: Final = (1, 2, 4, 8)
 _ACTION: Final = "action_required"
 # The final answers that mean that the money has moved: there is nothing to take back.
@@ -214,7 +214,7 @@ class Attempt:
     # --- showing the proof
 
     def present(self, paid: Paid, *, until: int | None = None) -> Steps[Served]:
-        """Show the proof until the server answers with anything but 402, 409 or 503.
+        """Show the proof until the server answers with anything but 402, 409, 429 or 503.
 
         Args:
             until: where a person has just acted, the Unix seconds until which the server may still be learning of it.

@@ -22,7 +22,7 @@ from rail402.protocol.base import parse_json
 from rail402.protocol.offer import Flow
 from rail402.protocol.receipt import Receipt, verify_receipt
 
-__all__ = ["JWKS_PATH", "RECEIPT_FIELD", "CheckedReceipt", "check_receipt"]
+__all__ = ["JWKS_PATH", "RECEIPT_FIELD", "CheckedReceipt", "check_receipt", "check_subject"]
 
 RECEIPT_FIELD: Final = "receipt-record"
 JWKS_PATH: Final = "/.well-known/rail402/jwks.json"
@@ -50,7 +50,7 @@ def check_receipt(services: Services, reply: Reply, record: PurchaseRecord) -> S
         if token is None:
             return CheckedReceipt()
         receipt = yield from _verify(services, token, record.order.origin)
-        _check_subject(receipt, record)
+        check_subject(receipt, record)
         _check_time(receipt, record, services.now())
     except (Rail402Error, httpx.TransportError, TimeoutError) as error:
         return CheckedReceipt(token, None, (str(error) or type(error).__name__)[:_MAX_ERROR])
@@ -98,10 +98,11 @@ def _is_ours(key: Any) -> bool:
     )
 
 
-def _check_subject(receipt: Receipt, record: PurchaseRecord) -> None:
-    """Check that the receipt is about this purchase and no other.
+def check_subject(receipt: Receipt, record: PurchaseRecord) -> None:
+    """Check that the receipt is about this purchase and no other. Of what was reserved first, less may have been taken.
 
-    Of what was reserved first, less may have been taken.
+    Raises:
+        MalformedInput: it is about another one; the message says in what.
     """
     order, offer = record.order, record.offer
     is_less = offer.flow is Flow.ESCROW and int(receipt.amount) < offer.amount

@@ -11,7 +11,7 @@ The first three are open: they count in the budget, and the next request for the
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -26,7 +26,7 @@ from rail402.protocol.offer import Offer
 from rail402.protocol.order import Order
 from rail402.protocol.receipt import Receipt
 
-__all__ = ["OPEN", "Purchase", "PurchaseRecord", "PurchaseState", "new_record_id"]
+__all__ = ["OPEN", "Approve", "Purchase", "PurchaseRecord", "PurchaseState", "Quote", "new_record_id"]
 
 _LONGEST: Final = 86_400
 
@@ -125,6 +125,31 @@ class Purchase:
     dialect: str
     receipt: Receipt | None
     receipt_error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quote:
+    """What would be paid for a request, by whom and to whom.
+
+    Attributes:
+        wallet: the name of the wallet that would pay.
+        price: what is asked; total: the most that it can cost, fees included.
+        offer: the offer, checked as it would be before paying: its amount, payee and network are what would be paid.
+        method, url: the request.
+        why: what about it the owner wants to be asked about; empty where it would be bought without asking.
+    """
+
+    wallet: str
+    price: Money
+    total: Money
+    offer: Offer
+    method: str = ""
+    url: str = ""
+    why: tuple[str, ...] = ()
+
+
+Approve = Callable[[Quote], Awaitable[bool]]
+"""Asks the owner whether to buy just what is quoted; anything but True is a no."""
 
 
 def new_record_id(random_bytes: RandomBytes) -> str:

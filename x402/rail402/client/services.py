@@ -8,6 +8,7 @@ from typing import Final
 
 from rail402.client.budget import Budget
 from rail402.client.journal import Journal
+from rail402.client.records import Approve
 from rail402.clock import Clock, RandomBytes
 from rail402.protocol.dialect import Context, Dialect
 from rail402.protocol.offer import Offer
@@ -34,7 +35,7 @@ class Services:
         wallets: those that have started, by name, in the owner's order.
         sleep: waits that many seconds.
         start: opens what is not open yet.
-        on_action: see `Payer`.
+        on_action, approve: see `Payer`.
         live: the ids of the purchases that are being worked on here.
     """
 
@@ -50,6 +51,7 @@ class Services:
     deadline: int
     start: Callable[[], Awaitable[None]]
     on_action: Ask | None = None
+    approve: Approve | None = None
     live: set[str] = field(default_factory=set)
 
     def now(self) -> int:

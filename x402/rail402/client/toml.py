@@ -1,0 +1,205 @@
+"""`wallets.toml`: a payer's wallets, its budget and its journal, without a line of Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from rail402.client.budget import Budget
+from rail402.client.journal import Journal
+from rail402.client.payer import Payer
+from rail402.client.rules import Rule
+from rail402.config import TomlFile
+from rail402.dialects import DEFAULT_DIALECTS, dialect_by_name
+from rail402.errors import ConfigurationError
+from rail402.money import Money
+from rail402.plugins import installed_rails, load_plugin
+from rail402.protocol.base import Record
+from rail402.protocol.rail import Wallet
+from rail402.rates import FixedRates
+from rail402.sandbox import sandbox_directory
+
+__all__ = [
+    "JOURNAL",
+    "journal_from_toml",
+    "payer_from_toml",
+    "sandbox_journal",
+    "sandbox_payer",
+    "wallets_file",
+]
+
+JOURNAL: Final = "wallet.db"
+"""The journal's name, beside the file that says whose it is."""
+
+
+class _Client(Record):
+    journal: str = f"sqlite:///{JOURNAL}"
+    deadline: int = Field(30, gt=0, strict=True)
+    dialects: list[str] | None = Field(None, min_length=1)
+    rates: dict[str, str] = Field(default_factory=dict)
+
+
+class _Limits(Record):
+    per_request: str | list[str] | None = None
+    per_hour: str | list[str] | None = None
+    per_day: str | list[str] | None = None
+    total: str | list[str] | None = None
+
+
+class _Rule(_Limits):
+    host: str | None = None
+    payee: str | None = None
+    rail: str | None = None
+
+
+class _Budget(_Limits):
+    rules: list[_Rule] | None = None
+    allow_hosts: list[str] | None = None
+    deny_hosts: list[str] | None = None
+    allow_payees: list[str] | None = None
+    deny_payees: list[str] | None = None
+    pin_payees: bool | None = Field(None, strict=True)
+    price_tolerance: int | None = Field(None, ge=0, strict=True)
+    ask_above: str | list[str] | None = None
+
+    @field_validator("*")
+    @classmethod
+    def _check(cls, value: Any, info: ValidationInfo) -> Any:
+        """Check each by itself, so that the error names the key."""
+        try:
+            if value is not None:
+                Budget(**{str(info.field_name): _setting(value)})
+        except ConfigurationError as error:
+            raise ValueError(error.detail) from error
+        return value
+
+
+class _File(Record):
+    client: dict[str, Any] = Field(default_factory=dict)
+    budget: dict[str, Any] = Field(default_factory=dict)
+    wallets: list[dict[str, Any]] = Field(min_length=1)
+
+
+def wallets_file() -> Path:
+    """Return where a person's `wallets.toml` is: `$RAIL402_WALLETS`, else in `~/.config/rail402` (or below
+    `$XDG_CONFIG_HOME`)."""
+    named = os.environ.get("RAIL402_WALLETS")
+    if named:
+        return Path(named)
+    home = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(home) if home else Path.home() / ".config") / "rail402" / "wallets.toml"
+
+
+def payer_from_toml(path: str | Path, *, rails: Collection[str] = (), at_most: Money | None = None) -> Payer:
+    """Make the payer that a `wallets.toml` describes.
+
+    Args:
+        path: the file. A relative journal in it is beside it, wherever the process was started.
+        rails: pay on these only; on all if empty.
+        at_most: the most that one purchase may cost, where that is less than the file's own limit.
+
+    Raises:
+        ConfigurationError: with the file, the line, the key and what is allowed there.
+    """
+    file = TomlFile(path)
+    file.table(_File)
+    client, budget, wallets = file.table(_Client, "client"), _budget(file), []
+    for index, table in enumerate(file.tables("wallets")):
+        name = table.get("name")
+        if not isinstance(name, str):
+            raise file.error(("wallets", index), 'needs name = "…", the name of an installed rail')
+        if not rails or name in rails:
+            wallets.append(_wallet(file, index, name))
+    if not wallets:
+        raise ConfigurationError(f"{path} has no wallet on {', '.join(sorted(rails))}")
+    try:
+        return Payer(
+            wallets,
+            budget=budget if at_most is None else budget.tightened(at_most),
+            journal=_beside(file.path, client.journal),
+            dialects=[dialect_by_name(name) for name in client.dialects] if client.dialects else DEFAULT_DIALECTS,
+            rates=FixedRates(client.rates) if client.rates else None,
+            deadline=client.deadline,
+        )
+    except ConfigurationError as error:
+        raise file.error(("client",), error.detail) from error
+
+
+def journal_from_toml(path: str | Path) -> tuple[Journal, Budget]:
+    """Return the journal and the budget that a `wallets.toml` names. No secret in it is looked at.
+
+    Raises:
+        ConfigurationError: with the file, the line, the key and what is allowed there.
+    """
+    file = TomlFile(path)
+    file.table(_File)
+    client = file.table(_Client, "client")
+    try:
+        return Journal(_beside(file.path, client.journal)), _budget(file)
+    except ConfigurationError as error:
+        raise file.error(("client", "journal"), error.detail) from error
+
+
+def sandbox_journal() -> tuple[Journal, Budget]:
+    """Return the journal and the budget of `sandbox_payer`.
+
+    Raises:
+        ConfigurationError: the sandbox's directory cannot be made.
+    """
+    return Journal(f"sqlite:///{sandbox_directory().absolute() / JOURNAL}"), Budget()
+
+
+def sandbox_payer(*, rails: Collection[str] = (), at_most: Money | None = None) -> Payer:
+    """Make a payer with play money: a wallet on every installed rail that has a sandbox, and the default budget.
+
+    Raises:
+        ConfigurationError: no such rail is installed.
+    """
+    wallets = []
+    for name in installed_rails():
+        if not rails or name in rails:
+            plugin = load_plugin(name)
+            wallets.append(plugin.wallet(plugin.wallet_config.model_validate({"backend": "sandbox"})))
+    if not wallets:
+        raise ConfigurationError(f"no rail is installed that is called {' or '.join(sorted(rails)) or 'anything'}")
+    journal, budget = sandbox_journal()
+    return Payer(wallets, budget=budget if at_most is None else budget.tightened(at_most), journal=journal)
+
+
+def _budget(file: TomlFile) -> Budget:
+    limits = file.table(_Budget, "budget")
+    try:
+        return Budget(**{name: _setting(value) for name, value in limits if value is not None})
+    except ConfigurationError as error:
+        raise file.error(("budget",), error.detail) from error
+
+
+def _setting(value: Any) -> Any:
+    """Return a value of the table as `Budget` takes it."""
+    if isinstance(value, list) and value and isinstance(value[0], _Rule):
+        return [Rule(**dict(rule)) for rule in value]
+    return value
+
+
+def _wallet(file: TomlFile, index: int, name: str) -> Wallet:
+    try:
+        plugin = load_plugin(name)
+    except ConfigurationError as error:
+        raise file.error(("wallets", index, "name"), error.detail) from error
+    config = file.table(plugin.wallet_config, "wallets", index, ignore=["name"])
+    try:
+        return plugin.wallet(config)
+    except ConfigurationError as error:
+        raise file.error(("wallets", index), error.detail) from error
+
+
+def _beside(file: Path, journal: str) -> str:
+    """Return the journal's URL; a relative one is beside the file, so that one budget holds everywhere."""
+    name = journal.removeprefix("sqlite:///")
+    if name == journal or name.startswith("/"):
+        return journal
+    return f"sqlite:///{file.absolute().parent / name}"
