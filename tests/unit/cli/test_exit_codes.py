@@ -11,7 +11,7 @@ from rail402.cli.exit_codes import ExitCode, table
 
 def test_every_code_has_its_row() -> None:
     rows = table().splitlines()[2:]
-    assert [int(row.split()[0]) for row in rows] == [0, 1, 2, 3, 4, 5] == list(ExitCode)
+    assert [int(row.split()[0]) for row in rows] == [0, 1, 2, 3, 4, 5, 6, 7] == list(ExitCode)
 
 
 @pytest.mark.parametrize(("command", "codes"), [("inspect", "012345"), ("decode", "012")])

@@ -17,7 +17,7 @@ from rail402.cli.explaining import MAX_TEXT, Explainer
 from rail402.cli.hiding import revealed
 from rail402.errors import MalformedInput
 from rail402.plugins import Explained
-from rail402.protocol.receipt import ReceiptKeys
+from rail402.protocol.receipt import ReceiptKeys, RefundReceipt
 from tests.unit.cli.samples import (
     EVM,
     NOW,
@@ -238,6 +238,24 @@ def test_a_receipt_is_read_without_its_keys() -> None:
     assert "was not checked" in explained.notes[-1]
     other = explain(jws({"alg": "EdDSA", "typ": "interaction-record+jwt"}, {"iss": "a"}))
     assert other.kind == "JWS, no receipt of rail402"
+
+
+def test_a_refund_receipt_is_no_receipt() -> None:
+    record = RefundReceipt(
+        issuer="https://shop.example",
+        charge="ch_1",
+        issued_at=NOW,
+        rail="base",
+        network="eip155:8453",
+        asset="USDC",
+        amount="3000",
+        price="0.003 USDC",
+        payee="shop",
+        payment="0x1",
+    )
+    explained = explain(KEYS.sign(record), KEYS.jwks)
+    assert (explained.kind, explained.facts["signature_verifies"]) == ("refund receipt of rail402 (JWS)", True)
+    assert "signed it for https://shop.example" in explained.notes[-1]
 
 
 def test_a_signature_that_does_not_count() -> None:

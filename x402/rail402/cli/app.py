@@ -9,10 +9,17 @@ from typing import Annotated
 
 import typer
 
+from rail402.cli.budget import budget
+from rail402.cli.charges import charges
 from rail402.cli.decode import decode
+from rail402.cli.doctor import doctor
 from rail402.cli.exit_codes import ExitCode
 from rail402.cli.facilitator import facilitator
+from rail402.cli.init import init
 from rail402.cli.inspect import inspect
+from rail402.cli.mcp import mcp
+from rail402.cli.pay import get, post
+from rail402.cli.receipts import receipts
 from rail402.clock import system_random
 from rail402.errors import Rail402Error
 from rail402.protocol.receipt import ReceiptKeys
@@ -27,6 +34,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(charges)
+app.add_typer(receipts)
+app.add_typer(budget)
+app.command()(doctor)
+app.command()(init)
+app.command()(mcp)
+app.command()(get)
+app.command()(post)
 app.command()(inspect)
 app.command()(facilitator)
 app.command(context_settings={"ignore_unknown_options": True})(decode)  # a text may begin with a minus sign
@@ -76,9 +91,12 @@ def keygen(
 
 
 def run() -> None:
-    """Run the commands; an error of ours is one line on standard error and exit code 1."""
+    """Run the commands; an error of ours is one line on standard error and exit code 1, and so is a missing extra."""
     try:
         app()
+    except ImportError as error:  # each command imports what only it needs
+        typer.echo(f"rail402: this needs {error.name}; try: pip install 'rail402[all]'", err=True)
+        raise SystemExit(ExitCode.FAILED) from error
     except Rail402Error as error:
         typer.echo(f"rail402: {error}", err=True)
         raise SystemExit(ExitCode.FAILED) from error

@@ -16,15 +16,19 @@ class ExitCode(IntEnum):
     NOT_402 = 3
     ADMINISTRATIVE = 4
     NOT_PAYABLE = 5
+    STILL_OPEN = 6
+    OVER_BUDGET = 7
 
 
 _MEANINGS = {
     ExitCode.DONE: "done (inspect: at least one offer can be paid; decode: it was read)",
-    ExitCode.FAILED: "it did not go as it should (inspect: no answer; decode: cannot be read or does not verify)",
+    ExitCode.FAILED: "it did not go as it should (no answer, or an error; decode: cannot be read or does not verify)",
     ExitCode.WRONG_USAGE: "wrong usage",
     ExitCode.NOT_402: "inspect: the answer is not a 402",
-    ExitCode.ADMINISTRATIVE: "inspect: a 402 without payment terms, a billing matter that no payment settles",
-    ExitCode.NOT_PAYABLE: "inspect: a 402 with terms, none of which can be paid with the rails installed here",
+    ExitCode.ADMINISTRATIVE: "a 402 without payment terms, a billing matter that no payment settles",
+    ExitCode.NOT_PAYABLE: "a 402 with terms, none of which can be paid with the rails (get: the wallets) here",
+    ExitCode.STILL_OPEN: "it is not known yet what became of some money (charges: reconcile; get: run it again)",
+    ExitCode.OVER_BUDGET: "get: the limits, lists or pins of the budget do not allow it; nothing was paid",
 }
 
 

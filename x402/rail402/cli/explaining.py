@@ -18,7 +18,14 @@ from rail402.errors import MalformedInput
 from rail402.plugins import Explained, RailPlugin
 from rail402.protocol.base import Json, parse_json
 from rail402.protocol.dialect import Fields
-from rail402.protocol.receipt import RECEIPT_TYPE, Receipt, verify_receipt
+from rail402.protocol.receipt import (
+    RECEIPT_TYPE,
+    REFUND_TYPE,
+    Receipt,
+    RefundReceipt,
+    verify_receipt,
+    verify_refund,
+)
 
 __all__ = ["MAX_TEXT", "READABLE", "Explainer"]
 
@@ -45,6 +52,12 @@ READABLE: Final = (
 _HEADER_LINE = re.compile(r"([A-Za-z][A-Za-z0-9-]{0,63}+):[ \t]*+(.*)", re.ASCII | re.DOTALL)
 _JWS = re.compile(r"([A-Za-z0-9_-]++)\.([A-Za-z0-9_-]++)\.([A-Za-z0-9_-]++)", re.ASCII)
 _L402 = re.compile(r"(?:l402|lsat)[ \t]++([^\s:]++):([^\s:]*+)", re.IGNORECASE | re.ASCII)
+_Verify = Callable[[str, Mapping[str, Any]], Receipt | RefundReceipt]
+_RECORDS: Final[Mapping[str, tuple[type[Receipt | RefundReceipt], _Verify, str]]] = {
+    RECEIPT_TYPE: (Receipt, verify_receipt, "receipt of rail402 (JWS)"),
+    REFUND_TYPE: (RefundReceipt, verify_refund, "refund receipt of rail402 (JWS)"),
+}
+_NO_RECORD: Final = (None, verify_receipt, "JWS, no receipt of rail402")
 _PAYMENT_WORDS: Final = ("payment", "l402", "lsat")
 _PROOF_DIALECTS: Final = ("x-payment", "x-price", "payment-uri")
 _PRIVATE_KEY_MEMBERS: Final = frozenset(("d", "p", "q", "dp", "dq", "qi", "oth", "k"))
@@ -183,18 +196,18 @@ class Explainer:
         header = from_base64(match[1], field="jws.header", max_bytes=MAX_TEXT)
         facts: dict[str, Any] = {"header": hidden(header)}
         facts["claims"] = hidden(from_base64(match[2], field="jws.claims", max_bytes=MAX_TEXT))
-        notes = [] if header.get("typ") != RECEIPT_TYPE else _receipt_problems(match[2])
+        model, verify, kind = _RECORDS.get(str(header.get("typ")), _NO_RECORD)
+        notes = [] if model is None else _receipt_problems(match[2], model)
         if self._jwks is None:
             notes.append("its signature was not checked: give the issuer's keys with --jwks")
         else:
             try:
-                receipt = verify_receipt(text, self._jwks)
+                receipt = verify(text, self._jwks)
                 facts["signature_verifies"] = True
                 notes.append(f"its signature is good: a key of the set signed it for {receipt.issuer}")
             except MalformedInput as error:
                 facts["signature_verifies"] = False
                 notes.append(f"its signature does NOT count: {error.detail}")
-        kind = "receipt of rail402 (JWS)" if header.get("typ") == RECEIPT_TYPE else "JWS, no receipt of rail402"
         return Explained(kind, facts, notes)
 
     # --- JSON messages
@@ -302,9 +315,9 @@ def _decoded(text: Any) -> Any:
         return SecretStr(text)
 
 
-def _receipt_problems(claims: str) -> list[str]:
+def _receipt_problems(claims: str, model: type[Receipt | RefundReceipt]) -> list[str]:
     try:
-        Receipt.model_validate(from_base64(claims, field="jws.claims", max_bytes=MAX_TEXT))
+        model.model_validate(from_base64(claims, field="jws.claims", max_bytes=MAX_TEXT))
     except ValidationError as error:
         return [f"its claim {member} is missing or has the wrong form" for member in _places(error)]
     return []

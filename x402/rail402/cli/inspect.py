@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import httpx
@@ -18,6 +16,7 @@ from rich.text import Text
 from rail402.cli.exit_codes import ExitCode, table
 from rail402.cli.hiding import revealed
 from rail402.cli.reading import DIALECTS, Entry, installed, read_entries
+from rail402.cli.request import PAYMENT_WORDS, Data, Header, Method, Url, build_request
 from rail402.cli.show import clean, new_console, print_json, show_facts
 from rail402.client.bodies import read_async
 from rail402.clock import system_clock
@@ -34,9 +33,7 @@ SAFE_BYTES: Final = 7168
 
 MAX_BODY: Final = 1_048_576
 
-_FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~]*)", re.ASCII)
 _LIKE_TERMS = re.compile(r"payment|price|l402|paywall", re.IGNORECASE)
-_PAYMENT_WORDS: Final = frozenset(("payment", "l402", "lsat"))
 
 _MEANINGS: Final = {
     401: "it asks for a login, not for money: a payment does not help",
@@ -54,7 +51,7 @@ _HELP = f"""Show every offer of a 402 and what is wrong with each. Pays nothing,
 
 Makes one request and follows no redirect.
 
-{table()}"""
+{table(*(code for code in ExitCode if code <= ExitCode.NOT_PAYABLE))}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +66,14 @@ class _Answer:
 
 
 def inspect(
-    url: Annotated[str, typer.Argument(help="What to ask for, http:// or https://.")],
-    method: Annotated[str | None, typer.Option("--method", "-X", help="GET, or POST where there is --data.")] = None,
-    header: Annotated[
-        list[str] | None, typer.Option("--header", "-H", help="A line 'Name: value'; repeatable.")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", "-d", help="The body; - is standard input, @PATH a file.")
-    ] = None,
+    url: Url,
+    method: Method = None,
+    header: Header = None,
+    data: Data = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
     timeout: Annotated[int, typer.Option(min=1, max=300, help="Seconds for the whole answer.")] = 15,
 ) -> None:
-    request = _request(url, method, header or [], _body(data))
+    request = build_request(url, method, header or [], data)
     try:
         answer = asyncio.run(_ask(request, timeout))
     except (httpx.HTTPError, TimeoutError, OSError) as error:
@@ -105,44 +98,6 @@ inspect.__doc__ = _HELP
 
 
 # --- the request
-
-
-def _request(url: str, method: str | None, headers: Sequence[str], body: bytes | None) -> httpx.Request:
-    """Return the one request; what is no request, or would pay, is wrong usage."""
-    lines = [_FIELD.fullmatch(line) for line in headers]
-    if not all(lines):
-        raise typer.BadParameter("a header is written as 'Name: value', in ASCII", param_hint="--header")
-    fields = [(line[1], line[2].strip()) for line in lines if line is not None]
-    for name, value in fields:
-        if _pays(name.lower(), value):
-            raise typer.BadParameter(f"inspect never pays, and {name} is a payment", param_hint="--header")
-    verb = method or ("GET" if body is None else "POST")
-    if not re.fullmatch(r"[A-Za-z]{1,32}", verb, re.ASCII):
-        raise typer.BadParameter("must be a word such as GET", param_hint="--method")
-    try:
-        target = httpx.URL(url)
-    except (httpx.InvalidURL, UnicodeError) as error:
-        raise typer.BadParameter(clean(str(error)), param_hint="URL") from error
-    if target.scheme not in ("http", "https") or not target.host or target.userinfo:
-        raise typer.BadParameter("must begin with http:// or https:// and hold no password", param_hint="URL")
-    return httpx.Request(verb.upper(), target.copy_with(fragment=None), headers=fields, content=body)
-
-
-def _pays(name: str, value: str) -> bool:
-    if name == "authorization":  # a login is none, and often needed to be shown the price
-        return any(scheme.name in _PAYMENT_WORDS for scheme in auth_params.parse(value))
-    return any(name in dialect.request_fields for dialect in DIALECTS)
-
-
-def _body(data: str | None) -> bytes | None:
-    if data is None:
-        return None
-    if data == "-":
-        return sys.stdin.buffer.read()
-    try:
-        return Path(data[1:]).read_bytes() if data.startswith("@") else data.encode("utf-8", "replace")
-    except (OSError, ValueError) as error:
-        raise typer.BadParameter(f"{data[1:]} cannot be read", param_hint="--data") from error
 
 
 async def _ask(request: httpx.Request, timeout: int) -> _Answer:
@@ -234,8 +189,8 @@ def _notes(answer: _Answer, entries: Sequence[Entry], size: int) -> list[str]:
     if _v2_in_body(answer.body) and not answer.fields.all("payment-required"):
         notes.append("the body holds an x402 v2 challenge, which clients ignore: it belongs in PAYMENT-REQUIRED")
     schemes = {scheme.name for line in answer.fields.all("www-authenticate") for scheme in auth_params.parse(line)}
-    if schemes - _PAYMENT_WORDS:
-        notes.append(f"WWW-Authenticate also asks for a login: {', '.join(sorted(schemes - _PAYMENT_WORDS)[:8])}")
+    if schemes - PAYMENT_WORDS:
+        notes.append(f"WWW-Authenticate also asks for a login: {', '.join(sorted(schemes - PAYMENT_WORDS)[:8])}")
     notes += [f"not known here: the field {name}" for name in _strange_terms(answer)]
     if size > SAFE_BYTES:
         notes.append(f"warning: {size} bytes of challenge fields; many proxies buffer no more than {SAFE_BYTES}")

@@ -1,0 +1,203 @@
+"""`rail402 budget`: the limits, what of them is used, and the kill switch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from rail402.cli.exit_codes import ExitCode, table
+from rail402.cli.pay import Wallets, open_journal
+from rail402.cli.show import clean, print_json, relative
+from rail402.client.budget import Budget
+from rail402.client.journal import Journal
+from rail402.client.limits import LEVELS, WINDOWS, Level, Spent, either, phrase
+from rail402.client.rules import Rule, host_of, rule_of
+from rail402.clock import system_clock
+from rail402.money import Money
+
+__all__ = ["budget"]
+
+T = TypeVar("T")
+
+_CODES = table(ExitCode.DONE, ExitCode.FAILED, ExitCode.WRONG_USAGE)
+
+budget = typer.Typer(name="budget", help="The limits, what of them is used, and the kill switch.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What a journal says."""
+
+    spent: Mapping[str, Mapping[Level, Mapping[str, Spent]]]
+    paused_since: int | None
+
+
+@budget.command("show", help=f"Show the limits, and what of them is spent and held. No wallet is opened.\n\n{_CODES}")
+def show(wallets: Wallets = None, as_json: Json = False) -> None:
+    async def read(journal: Journal) -> _State:
+        return _State(await journal.spent_by_scope(now=system_clock()), await journal.paused_since())
+
+    journal, limits = open_journal(wallets)
+    state = asyncio.run(_with(journal, read)) if journal.path.exists() else _State({}, None)
+    if as_json:
+        print_json(_facts(limits, state))
+        return
+    if state.paused_since is not None:
+        typer.echo(f"paused {relative(state.paused_since - system_clock())}: nothing is bought")
+    for level in LEVELS:
+        typer.echo(f"{phrase(level):<13}{_or(limits, level)}")
+        for used in _used(state, "", level):
+            typer.echo(f"{'':<13}{used}")
+    for rule in limits.rules:
+        typer.echo(f"{rule}: " + ", ".join(f"{either(most)} {phrase(level)}" for level, most in _limited(rule)))
+        for scope in _scopes(rule, limits, state):
+            for level, _ in _limited(rule):
+                for used in _used(state, scope, level):
+                    typer.echo(f"{'':<13}{scope}: {used} {phrase(level)}")
+    if limits.price_tolerance is not None:
+        typer.echo(f"price_tolerance: {limits.price_tolerance} % above the first price")
+    if limits.asks_above:
+        typer.echo(f"ask_above: {either(limits.asks_above)}")
+    if not limits.pin_payees:
+        typer.echo("pin_payees: no, a changed payee is paid")
+    for name, names in _lists(limits).items():
+        typer.echo(f"{name}: {', '.join(names) or 'nobody'}")
+
+
+@budget.command(
+    "pause", help=f"Stop all purchases of this journal, now. What is open can still be resolved.\n\n{_CODES}"
+)
+def pause(wallets: Wallets = None) -> None:
+    asyncio.run(_with(open_journal(wallets)[0], lambda journal: journal.pause(now=system_clock())))
+    typer.echo("paused: nothing is bought until `rail402 budget resume`")
+
+
+@budget.command("resume", help=f"Let purchases be made again. It asks first, unless --yes is given.\n\n{_CODES}")
+def resume(
+    wallets: Wallets = None, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
+) -> None:
+    journal, limits = open_journal(wallets)
+    if not yes:
+        typer.confirm(f"let purchases of up to {_or(limits, 'request')} be made again?", abort=True)
+    asyncio.run(_with(journal, lambda opened: opened.unpause()))
+    typer.echo("purchases are made again")
+
+
+@budget.command("pins", help=f"Show whom each host was paid at, and what its resources did cost at first.\n\n{_CODES}")
+def pins(wallets: Wallets = None, as_json: Json = False) -> None:
+    journal = open_journal(wallets)[0]
+    payees, prices = asyncio.run(_with(journal, lambda opened: opened.pins())) if journal.path.exists() else ((), ())
+    if as_json:
+        listed = [asdict(price) | {"price": str(price.price)} for price in prices]
+        print_json({"payees": [asdict(payee) for payee in payees], "prices": listed})
+        return
+    for payee in payees:
+        typer.echo(f"{payee.origin}  paid at {clean(payee.payee)} on {payee.network}")
+    for price in prices:
+        typer.echo(f"{price.origin}  {price.method} {clean(price.path)} did cost {price.price}")
+
+
+@budget.command(
+    "unpin",
+    help=f"Forget what is known of a host: its next payee and prices are believed. It asks first, unless --yes is "
+    f"given.\n\n{_CODES}",
+)
+def unpin(
+    host: Annotated[str, typer.Argument(metavar="HOST", help="Such as api.example.com, on all of its ports.")],
+    wallets: Wallets = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    journal = open_journal(wallets)[0]
+    name = host_of(host)
+    if not yes:
+        typer.confirm(f"believe whatever payee and prices {name} names next?", abort=True)
+    forgotten = asyncio.run(_with(journal, lambda opened: opened.unpin(name)))
+    typer.echo(f"{forgotten} pins of {name} are forgotten")
+    if not forgotten:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+async def _with(journal: Journal, work: Callable[[Journal], Awaitable[T]]) -> T:
+    await journal.start()
+    try:
+        return await work(journal)
+    finally:
+        await journal.close()
+
+
+def _or(limits: Budget, level: Level) -> str:
+    return either(limits.limits(level)) or "no limit"
+
+
+def _limited(rule: Rule) -> list[tuple[Level, Sequence[Money]]]:
+    """Return the levels that a rule limits."""
+    return [(level, rule.caps.limits(level)) for level in rule.caps.levels]
+
+
+def _scopes(rule: Rule, limits: Budget, state: _State) -> list[str]:
+    """Return the hosts, payees or rails that have spent under a rule."""
+    return [scope for scope in state.spent if scope and rule_of(limits.rules, scope) is rule]
+
+
+def _used(state: _State, scope: str, level: Level) -> list[str]:
+    said = []
+    for used in state.spent.get(scope, {}).get(level, {}).values():
+        held = f", {used.unresolved} of it held by what is not resolved" if used.unresolved.amount else ""
+        said.append(f"{used.total} used{held}")
+    return said
+
+
+def _lists(limits: Budget) -> dict[str, Sequence[str]]:
+    """Return the lists of who may be paid, those that there are."""
+    lists, found = limits.lists, dict[str, Sequence[str]]()
+    if lists.allow_hosts is not None:
+        found["allow_hosts"] = lists.allow_hosts
+    if lists.deny_hosts:
+        found["deny_hosts"] = lists.deny_hosts
+    if lists.allow_payees is not None:
+        found["allow_payees"] = lists.allow_payees
+    if lists.deny_payees:
+        found["deny_payees"] = lists.deny_payees
+    return found
+
+
+def _facts(limits: Budget, state: _State) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "paused_since": state.paused_since,
+        "per_request": {"limits": [str(limit) for limit in limits.limits("request")]},
+    }
+    for window in WINDOWS:
+        facts[LEVELS[window]] = _window_facts(limits.limits(window), state, "", window)
+    facts["rules"] = [_rule_facts(rule, limits, state) for rule in limits.rules]
+    facts |= {
+        "pin_payees": limits.pin_payees,
+        "price_tolerance": limits.price_tolerance,
+        "ask_above": [str(limit) for limit in limits.asks_above],
+    }
+    return facts | _lists(limits)
+
+
+def _rule_facts(rule: Rule, limits: Budget, state: _State) -> dict[str, Any]:
+    facts: dict[str, Any] = {rule.kind: rule.name}
+    facts |= {LEVELS[level]: [str(limit) for limit in most] for level, most in _limited(rule)}
+    windows = [(level, most) for level, most in _limited(rule) if level != "request"]
+    facts["used_by"] = {
+        scope.partition(" ")[2]: {LEVELS[level]: _window_facts(most, state, scope, level) for level, most in windows}
+        for scope in _scopes(rule, limits, state)
+    }
+    return facts
+
+
+def _window_facts(most: Sequence[Money], state: _State, scope: str, window: Level) -> dict[str, Any]:
+    used = state.spent.get(scope, {}).get(window, {}).values()
+    return {
+        "limits": [str(limit) for limit in most],
+        "used": [str(each.total) for each in used],
+        "unresolved": [str(each.unresolved) for each in used if each.unresolved.amount],
+    }

@@ -1,0 +1,299 @@
+"""`rail402 get` and `rail402 post`: one request, paid for within the budget if it has to be."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import httpx
+import typer
+
+from rail402.cli.exit_codes import ExitCode, table
+from rail402.cli.request import Data, Header, Url, build_request
+from rail402.cli.show import clean, new_console, print_json, show_facts
+from rail402.client.approval import question
+from rail402.client.budget import Budget
+from rail402.client.choice import OF_THE_OWNER
+from rail402.client.httpx import EXTENSION, bought_by
+from rail402.client.journal import Journal
+from rail402.client.payer import Payer
+from rail402.client.records import Purchase, Quote
+from rail402.client.toml import journal_from_toml, payer_from_toml, sandbox_journal, sandbox_payer, wallets_file
+from rail402.clock import system_clock
+from rail402.errors import (
+    AdministrativePaymentRequired,
+    BudgetExceeded,
+    ClientError,
+    ConfigurationError,
+    PaymentActionRequired,
+    PaymentOutcomeUnknown,
+    Rail402Error,
+)
+from rail402.money import Money
+
+__all__ = ["Wallets", "get", "open_journal", "open_payer", "post"]
+
+_CODES: Final = (
+    ExitCode.DONE,
+    ExitCode.FAILED,
+    ExitCode.WRONG_USAGE,
+    ExitCode.ADMINISTRATIVE,
+    ExitCode.NOT_PAYABLE,
+    ExitCode.STILL_OPEN,
+    ExitCode.OVER_BUDGET,
+)
+_WALLETS: Final = "~/.config/rail402/wallets.toml"
+_HELP: Final = f"""{{what}} and pay for it if it is answered with a 402, within the budget.
+
+The body goes to standard output; what was paid, and whether the receipt verifies, goes to standard error. The same
+command after an interruption goes on with the same payment and never makes a second one.
+
+{table(*_CODES)}"""
+
+_SANDBOX: Final = "sandbox"
+Wallets = Annotated[
+    str | None,
+    typer.Option(
+        help=f"A wallets.toml, or the word {_SANDBOX} for play money; $RAIL402_WALLETS or {_WALLETS} if left out."
+    ),
+]
+_Max = Annotated[
+    str | None, typer.Option("--max", help="The most to pay, such as '0.10 USD'; never more than the budget allows.")
+]
+_Rails = Annotated[list[str] | None, typer.Option("--rail", help="Pay on this rail only; repeatable.")]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be paid, and pay nothing.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead: answer, body and purchase.")]
+
+_TIMEOUT: Final = 60
+"""Seconds to wait for the server at each step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What the options say."""
+
+    request: httpx.Request
+    payer: Payer
+    dry_run: bool
+    as_json: bool
+
+
+def get(
+    url: Url,
+    header: Header = None,
+    wallets: Wallets = None,
+    most: _Max = None,
+    rail: _Rails = None,
+    dry_run: _DryRun = False,
+    as_json: _Json = False,
+) -> None:
+    request = build_request(url, "GET", header or [], None)
+    payer = open_payer(wallets, rails=rail or [], most=most)
+    _run(_Asked(request=request, payer=payer, dry_run=dry_run, as_json=as_json))
+
+
+def post(
+    url: Url,
+    data: Data = None,
+    header: Header = None,
+    wallets: Wallets = None,
+    most: _Max = None,
+    rail: _Rails = None,
+    dry_run: _DryRun = False,
+    as_json: _Json = False,
+) -> None:
+    request = build_request(url, "POST", header or [], data or "")
+    payer = open_payer(wallets, rails=rail or [], most=most)
+    _run(_Asked(request=request, payer=payer, dry_run=dry_run, as_json=as_json))
+
+
+get.__doc__ = _HELP.format(what="Get a URL,")
+post.__doc__ = _HELP.format(what="Post to a URL,")
+
+
+def open_payer(wallets: str | None, *, rails: Sequence[str] = (), most: str | None = None) -> Payer:
+    """Return the payer that the options name.
+
+    Raises:
+        ConfigurationError: there is no wallets.toml, or it is wrong.
+        typer.BadParameter: an amount that is none.
+    """
+    try:
+        at_most = None if most is None else Money.parse(most)
+    except ConfigurationError as error:
+        raise typer.BadParameter(error.detail, param_hint="--max") from error
+    if wallets == _SANDBOX:
+        return sandbox_payer(rails=rails, at_most=at_most)
+    return payer_from_toml(_file(wallets), rails=rails, at_most=at_most)
+
+
+def open_journal(wallets: str | None) -> tuple[Journal, Budget]:
+    """Return the journal, not yet started, and the budget that `--wallets` names.
+
+    Raises:
+        ConfigurationError: there is no wallets.toml, or it is wrong.
+    """
+    return sandbox_journal() if wallets == _SANDBOX else journal_from_toml(_file(wallets))
+
+
+def _file(wallets: str | None) -> Path:
+    path = wallets_file() if wallets is None else Path(wallets)
+    if wallets is None and not path.exists():
+        raise ConfigurationError(f"there is no {path}; make it with `rail402 init`, or try --wallets {_SANDBOX}")
+    return path
+
+
+def _run(asked: _Asked) -> None:
+    try:
+        code = asyncio.run(_quote(asked) if asked.dry_run else _buy(asked))
+    except ClientError as error:
+        _fail(asked, error, _code_of(error))
+    except Rail402Error as error:
+        _fail(asked, error, ExitCode.FAILED)
+    except (httpx.HTTPError, TimeoutError, OSError) as error:
+        _no_answer(asked, str(error) or type(error).__name__)
+    raise typer.Exit(code)
+
+
+async def _approve(quote: Quote) -> bool:
+    """Ask whoever sits at the terminal. Nothing else runs meanwhile; an answer after the offer's end is refused."""
+    return typer.confirm(clean(question(quote), 4000), default=False, err=True)
+
+
+async def _buy(asked: _Asked) -> ExitCode:
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        asked.payer.approve = _approve
+    async with asked.payer as payer, httpx.AsyncClient(transport=payer.transport(), timeout=_TIMEOUT) as client:
+        built = client.build_request(
+            asked.request.method, asked.request.url, headers=asked.request.headers, content=asked.request.content
+        )
+        try:
+            response = await client.send(built)
+        except httpx.HTTPError as error:
+            if (bought := bought_by(built)) is None:
+                raise
+            why = f"the answer cannot be read ({error or type(error).__name__}); see rail402 receipts show"
+            raise PaymentOutcomeUnknown(why, outcome=bought.outcome, record_id=bought.record_id) from error
+    purchase: Purchase | None = response.extensions.get(EXTENSION)
+    if asked.as_json:
+        print_json(_answer(response, purchase))
+    else:
+        sys.stdout.buffer.write(response.content)
+        sys.stdout.flush()
+        typer.echo(f"{response.status_code} {clean(response.reason_phrase)} · {_bought(purchase)}", err=True)
+    return ExitCode.DONE if response.status_code < 400 else ExitCode.FAILED
+
+
+async def _quote(asked: _Asked) -> ExitCode:
+    async with asked.payer as payer, httpx.AsyncHTTPTransport() as inner:
+        request = asked.request
+        request.extensions = {"timeout": httpx.Timeout(_TIMEOUT).as_dict()}
+        quote = await payer.quote(request, inner)
+    if asked.as_json:
+        print_json({"url": str(asked.request.url), "quote": None if quote is None else _terms(quote)})
+    elif quote is None:
+        typer.echo("it is not answered with a 402: nothing would be paid")
+    else:
+        show_facts(new_console(), "would be paid", _terms(quote), now=system_clock(), style="green")
+    return ExitCode.DONE
+
+
+def _terms(quote: Quote) -> dict[str, Any]:
+    offer = quote.offer
+    return {
+        "price": str(quote.price),
+        "total": str(quote.total),
+        "wallet": quote.wallet,
+        "rail": offer.rail,
+        "network": offer.network,
+        "asset": offer.asset,
+        "amount": str(offer.amount),
+        "payee": offer.payee,
+        "dialect": offer.dialect,
+        "flow": offer.flow.value,
+        "expires_at": offer.expires_at,
+    }
+
+
+# --- what is said
+
+
+def _answer(response: httpx.Response, purchase: Purchase | None) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "url": str(response.url),
+        "status": response.status_code,
+        "content_type": response.headers.get("content-type"),
+        "purchase": None if purchase is None else _facts(purchase),
+    }
+    try:
+        return answer | {"body": response.content.decode()}
+    except UnicodeDecodeError:
+        return answer | {"body_base64": base64.b64encode(response.content).decode()}
+
+
+def _facts(purchase: Purchase) -> Mapping[str, Any]:
+    receipt = purchase.receipt
+    return {
+        "record_id": purchase.record_id,
+        "outcome": purchase.outcome,
+        "price": str(purchase.price),
+        "fee": None if purchase.fee is None else str(purchase.fee),
+        "rail": purchase.rail,
+        "dialect": purchase.dialect,
+        "receipt": None if receipt is None else receipt.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "receipt_error": purchase.receipt_error,
+    }
+
+
+def _bought(purchase: Purchase | None) -> str:
+    if purchase is None:
+        return "nothing was paid"
+    fee = f" and {purchase.fee} in fees" if purchase.fee is not None and purchase.fee.amount else ""
+    said = [f"{'paid' if purchase.outcome == 'paid' else 'perhaps paid'} {purchase.price}{fee}"]
+    said.append(f"on {purchase.rail} ({purchase.dialect})")
+    if purchase.receipt is not None:
+        said.append("receipt verified")
+    elif purchase.receipt_error is not None:
+        said.append(f"its receipt is not to be trusted: {clean(purchase.receipt_error)}")
+    return " · ".join([*said, purchase.record_id])
+
+
+def _code_of(error: ClientError) -> ExitCode:
+    match error:
+        case AdministrativePaymentRequired():
+            return ExitCode.ADMINISTRATIVE
+        case BudgetExceeded():
+            return ExitCode.OVER_BUDGET
+        case _ if error.code in OF_THE_OWNER:
+            return ExitCode.OVER_BUDGET
+        case _:
+            return ExitCode.NOT_PAYABLE if error.outcome == "not_paid" else ExitCode.STILL_OPEN
+
+
+def _no_answer(asked: _Asked, why: str) -> None:
+    """Say that nothing came back; nothing was paid then, or it would be another error."""
+    if asked.as_json:
+        print_json({"url": str(asked.request.url), "status": None, "error": why})
+    else:
+        typer.echo(f"rail402: no answer from {asked.request.url}: {clean(why)}", err=True)
+    raise typer.Exit(ExitCode.FAILED)
+
+
+def _fail(asked: _Asked, error: Rail402Error, code: ExitCode) -> None:
+    """Say why it did not go as asked, and what became of the money; end the command."""
+    outcome = error.outcome if isinstance(error, ClientError) else None
+    record = error.record_id if isinstance(error, ClientError) else None
+    link = error.url if isinstance(error, PaymentActionRequired) else None
+    if asked.as_json:
+        said = {"code": error.code, "error": str(error), "outcome": outcome, "record_id": record, "action_url": link}
+        print_json({"url": str(asked.request.url), **said})
+    else:
+        typer.echo(f"rail402: {clean(str(error), 2000)}", err=True)
+        if link is not None:
+            typer.echo(f"a person has to act at {clean(link, 4096)}; then run the same command again", err=True)
+    raise typer.Exit(code)

@@ -1,0 +1,268 @@
+"""`rail402 receipts`: what was bought, with the receipts, out of the journal; and closing what is open."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from enum import StrEnum
+from typing import Annotated, Any, Final, TypeVar
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rail402.cli.exit_codes import ExitCode, table
+from rail402.cli.pay import Wallets, open_journal, open_payer
+from rail402.cli.show import clean, new_console, print_json, relative, show_facts
+from rail402.client.journal import Journal
+from rail402.client.receipts import check_subject
+from rail402.client.records import PurchaseRecord, PurchaseState
+from rail402.clock import system_clock
+from rail402.errors import ConfigurationError, MalformedInput
+from rail402.protocol.receipt import verify_receipt
+
+__all__ = ["receipts"]
+
+T = TypeVar("T")
+
+_PAGE: Final = 500
+_STYLES: Final = {PurchaseState.COMMITTED: "green", PurchaseState.RELEASED: "dim"}
+
+receipts = typer.Typer(
+    name="receipts",
+    help="What was bought, with the receipts; and closing what is open. No wallet is opened but by recover.",
+    no_args_is_help=True,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+RecordId = Annotated[str, typer.Argument(metavar="RECORD", help="Its id, rec_…, as get prints it.")]
+
+_READS: Final = table(ExitCode.DONE, ExitCode.FAILED, ExitCode.WRONG_USAGE)
+_LIST_HELP: Final = f"List purchases, the newest first.\n\n{_READS}"
+_SHOW_HELP: Final = f"Show all that is known of one purchase. Proofs are not shown.\n\n{_READS}"
+_VERIFY_HELP: Final = f"""\
+Verify receipts offline, by the keys that were pinned when they came; all of them if none is named.
+
+It ends with 1 where a receipt does not verify. A purchase without a receipt is said to have none, which is no failure.
+
+{_READS}"""
+_EXPORT_HELP: Final = f"Print all purchases, the newest first, as CSV or as JSON lines.\n\n{_READS}"
+_RECOVER_HELP: Final = f"""Ask the wallets what became of every purchase that is open.
+
+What was not paid is released. What was paid stays open until the same request is made again and served.
+
+{table(ExitCode.DONE, ExitCode.FAILED, ExitCode.WRONG_USAGE, ExitCode.STILL_OPEN)}"""
+
+
+class Format(StrEnum):
+    """What an export is written in."""
+
+    CSV = "csv"
+    JSONL = "jsonl"
+
+
+@receipts.command("list", help=_LIST_HELP)
+def list_receipts(
+    wallets: Wallets = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50,
+    before: Annotated[
+        str | None, typer.Option(help="The record to go on from: the last one of the page before.")
+    ] = None,
+    only_open: Annotated[bool, typer.Option("--open", help="Only those that are not resolved.")] = False,
+    as_json: Json = False,
+) -> None:
+    async def read(journal: Journal) -> Sequence[PurchaseRecord]:
+        if only_open:
+            return (await journal.unresolved())[:limit]
+        return await journal.newest(limit=limit, before=before)
+
+    found = _run(wallets, read)
+    if as_json:
+        print_json({"purchases": [_facts(record) for record in found]})
+    else:
+        _show_list(new_console(), found, now=system_clock())
+
+
+@receipts.command("show", help=_SHOW_HELP)
+def show(record: RecordId, wallets: Wallets = None, as_json: Json = False) -> None:
+    found = _run(wallets, lambda journal: _get(journal, record))
+    facts = _facts(found) | {"receipt": found.receipt}
+    if as_json:
+        print_json(facts)
+    else:
+        facts["receipt"] = "there is one; --json has its text" if found.receipt else None
+        show_facts(new_console(), found.id, facts, now=system_clock(), style=_STYLES.get(found.state, "yellow"))
+
+
+@receipts.command("verify", help=_VERIFY_HELP)
+def verify(
+    record: Annotated[list[str] | None, typer.Argument(metavar="[RECORD]...", help="The ids, rec_….")] = None,
+    wallets: Wallets = None,
+    as_json: Json = False,
+) -> None:
+    async def check(journal: Journal) -> list[dict[str, Any]]:
+        if record:
+            return [await _verified(journal, await _get(journal, each)) for each in record]
+        return [await _verified(journal, each) async for each in _all(journal)]
+
+    results = _run(wallets, check)
+    bad = sum(1 for result in results if result["verified"] is False)
+    if as_json:
+        print_json({"receipts": results})
+    else:
+        words = {True: "verified", False: "does not verify", None: "has none"}
+        for result in results:
+            why = f": {clean(result['error'])}" if result["error"] else ""
+            typer.echo(f"{result['record']}  {words[result['verified']]}{why}")
+        verified = sum(1 for result in results if result["verified"])
+        typer.echo(f"{verified} verified, {bad} not, {len(results) - verified - bad} without a receipt")
+    raise typer.Exit(ExitCode.FAILED if bad else ExitCode.DONE)
+
+
+@receipts.command("export", help=_EXPORT_HELP)
+def export(
+    wallets: Wallets = None,
+    form: Annotated[Format, typer.Option("--format", help="csv, or jsonl with the signed receipts.")] = Format.CSV,
+) -> None:
+    async def write(journal: Journal) -> None:
+        if form is Format.CSV:
+            typer.echo(_csv_line(_COLUMNS), nl=False)
+        async for each in _all(journal):
+            facts = _facts(each)
+            if form is Format.CSV:
+                typer.echo(_csv_line(["" if facts[name] is None else str(facts[name]) for name in _COLUMNS]), nl=False)
+            else:
+                typer.echo(json.dumps(facts | {"receipt": each.receipt}, separators=(",", ":")))
+
+    _run(wallets, write)
+
+
+@receipts.command("recover", help=_RECOVER_HELP)
+def recover(wallets: Wallets = None, as_json: Json = False) -> None:
+    async def ask() -> list[dict[str, Any]]:
+        async with open_payer(wallets) as payer:
+            return [_facts(each.record) | {"outcome": each.outcome} for each in await payer.recover()]
+
+    found = asyncio.run(ask())
+    if as_json:
+        print_json({"recovered": found})
+    else:
+        advice = {"not_paid": "released", "paid": "ask for it again to have it served", "unknown": "still open"}
+        for each in found:
+            typer.echo(f"{each['record']}  {each['outcome']}: {advice[each['outcome']]} · {clean(each['url'], 200)}")
+        typer.echo(f"{len(found)} were open")
+    raise typer.Exit(ExitCode.STILL_OPEN if any(each["outcome"] == "unknown" for each in found) else ExitCode.DONE)
+
+
+# --- the journal
+
+
+def _run(wallets: str | None, work: Callable[[Journal], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with _journal(wallets) as journal:
+            return await work(journal)
+
+    return asyncio.run(run())
+
+
+@asynccontextmanager
+async def _journal(wallets: str | None) -> AsyncIterator[Journal]:
+    journal, _ = open_journal(wallets)
+    if not journal.path.exists():
+        raise ConfigurationError(f"there is no journal {journal.path}: nothing was bought yet")
+    await journal.start()
+    try:
+        yield journal
+    finally:
+        await journal.close()
+
+
+async def _get(journal: Journal, record_id: str) -> PurchaseRecord:
+    record = await journal.get(record_id)
+    if record is None:
+        raise ConfigurationError(f"there is no purchase {clean(record_id, 80)}; see `rail402 receipts list`")
+    return record
+
+
+async def _all(journal: Journal) -> AsyncIterator[PurchaseRecord]:
+    before = None
+    while page := await journal.newest(limit=_PAGE, before=before):
+        for record in page:
+            yield record
+        before = page[-1].id
+
+
+async def _verified(journal: Journal, record: PurchaseRecord) -> dict[str, Any]:
+    result: dict[str, Any] = {"record": record.id, "url": record.order.url, "verified": None, "error": None}
+    if record.receipt is None:
+        return result
+    keys = {"keys": [dict(key) for key in await journal.pinned(record.order.origin)]}
+    try:
+        receipt = verify_receipt(record.receipt, keys, issuer=record.order.origin)
+        check_subject(receipt, record)
+    except MalformedInput as error:
+        return result | {"verified": False, "error": str(error)}
+    return result | {"verified": True, "transaction": receipt.transaction, "charge": receipt.charge}
+
+
+# --- what is shown
+
+_COLUMNS: Final = (
+    *("record", "created_at", "state", "method", "url", "rail", "network", "dialect"),
+    *("price", "cost", "reserved", "payee", "wallet", "detail"),
+)
+
+
+def _facts(record: PurchaseRecord) -> dict[str, Any]:
+    """Return what is known of a purchase and is no secret."""
+    return {
+        "record": record.id,
+        "created_at": record.created_at,
+        "state": record.state.value,
+        "method": record.order.method,
+        "url": record.order.url,
+        "rail": record.offer.rail,
+        "network": record.offer.network,
+        "dialect": record.offer.dialect,
+        "price": str(record.offer.price),
+        "cost": None if record.cost is None else str(record.cost),
+        "reserved": str(record.reserved),
+        "payee": record.offer.payee,
+        "wallet": record.wallet,
+        "detail": record.detail,
+    }
+
+
+def _csv_line(values: Sequence[str]) -> str:
+    """Return a line of CSV; a text that a spreadsheet would take for a formula is kept from being one."""
+    line = io.StringIO()
+    csv.writer(line).writerow(
+        [f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value for value in values]
+    )
+    return line.getvalue()
+
+
+def _show_list(console: Console, records: Sequence[PurchaseRecord], *, now: int) -> None:
+    if not records:
+        console.print("no purchase fits")
+        return
+    grid = Table(box=box.SIMPLE_HEAD)
+    for name in ("record", "when", "rail", "price", "state", "receipt", "for"):
+        grid.add_column(name, no_wrap=name != "for", overflow="fold")
+    for record in records:
+        grid.add_row(
+            record.id,
+            relative(record.created_at - now),
+            clean(record.offer.rail, 40),
+            str(record.offer.price),
+            Text(record.state.value, _STYLES.get(record.state, "yellow")),
+            "yes" if record.receipt else "no",
+            Text(clean(f"{record.order.method} {record.order.url}", 120)),
+        )
+    console.print(grid)
