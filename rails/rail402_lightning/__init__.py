@@ -4,8 +4,9 @@
     payer = Payer(wallets=[LightningWallet.sandbox()])
 
 `LightningRail` is the server side and `LightningWallet` the client side; `.lnd(…)` of both puts them on an lnd, and
-`.lnbits(…)` on a wallet of an LNbits server. Another node takes a `Receiver` or a `Sender`
-(`rail402_lightning.backends`). The names below load on first use, because they need the extra `lightning`.
+`.lnbits(…)` on a wallet of an LNbits server. Any other node takes its `Receiver` or `Sender`, such as `ClnReceiver`,
+`PhoenixdSender` and `NwcSender` here, or one of your own (`rail402_lightning.backends`).
+The names below load on first use, because they need the extra `lightning`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rail402_lightning.backends import InvoiceStatus, Receiver, Sender, SentPayment
+    from rail402_lightning.backends.cln import ClnReceiver, ClnSender
     from rail402_lightning.backends.lnbits import LnbitsReceiver, LnbitsSender
     from rail402_lightning.backends.lnd import LndReceiver, LndSender
+    from rail402_lightning.backends.nwc import NwcReceiver, NwcSender
+    from rail402_lightning.backends.phoenixd import PhoenixdReceiver, PhoenixdSender
     from rail402_lightning.config import PLUGIN
     from rail402_lightning.rail import LightningRail
     from rail402_lightning.wallet import LightningWallet
@@ -24,8 +28,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "rail402_lightning.backends": ("InvoiceStatus", "Receiver", "Sender", "SentPayment"),
+    "rail402_lightning.backends.cln": ("ClnReceiver", "ClnSender"),
     "rail402_lightning.backends.lnbits": ("LnbitsReceiver", "LnbitsSender"),
     "rail402_lightning.backends.lnd": ("LndReceiver", "LndSender"),
+    "rail402_lightning.backends.nwc": ("NwcReceiver", "NwcSender"),
+    "rail402_lightning.backends.phoenixd": ("PhoenixdReceiver", "PhoenixdSender"),
     "rail402_lightning.config": ("PLUGIN",),
     "rail402_lightning.rail": ("LightningRail",),
     "rail402_lightning.wallet": ("LightningWallet",),
@@ -35,6 +42,8 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "PLUGIN",
+    "ClnReceiver",
+    "ClnSender",
     "InvoiceStatus",
     "LightningRail",
     "LightningSpec",
@@ -43,6 +52,10 @@ __all__ = [
     "LnbitsSender",
     "LndReceiver",
     "LndSender",
+    "NwcReceiver",
+    "NwcSender",
+    "PhoenixdReceiver",
+    "PhoenixdSender",
     "Receiver",
     "Sender",
     "SentPayment",

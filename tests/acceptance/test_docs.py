@@ -40,6 +40,7 @@ import typer
 import rail402
 from rail402 import errors, plugins
 from rail402.cli.exit_codes import ExitCode
+from rail402.client import toml as client_toml
 from rail402.client.budget import Budget
 from rail402.client.payer import Payer
 from rail402.dialects import DEFAULT_DIALECTS, OPTIONAL_DIALECTS
@@ -51,6 +52,7 @@ from rail402.protocol.rail import RailSpec
 from rail402.server import toml as server_toml
 from rail402.server.answers import MAX_CHALLENGE_BYTES
 from rail402.server.gate import Gate
+from rail402.server.limits import Limits
 from rail402.server.settings import GateSettings, Receipts
 from rail402.server.toml import gate_from_toml
 from rail402_base import BASE_USDC, BaseSpec, Facilitator, FacilitatorBackend, RelaySettings, SendSettings, Transfers
@@ -253,6 +255,8 @@ def test_configuration_files_load(page: Path, tmp_path: Path, monkeypatch: pytes
             assert isinstance(gate_from_toml(path), Gate)
         elif "facilitator" in tomllib.loads(block.text):
             assert facilitator_toml.facilitator_from_toml(path).token == REFERENCES["FACILITATOR_TOKEN"]
+        elif "wallets" in tomllib.loads(block.text):
+            assert isinstance(client_toml.payer_from_toml(path), Payer)
         else:
             (group,) = tomllib.loads(block.text)["project"]["entry-points"]
             assert group == plugins.GROUP
@@ -287,8 +291,17 @@ def test_every_setting_is_described_with_its_default() -> None:
         for name, default in defaults(GateSettings).items()
     }
     assert wanted.pop("public_url") is dataclasses.MISSING
-    assert len(said) == len(table)
+    assert wanted.pop("limits") is dataclasses.MISSING  # a factory makes it
+    assert said.pop("limits") == "`Limits()`"
+    assert len(said) + 1 == len(table)
     assert said == wanted
+
+
+def test_every_limit_is_described_with_its_default() -> None:
+    table = rows(DOCS / "server.md", "Or a `TokenBucket`.")
+    wanted = {name: f'`"{default}"`' if default else "none" for name, default in defaults(Limits).items()}
+    assert {names(row[0])[0]: row[1] for row in table} == wanted
+    assert sorted(wanted) == sorted(server_toml._Limits.model_fields)
 
 
 def test_every_keyword_of_a_gate_is_described() -> None:
@@ -373,7 +386,8 @@ def test_every_wallet_s_table_has_the_keys_that_are_said(tmp_path: Path, monkeyp
     (tmp_path / "pay.macaroon").write_bytes(RECEIVING)
     monkeypatch.setenv("SECRET", "0123456789abcdef" * 4)
     token = {"symbol": "T", "address": BASE_USDC.address, "decimals": 6, "name": "T", "version": "1"}
-    secret = dict.fromkeys(("private_key", "secret_key", "customer_secret", "admin_key"), "env:SECRET")
+    references = ("private_key", "secret_key", "customer_secret", "admin_key", "rune", "password", "connection")
+    secret = dict.fromkeys(references, "env:SECRET")
     lists = {"urls": ["https://x.example.com"], "currencies": ["usd"], "checkout_origins": ["https://x.example.com"]}
     other = {"network": None, "is_testnet": False, "token": token, "max_fee_sat": 1, "max_fee_ppm": 1, "mode": "test"}
     other |= {"hold_seconds": 1, "max_timeout": 1, "macaroon": f"file:{tmp_path}/pay.macaroon"}
@@ -408,7 +422,10 @@ def test_the_budget_s_defaults_are_said() -> None:
         names(row[0])[0]: tuple(name.strip('"') for name in names(row[1]))
         for row in rows(DOCS / "client.md", "## Budget")
     }
-    assert said == defaults(Budget)
+    assert said == {
+        name: value if isinstance(value, tuple) else (str(value),) if value else ()
+        for name, value in defaults(Budget).items()
+    }
 
 
 # --- what is on which rail
@@ -539,7 +556,8 @@ def test_reason_codes_beside_a_status_are_of_that_status(page: Path) -> None:
 def commands() -> set[str]:
     from rail402.cli.app import app
 
-    return {str(command.name or getattr(command.callback, "__name__", "")) for command in app.registered_commands}
+    single = {str(command.name or getattr(command.callback, "__name__", "")) for command in app.registered_commands}
+    return single | {str(group.typer_instance.info.name) for group in app.registered_groups if group.typer_instance}
 
 
 def targets() -> set[str]:
@@ -571,12 +589,12 @@ def test_every_command_on_a_page_is_there(page: Path) -> None:
             case ".venv/bin/pytest":
                 assert (ROOT / line.split()[-1]).exists(), line
             case other:
-                assert other in ("curl", "lncli", "pip"), line
+                assert other in ("curl", "lightning-cli", "lncli", "pip"), line
 
 
 def test_every_command_has_its_line_and_every_exit_code_its_meaning() -> None:
     page = DOCS / "cli.md"
-    said = [name.removeprefix("rail402 ") for name in keys(rows(page, "# Command line"))]
+    said = [name.removeprefix("rail402 ") for row in rows(page, "# Command line") for name in names(row[0])]
     assert sorted(said) == sorted(commands())
     assert [int(row[0]) for row in rows(page, "| gas |")] == list(ExitCode)
 
@@ -584,7 +602,9 @@ def test_every_command_has_its_line_and_every_exit_code_its_meaning() -> None:
 @pytest.mark.parametrize(
     ("page", "after", "command"),
     [
+        ("cli.md", "\n## get and post\n", "post"),
         ("cli.md", "\n## inspect\n", "inspect"),
+        ("mcp.md", "\n## Options\n", "mcp"),
         ("cli.md", "\n## decode\n", "decode"),
         ("facilitator.md", "`[[rails]]` has the keys of", "facilitator"),
     ],
@@ -594,8 +614,8 @@ def test_every_option_of_a_command_is_described(page: str, after: str, command: 
 
     of_all: Any = typer.main.get_command(app)
     options = [each for each in of_all.commands[command].params if each.opts[0].startswith("-")]
-    said = set(keys(rows(DOCS / page, after))) | {"--json"}
-    assert said == {name for option in options for name in option.opts}
+    said = set(keys(rows(DOCS / page, after))) - {"--json"}
+    assert said == {name for option in options for name in option.opts} - {"--json"}
 
 
 def test_the_demo_s_last_line_is_as_the_readme_says() -> None:
