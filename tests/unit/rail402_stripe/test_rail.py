@@ -593,7 +593,7 @@ async def test_no_offer_outlives_what_stripe_remembers(account: Account) -> None
 async def test_a_refund_that_the_gate_cuts_off_may_still_land(
     account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    charge = step(await account.settled(), PaymentEvent.REFUND)
+    charge = step(await account.settled(), PaymentEvent.REFUND).model_copy(update={"asked_at": account.clock()})
     sent = asyncio.Event()
 
     async def hangs(*_: Any) -> None:
@@ -706,7 +706,10 @@ async def test_an_authorization_that_ran_out_is_released(account: Account) -> No
 async def test_a_refund_by_hand_counts(account: Account) -> None:
     charge = await account.settled()
     await account.api.refund(charge.rail_state["payment_intent"], "dashboard", {})
-    assert await account.rail.refund(step(charge, PaymentEvent.REFUND)) == Refunded()
+    found = await account.rail.refund(step(charge, PaymentEvent.REFUND))
+    assert isinstance(found, Refunded)
+    assert found.transaction is not None
+    assert found.transaction.startswith("re_")
     assert await account.balance() == 0
 
 

@@ -413,7 +413,10 @@ async def test_a_sandbox_account_issues_tokens_too(account: Account) -> None:
         (httpx.Response(200, json={"id": "spt_1", "status": "requires_action"}), "action_required"),
         (httpx.Response(200, json={"status": "active"}), "payment_failed"),
         (httpx.Response(402, json={"error": {"type": "card_error", "code": "card_declined"}}), "payment_failed"),
-        (httpx.Response(402, json={"error": {"code": "authentication_required"}}), "action_required"),
+        (
+            httpx.Response(402, json={"error": {"type": "card_error", "code": "authentication_required"}}),
+            "action_required",
+        ),
         (httpx.Response(400, json={"error": {"code": "resource_missing", "message": "spt_hidden"}}), "payment_failed"),
         (httpx.Response(500, json={"error": {}}), "payment_failed"),
     ],
