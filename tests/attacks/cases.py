@@ -143,8 +143,7 @@ CASES: Final = [
         32,
         "addresses from a server that lead into the private network",
         "blocked",
-        "the client fetches one address of its own, the keys of the origin that was paid; there is no guard for the "
-        "caller's own URLs",
+        "the guard is for asynchronous clients, and has to be asked for; the tools of a model have it by default",
     ),
     _client(
         35,

@@ -20,6 +20,7 @@ from rail402.errors import (
     REASONS,
     ClientError,
     MalformedInput,
+    OfferRefused,
     PaymentActionRequired,
     PaymentFailed,
     PaymentOutcomeUnknown,
@@ -264,7 +265,7 @@ class Attempt:
             if reply.status not in _RESENT:
                 return reply, None, None
             body = yield from read(reply, MAX_BODY)
-        except (httpx.TransportError, TimeoutError):
+        except (httpx.TransportError, TimeoutError, OfferRefused):  # the last one is a transport's, `PublicOnly` say
             return None, None, None
         if reply.status == 402:
             self.challenge = reply.fields, body
