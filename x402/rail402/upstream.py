@@ -7,7 +7,7 @@ from typing import Final
 
 import httpx
 
-__all__ = ["NEVER_SENT", "is_private_host", "read_at_most"]
+__all__ = ["NEVER_SENT", "is_private_host", "printable", "read_at_most"]
 
 NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 """What httpx raises before anything of a request has left."""
@@ -21,6 +21,11 @@ def is_private_host(host: str) -> bool:
         return ipaddress.ip_address(host).is_private
     except ValueError:
         return "." not in host or host.endswith(_LOCAL_NAMES)
+
+
+def printable(text: str) -> str:
+    """Return words of a peer with a blank for everything that does not print, line breaks included."""
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 async def read_at_most(response: httpx.Response, most: int) -> bytes | None:

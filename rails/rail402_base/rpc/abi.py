@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from rail402.errors import PaymentRejected, RailUnavailable
+from rail402.upstream import printable
 from rail402_base.eip3009 import (
     Authorization,
     Domain,
@@ -257,7 +258,7 @@ def revert_reason(error: RpcError) -> str:
         said = _CUSTOM_ERRORS.get(returned[:4], f"custom error 0x{returned[:4].hex()}")
     else:
         said = error.message.partition("execution reverted")[2].lstrip(": ")
-    return "".join(char if char.isprintable() else " " for char in (said or "")[:_MAX_TEXT])
+    return printable((said or "")[:_MAX_TEXT])
 
 
 def refusal(error: RpcError) -> PaymentRejected | RailUnavailable:

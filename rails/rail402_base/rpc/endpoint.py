@@ -18,7 +18,7 @@ import httpx
 
 from rail402.errors import ConfigurationError, OutcomeUnknown, RailUnavailable
 from rail402.protocol.base import nests_too_deep
-from rail402.upstream import NEVER_SENT, is_private_host, read_at_most
+from rail402.upstream import NEVER_SENT, is_private_host, printable, read_at_most
 
 __all__ = ["MAX_ANSWER", "Answer", "Call", "Endpoint", "RpcError"]
 
@@ -196,7 +196,7 @@ class Endpoint:
     def _shown(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "…")
-        return "".join(char if char.isprintable() else " " for char in text[:_MAX_DETAIL])
+        return printable(text[:_MAX_DETAIL])
 
     async def _post(self, body: object) -> tuple[int, object]:
         """Return the status, and the body where it is JSON; None where it is not."""

@@ -11,8 +11,8 @@ import httpx
 
 from rail402.errors import ConfigurationError, OutcomeUnknown, RailUnavailable
 from rail402.protocol.base import Json
-from rail402_lightning.backends.connections import checked_url
-from rail402_lightning.backends.http_calls import HttpCalls, pinned_tls, printable
+from rail402_lightning.backends.connections import checked_url, pinned_tls, shown
+from rail402_lightning.backends.http_calls import HttpCalls
 
 __all__ = ["ClnApi", "ClnError", "RuneRefused", "UnknownMethod", "millisatoshis"]
 
@@ -72,7 +72,7 @@ class ClnApi:
         self.url = checked_url(url, of="clnrest", example="https://127.0.0.1:3010", credential="rune")
         if not rune or not rune.isascii() or not rune.isprintable() or " " in rune:
             raise ConfigurationError("the rune must be one that lightning-cli createrune made")
-        tls: ssl.SSLContext | None = pinned_tls(tls_cert, file="ca.pem")
+        tls: ssl.SSLContext | None = pinned_tls(tls_cert, of="the node's ca.pem")
         headers = {"Rune": rune, "Accept": "application/json"}
         self._calls = HttpCalls(_WHO, self.url, credential="rune", headers=headers, tls=tls, transport=transport)
 
@@ -118,10 +118,10 @@ def _error(status: int, body: Json) -> ClnError | OutcomeUnknown:
     if not isinstance(message, str) or not (code is None or type(code) is int):
         return OutcomeUnknown(f"Core Lightning answered {status} in a form that is not known here")
     if status in _REFUSED:
-        return RuneRefused(code, printable(message))
+        return RuneRefused(code, shown(message))
     if status in _NO_SUCH and code == _UNKNOWN_METHOD:
-        return UnknownMethod(code, printable(message))
-    return ClnError(code, printable(message))
+        return UnknownMethod(code, shown(message))
+    return ClnError(code, shown(message))
 
 
 def millisatoshis(members: Json, name: str) -> int:

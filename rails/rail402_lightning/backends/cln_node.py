@@ -7,7 +7,8 @@ from typing import Final
 from rail402.errors import ConfigurationError, RailUnavailable
 from rail402.protocol.base import Json
 from rail402_lightning.backends.cln_api import ClnApi, ClnError, RuneRefused, UnknownMethod
-from rail402_lightning.backends.http_calls import CertificateRefused, printable, whole_number
+from rail402_lightning.backends.connections import CertificateRefused, shown
+from rail402_lightning.backends.http_calls import whole_number
 
 __all__ = ["check_channels", "is_allowed", "listed", "number", "open_node", "synced"]
 
@@ -32,7 +33,7 @@ async def open_node(api: ClnApi, network: str | None) -> Json:
         raise ConfigurationError(f"what answers at {api.url} is no Core Lightning that is known here")
     found = _NETWORKS.get(said, said)
     if network not in (None, found):
-        raise ConfigurationError(f"Core Lightning is on {printable(found)}, and network={network!r} is set")
+        raise ConfigurationError(f"Core Lightning is on {shown(found)}, and network={network!r} is set")
     return synced(info)
 
 

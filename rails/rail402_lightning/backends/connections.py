@@ -1,23 +1,40 @@
-"""What asking an lnd and asking an LNbits have in common: addresses and certificates."""
+"""What asking any node over HTTP has in common: its address and certificate, and what may be shown of its words."""
 
 from __future__ import annotations
 
 import ipaddress
 import logging
+import re
 import ssl
+from pathlib import Path
 from typing import Final
 
 import httpx
 
-from rail402.errors import ConfigurationError
-from rail402.upstream import is_private_host
+from rail402.errors import ConfigurationError, RailUnavailable
+from rail402.upstream import is_private_host, printable
 
-__all__ = ["MAX_ANSWER", "certificate_error", "checked_url", "warn_of_plain_http"]
+__all__ = [
+    "MAX_ANSWER",
+    "CertificateRefused",
+    "certificate_error",
+    "checked_url",
+    "pinned_tls",
+    "shown",
+    "warn_of_plain_http",
+]
 
 logger = logging.getLogger("rail402.lightning")
 
 MAX_ANSWER: Final = 1 << 20
 """Bytes of an answer, or of one message of a stream, above which it is not read on."""
+
+_MAX_DETAIL: Final = 200
+_SECRETS: Final = re.compile(r"[0-9A-Za-z+/_=-]{32,}")  # preimages and credentials, in whatever way they are written
+
+
+class CertificateRefused(RailUnavailable):
+    """The certificate that the node shows is not to be trusted; nothing was sent."""
 
 
 def checked_url(url: str, *, of: str, example: str, credential: str) -> str:
@@ -56,6 +73,32 @@ def certificate_error(error: httpx.HTTPError) -> ssl.SSLCertVerificationError | 
             return cause
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def pinned_tls(tls_cert: str | Path | None, *, of: str) -> ssl.SSLContext | None:
+    """Return what accepts one certificate, or what that one has signed, and no other; None for None.
+
+    Args:
+        tls_cert: its path, or its text (PEM).
+        of: whose it is and what it is called there, such as `lnd's tls.cert`.
+
+    Raises:
+        ConfigurationError: it cannot be used.
+    """
+    if tls_cert is None:
+        return None
+    try:
+        pem = tls_cert
+        if isinstance(pem, Path) or not pem.lstrip().startswith("-----BEGIN"):
+            pem = Path(pem).expanduser().read_text()
+        return ssl.create_default_context(cadata=pem)
+    except (OSError, RuntimeError, ValueError) as error:  # ssl.SSLError is an OSError; RuntimeError: ~ of nobody
+        raise ConfigurationError(f"tls_cert must be a copy of {of}: its path, or its text (PEM)") from error
+
+
+def shown(said: object) -> str:
+    """Return words of a node, shortened, without anything that could be a secret or does not print."""
+    return printable(_SECRETS.sub("…", str(said))[:_MAX_DETAIL]).strip()
 
 
 def _is_loopback(host: str) -> bool:

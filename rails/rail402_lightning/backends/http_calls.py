@@ -7,28 +7,24 @@ did not; `OutcomeUnknown` is everything else.
 from __future__ import annotations
 
 import asyncio
-import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import httpx
 
-from rail402.errors import ConfigurationError, MalformedInput, OutcomeUnknown, RailUnavailable
+from rail402.errors import MalformedInput, OutcomeUnknown, RailUnavailable
 from rail402.protocol.base import Json, parse_json
 from rail402.upstream import NEVER_SENT, read_at_most
-from rail402_lightning.backends.connections import MAX_ANSWER, certificate_error, warn_of_plain_http
+from rail402_lightning.backends.connections import (
+    MAX_ANSWER,
+    CertificateRefused,
+    certificate_error,
+    warn_of_plain_http,
+)
 
-__all__ = ["CertificateRefused", "HttpCalls", "HttpReply", "pinned_tls", "printable", "whole_number"]
-
-_MAX_DETAIL: Final = 200
-_SECRETS: Final = re.compile(r"[0-9A-Za-z+/_=-]{32,}")  # preimages, passwords and runes, in whatever way written
-
-
-class CertificateRefused(RailUnavailable):
-    """The certificate that the node shows is not to be trusted; nothing was sent."""
+__all__ = ["HttpCalls", "HttpReply", "whole_number"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,35 +140,6 @@ class HttpCalls:
             )
         fix = "copy the certificate in tls_cert again" if self._pinned else "set tls_cert if it signs its own"
         return CertificateRefused(f"the TLS certificate of {self.who} is refused ({refused.verify_message}): {fix}")
-
-
-def pinned_tls(tls_cert: str | Path | None, *, file: str) -> ssl.SSLContext | None:
-    """Return what accepts one certificate, or what that one has signed, and no other; None for None.
-
-    Args:
-        tls_cert: its path, or its text (PEM).
-        file: what the node calls that file.
-
-    Raises:
-        ConfigurationError: it cannot be used.
-    """
-    if tls_cert is None:
-        return None
-    try:
-        pem = tls_cert
-        if isinstance(pem, Path) or not pem.lstrip().startswith("-----BEGIN"):
-            pem = Path(pem).expanduser().read_text()
-        return ssl.create_default_context(cadata=pem)
-    except (OSError, RuntimeError, ValueError) as error:  # ssl.SSLError is an OSError; RuntimeError: ~ of nobody
-        raise ConfigurationError(
-            f"tls_cert must be a copy of the node's {file}: its path, or its text (PEM)"
-        ) from error
-
-
-def printable(said: object) -> str:
-    """Return words of a peer, shortened, without anything that could be a secret or does not print."""
-    text = _SECRETS.sub("…", str(said))[:_MAX_DETAIL]
-    return "".join(char if char.isprintable() else " " for char in text).strip()
 
 
 def whole_number(members: Json, name: str, *, who: str) -> int:

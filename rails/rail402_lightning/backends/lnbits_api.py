@@ -20,7 +20,7 @@ from websockets.exceptions import WebSocketException
 
 from rail402.errors import ConfigurationError, MalformedInput, OutcomeUnknown, RailUnavailable
 from rail402.protocol.base import Json, parse_json
-from rail402.upstream import NEVER_SENT, read_at_most
+from rail402.upstream import NEVER_SENT, printable, read_at_most
 from rail402_lightning.backends.connections import (
     MAX_ANSWER,
     certificate_error,
@@ -63,8 +63,7 @@ class Answer:
     def detail(self) -> str:
         """What LNbits says is wrong, shortened, without anything that could be a key or a preimage."""
         said = self.body.get("detail") or self.body.get("error") or ""
-        text = _SECRETS.sub("…", str(said))
-        return "".join(char if char.isprintable() else " " for char in text[:_MAX_DETAIL])
+        return printable(_SECRETS.sub("…", str(said))[:_MAX_DETAIL])
 
     def expect(self, *statuses: int) -> Json:
         """Return the body of an answer with one of these statuses.

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import re
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -20,19 +19,21 @@ from typing import Any, Final
 
 import httpx
 
-from rail402.errors import ConfigurationError, MalformedInput, OutcomeUnknown, RailUnavailable
+from rail402.errors import MalformedInput, OutcomeUnknown, RailUnavailable
 from rail402.protocol.base import Json, parse_json
 from rail402.upstream import NEVER_SENT, read_at_most
 from rail402_lightning.backends.connections import (
     MAX_ANSWER,
+    CertificateRefused,
     certificate_error,
     checked_url,
+    pinned_tls,
+    shown,
     warn_of_plain_http,
 )
 from rail402_lightning.backends.lnd_macaroon import read_macaroon
 
 __all__ = [
-    "CertificateRefused",
     "LndApi",
     "LndError",
     "MacaroonRefused",
@@ -46,8 +47,6 @@ NOT_FOUND: Final = 5
 """The gRPC code of what does not exist."""
 
 _TIMEOUT: Final = 10
-_MAX_DETAIL: Final = 200
-_SECRETS: Final = re.compile(r"[0-9A-Za-z+/_=-]{32,}")  # preimages and macaroons, in whatever way they are written
 
 # lnd tells the preimage of an invoice before it is paid, at the top and among its HTLCs; nobody here is to see it.
 _NEVER_TOLD: Final = frozenset({"r_preimage", "htlcs"})
@@ -88,10 +87,6 @@ class NotReady(LndError):
     """lnd's wallet is locked, or lnd is starting; it did nothing."""
 
 
-class CertificateRefused(RailUnavailable):
-    """The certificate that lnd shows is not to be trusted; nothing was sent."""
-
-
 class LndApi:
     """One lnd.
 
@@ -117,7 +112,7 @@ class LndApi:
         self.url = checked_url(url, of="lnd's REST API", example="https://127.0.0.1:8080", credential="macaroon")
         self.macaroon = read_macaroon(macaroon)
         self._pinned = tls_cert is not None
-        self._verify = _tls_context(tls_cert)
+        self._verify = pinned_tls(tls_cert, of="lnd's tls.cert") or ssl.create_default_context()
         self._transport = transport
         # Streams are open for long; they must not keep the other calls from a connection.
         self._clients: dict[str, httpx.AsyncClient] = {}
@@ -293,23 +288,9 @@ def _error(status: int, body: bytes) -> LndError | OutcomeUnknown:
     code, said = (error.get("code"), error.get("message")) if isinstance(error, Mapping) else (None, None)
     if type(code) is not int or not isinstance(said, str):
         return OutcomeUnknown(f"lnd answered {status} in a form that is not known here")
-    shown = _SECRETS.sub("…", said)[:_MAX_DETAIL]
-    message = "".join(char if char.isprintable() else " " for char in shown)
+    message = shown(said)
     if code == _USUAL_CODE and any(words in said for words in _STARTING_WORDS):
         return NotReady(code, message)
     if code in _PERMISSION_CODES or (code == _USUAL_CODE and any(words in said for words in _PERMISSION_WORDS)):
         return MacaroonRefused(code, message)
     return LndError(code, message)
-
-
-def _tls_context(tls_cert: str | Path | None) -> ssl.SSLContext:
-    """Return what connections are checked with: names always, and the certificate against one or against the usual."""
-    if tls_cert is None:
-        return ssl.create_default_context()
-    pem = tls_cert
-    try:
-        if isinstance(pem, Path) or not pem.lstrip().startswith("-----BEGIN"):
-            pem = Path(pem).expanduser().read_text()
-        return ssl.create_default_context(cadata=pem)
-    except (OSError, RuntimeError, ValueError) as error:  # ssl.SSLError is an OSError; RuntimeError: ~ of nobody
-        raise ConfigurationError("tls_cert must be a copy of lnd's tls.cert: its path, or its text (PEM)") from error

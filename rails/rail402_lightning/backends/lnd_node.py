@@ -8,7 +8,8 @@ from typing import Final
 
 from rail402.errors import ConfigurationError, RailUnavailable
 from rail402.protocol.base import Json
-from rail402_lightning.backends.lnd_api import CertificateRefused, LndApi, MacaroonRefused, NotReady
+from rail402_lightning.backends.connections import CertificateRefused
+from rail402_lightning.backends.lnd_api import LndApi, MacaroonRefused, NotReady
 from rail402_lightning.backends.lnd_macaroon import Rights, permissions
 from rail402_lightning.networks import find_network
 

@@ -22,7 +22,8 @@ from rail402.errors import OutcomeUnknown, RailUnavailable
 from rail402.protocol.base import Json
 from rail402_lightning import bolt11
 from rail402_lightning.backends import InvoiceStatus, SentPayment
-from rail402_lightning.backends.http_calls import printable, whole_number
+from rail402_lightning.backends.connections import shown
+from rail402_lightning.backends.http_calls import whole_number
 from rail402_lightning.backends.lnbits_api import Connect
 from rail402_lightning.backends.nwc_client import NwcClient, NwcError
 from rail402_lightning.networks import find_network
@@ -337,7 +338,7 @@ def _state(found: Json) -> str:
     if state in (None, ""):
         return "pending" if _time(found.get("settled_at")) is None else "settled"
     if state not in _STATES:
-        raise RailUnavailable(f"the wallet has a state that is not known here: {printable(state)}")
+        raise RailUnavailable(f"the wallet has a state that is not known here: {shown(state)}")
     return str(state)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from rail402.clock import Clock, RandomBytes
 from rail402.errors import ConfigurationError, MalformedInput, OutcomeUnknown, RailUnavailable
 from rail402.protocol.base import Json, parse_json
-from rail402_lightning.backends.http_calls import printable
+from rail402_lightning.backends.connections import shown
 from rail402_lightning.backends.lnbits_api import Connect
 from rail402_lightning.backends.nwc_relay import NwcRelays
 from rail402_lightning.backends.nwc_wire import (
@@ -106,7 +106,7 @@ class NwcClient:
                 methods = frozenset(str(method) for method in granted)
             found = _NETWORKS.get(said, said) if isinstance(said, str) else ""
             if network is not None and found and found != network.name:
-                raise ConfigurationError(f"the wallet is on {printable(found)}, and network={network.name!r} is set")
+                raise ConfigurationError(f"the wallet is on {shown(found)}, and network={network.name!r} is set")
         missing = [method for method in needed if method not in methods]
         if missing:
             raise ConfigurationError(
@@ -172,7 +172,7 @@ class NwcClient:
             raise OutcomeUnknown("the wallet answered another question")
         refusal, result = answer.get("error"), answer.get("result")
         if isinstance(refusal, dict):
-            raise NwcError(printable(refusal.get("code")), printable(refusal.get("message")))
+            raise NwcError(shown(refusal.get("code")), shown(refusal.get("message")))
         if refusal is not None or not isinstance(result, dict):
             raise OutcomeUnknown("the wallet answered in a form that is not known here")
         return result

@@ -22,7 +22,8 @@ from rail402.errors import ConfigurationError, MalformedInput, OutcomeUnknown, R
 from rail402.protocol.base import Json, parse_json
 from rail402_lightning import bolt11
 from rail402_lightning.backends import InvoiceStatus, SentPayment
-from rail402_lightning.backends.http_calls import CertificateRefused, printable, whole_number
+from rail402_lightning.backends.connections import CertificateRefused, shown
+from rail402_lightning.backends.http_calls import whole_number
 from rail402_lightning.backends.lnbits_api import STREAM_LOST, Connect
 from rail402_lightning.backends.phoenixd_api import Answer, PasswordRefused, PhoenixdApi
 from rail402_lightning.networks import find_network
@@ -266,7 +267,7 @@ class PhoenixdSender:
                 if sent is not None and sent.state == "paid":
                     return sent
                 if is_over and (sent is None or sent.state == "failed"):
-                    return SentPayment(state="failed", detail=f"phoenixd: {printable(reason)}")
+                    return SentPayment(state="failed", detail=f"phoenixd: {shown(reason)}")
                 if sent is not None and sent.state == "failed" and not _is_same(row, failed_before):
                     return sent
             await self._sleep(next(pauses))
@@ -328,7 +329,7 @@ async def _open_node(api: PhoenixdApi, network: str | None) -> None:
         raise ConfigurationError(f"what answers at {api.url} is no phoenixd that is known here")
     found = _CHAINS.get(said, said)
     if network not in (None, found):
-        raise ConfigurationError(f"phoenixd is on {printable(found)}, and network={network!r} is set")
+        raise ConfigurationError(f"phoenixd is on {shown(found)}, and network={network!r} is set")
 
 
 async def _can_pay(api: PhoenixdApi) -> bool:

@@ -12,8 +12,8 @@ from websockets.asyncio.client import connect
 
 from rail402.errors import ConfigurationError, OutcomeUnknown, RailUnavailable
 from rail402.protocol.base import Json
-from rail402_lightning.backends.connections import checked_url
-from rail402_lightning.backends.http_calls import HttpCalls, printable
+from rail402_lightning.backends.connections import checked_url, shown
+from rail402_lightning.backends.http_calls import HttpCalls
 from rail402_lightning.backends.lnbits_api import Connect
 
 __all__ = ["Answer", "PasswordRefused", "PhoenixdApi"]
@@ -114,7 +114,7 @@ class PhoenixdApi:
         reply = await self._calls.call(method, path, timeout=timeout, **content)
         if reply.status == 200:
             return Answer(200, reply.json(_WHO))
-        return Answer(reply.status, detail=printable(reply.content.decode("utf-8", errors="replace")))
+        return Answer(reply.status, detail=shown(reply.content.decode("utf-8", errors="replace")))
 
     def listen(self, path: str, *, timeout: float) -> AbstractAsyncContextManager[Any]:
         """Return a websocket to open with `async with`, in `timeout` seconds; it raises one of `STREAM_LOST`."""

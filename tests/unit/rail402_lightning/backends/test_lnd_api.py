@@ -12,8 +12,8 @@ import pytest
 
 from rail402.errors import ConfigurationError, OutcomeUnknown, RailUnavailable
 from rail402_lightning.backends import lnd_api
+from rail402_lightning.backends.connections import CertificateRefused
 from rail402_lightning.backends.lnd_api import (
-    CertificateRefused,
     LndApi,
     LndError,
     MacaroonRefused,
