@@ -18,6 +18,7 @@ from itertools import count
 from pathlib import Path
 
 from rail402.protocol.charge import Delivery, PaymentState
+from rail402.server.services import charge_id
 from rail402.stores import SqliteStore, Store, StoredResponse, TokenBucket
 from rail402.stores.postgres import PostgresStore
 from rail402.testing.stores import make_charge
@@ -31,8 +32,9 @@ _numbers = count()
 async def pay(store: Store) -> None:
     """Claim a charge and settle it."""
     number = next(_numbers)
-    digest = hashlib.sha256(str(number).encode()).hexdigest()
-    charge = make_charge(f"eip3009:{digest}", f"offer:{digest[:22]}", created_at=1_800_000_000 + number // 1000)
+    digest, now = hashlib.sha256(str(number).encode()), 1_800_000_000 + number // 1000
+    keys = f"eip3009:{digest.hexdigest()}", f"offer:{digest.hexdigest()[:22]}"
+    charge = make_charge(*keys, id=charge_id(now, digest.digest()[:11]), created_at=now)
     claim = await store.claim(charge)
     assert claim.won
     await store.save(charge.model_copy(update=SETTLED), response=RESPONSE)

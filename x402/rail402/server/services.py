@@ -24,11 +24,24 @@ from rail402.server.settings import GateSettings, Rule
 from rail402.stores.base import Store
 from rail402.stores.limits_redis import RedisLimits
 
-__all__ = ["Services"]
+__all__ = ["Services", "charge_id"]
 
 T = TypeVar("T")
 
 logger = logging.getLogger("rail402.server")
+
+
+def charge_id(now: int, random: bytes) -> str:
+    """Return a charge id: `ch_`, then the time and 88 random bits in base32.
+
+    The time leads, so that the newest charges lie together in a store's indexes, however many there are: with ids that
+    are random all over, each claim touches pages of its own.
+
+    Args:
+        now: Unix seconds.
+        random: 11 bytes that nobody can guess.
+    """
+    return "ch_" + base64.b32encode(now.to_bytes(5, "big") + random).rstrip(b"=").decode().lower()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,8 +96,8 @@ class Services:
         return list(self.rails.values()) if rule.rails is None else [self.rails[name] for name in rule.rails]
 
     def new_charge_id(self) -> str:
-        """Return a fresh charge id: `ch_` and 128 random bits."""
-        return "ch_" + base64.b32encode(self.random_bytes(16)).rstrip(b"=").decode().lower()
+        """Return a fresh charge id."""
+        return charge_id(self.clock(), self.random_bytes(11))
 
     def lease(self) -> int:
         """Return until when a write of now is trusted, Unix seconds."""
