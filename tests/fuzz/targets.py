@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rail402.dialects import DEFAULT_DIALECTS, OPTIONAL_DIALECTS, auth_params, macaroon
+from rail402.client.receipts import read_keys
+from rail402.dialects import DEFAULT_DIALECTS, OPTIONAL_DIALECTS, Mpp, XReceipt, auth_params, macaroon
 from rail402.dialects._payment_proof import parse_proof
 from rail402.dialects.accept_payment import preferred
+from rail402.facilitator.wire import kinds_of, read_payment, read_question
 from rail402.mcp import MppMcp, X402Mcp
 from rail402.money import Money
 from rail402.protocol.base import parse_json
@@ -27,6 +29,13 @@ from rail402.protocol.order import EMPTY_BODY_DIGEST, Order
 from rail402.protocol.rail import Registry
 from rail402.protocol.receipt import verify_receipt
 from rail402_base.eip3009 import parse_authorization
+from rail402_base.facilitator_wire import (
+    SignedTransfer,
+    parse_settlement,
+    parse_verdict,
+    request_body,
+    spoken_version,
+)
 from rail402_base.offer_receipt import signed_offer, signed_receipt
 from rail402_base.payment_uri import parse_payment_uri
 from rail402_base.tokens import BASE_SEPOLIA_USDC
@@ -34,6 +43,8 @@ from rail402_base.wire import BaseSpec
 from rail402_lightning import bolt11
 from rail402_lightning.exact import check_settlement
 from rail402_lightning.wire import LightningSpec
+from rail402_stripe.currencies import currency
+from rail402_stripe.proofs import OtherProofs, Preparation
 from rail402_stripe.wire import StripeSpec
 
 __all__ = ["TARGETS", "Target"]
@@ -95,7 +106,18 @@ def _offers() -> list[Offer]:
     invoice = binding.decode_offer({"network": "lightning", "invoice": INVOICE}, expires_at=NOW + 600)
     assert invoice is not None
     transfer = base.model_copy(update={"mechanism": "transfer", "flow": Flow.UPFRONT})
-    return [KEYS.issue(offer, ORDER, bytes(16)) for offer in (base, transfer, invoice)]
+    pay = "https://api.example.com/pay"
+    others = OtherProofs(payment_intent=Preparation(pay, "pk_test_1"), checkout_url=pay)
+    card = STRIPE.offer(
+        currency("usd"),
+        payee="profile_test_1",
+        amount=50,
+        flow=Flow.ESCROW,
+        expires_at=NOW + 600,
+        payment_method_types=["card", "link"],
+        other_proofs=others,
+    )
+    return [KEYS.issue(offer, ORDER, bytes(16)) for offer in (base, transfer, invoice, card)]
 
 
 def _challenge() -> Challenge:
@@ -111,6 +133,8 @@ def _headers(dialect: Dialect) -> tuple[list[tuple[str, str]], bytes]:
 def _proof(offer: Offer) -> dict[str, Any]:
     if offer.mechanism == "transfer":
         return {"transaction": "0x" + "ab" * 32}
+    if offer.rail == "stripe":
+        return {"spt": "spt_1RgaZcFPC5QUO6ZCDVZuVA8q"}
     return dict(_SIGNED) if offer.rail == "base" else {"preimage": "00" * 32}
 
 
@@ -242,12 +266,47 @@ def _signed(value: Any) -> None:
     _tried(lambda: verify_jws(OfferTerms, value, {}))
 
 
+def _facilitators() -> Iterator[tuple[str, Target]]:
+    """What a facilitator is asked, and what one answers."""
+
+    def asked(data: bytes) -> None:
+        question = read_question(data, max_bytes=65_536)
+        found = read_payment(question, SERVER.specs, kinds, now=NOW)
+        SERVER.specs[found.offer.rail].authenticate(found.offer, found.payment)
+
+    def answered(value: Any) -> None:
+        spoken_version(value, BASE_SEPOLIA_USDC.network)
+        parse_verdict(value)
+        parse_settlement(value)
+
+    kinds = [kind for spec in SERVER.specs for _, kind in kinds_of(spec)]
+    authorization, signature = parse_authorization(_SIGNED)
+    transfer = SignedTransfer(token=BASE_SEPOLIA_USDC, authorization=authorization, signature=signature)
+    yield "facilitator.asked", Target(asked, tuple(_dump(request_body(each, transfer, now=NOW)) for each in (1, 2)))
+    answers = (
+        {"kinds": [{"x402Version": 2, "scheme": "exact", "network": "eip155:84532"}]},
+        {"isValid": True, "payer": "0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A"},
+        {"success": True, "transaction": "0x" + "ab" * 32, "network": "eip155:84532", "amount": "3000"},
+    )
+    yield "facilitator.answered", Target(_json(answered), tuple(_dump(answer) for answer in answers))
+
+
+def _envelopes() -> Iterator[tuple[str, Target]]:
+    """What comes back of an offer by itself, where a person pays it."""
+    challenge, (signed, transfer, *_) = _challenge(), _offers()
+    mpp = Mpp().envelope(signed, challenge, SERVER)
+    x_receipt = XReceipt().challenge(challenge.model_copy(update={"offers": (transfer,)}), SERVER).body
+    for dialect, envelope in ((Mpp(), mpp), (XReceipt(), x_receipt)):
+        read = _json(lambda value, dialect=dialect: dialect.offer_of(value, SERVER))  # type: ignore[misc]
+        yield f"{dialect.name}.offer_of", Target(read, (_dump(envelope),))
+
+
 def _made() -> dict[str, Target]:
     targets: dict[str, Target] = {}
     for dialect in ALL:
         targets[f"{dialect.name}.offers"] = _challenges_of(dialect)
         targets[f"{dialect.name}.payments"] = _payments_of(dialect)
-    targets |= dict(_mcp())
+    targets |= {**dict(_mcp()), **dict(_facilitators()), **dict(_envelopes())}
     plain = macaroon.mint(b"k" * 32, bytes(66), b"api.example.com", [b"rail402_offer=k1.1.a.b"])
     authorization = _dump(_SIGNED)
     lines = tuple(value.encode() for dialect in DEFAULT_DIALECTS for _, value in _headers(dialect)[0])
@@ -263,6 +322,7 @@ def _made() -> dict[str, Target]:
         "lnbtc": Target(_json(_settled), (_dump(_lnbtc()),)),
         "offer_receipt": Target(_json(_signed), (_dump(_ARTIFACT),)),
         "did_document": Target(_json(keys_in), (_dump(did_document("did:web:api.example.com", {"keys": []})),)),
+        "jwks": Target(read_keys, (_dump({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "A" * 43, "kid": "k1"}]}),)),
         "macaroon": Target(macaroon.parse, (plain.serialize(),)),
         "bolt11": Target(lambda data: bolt11.decode(_text(data)), (INVOICE.encode(),)),
         "eip3009": Target(_json(parse_authorization), (authorization,)),

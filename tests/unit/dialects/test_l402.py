@@ -24,11 +24,20 @@ from rail402.protocol.order import EMPTY_BODY_DIGEST
 from rail402.protocol.payment import Payment
 from rail402.protocol.rail import Registry
 
-from .dialect_fakes import KEYS, LIGHTNING, NOW, SECRETS, STRIPE, challenge_of, charge_of, offer_of
+from .dialect_fakes import KEYS, LIGHTNING, NOW, SECRETS, STRIPE, challenge_of, charge_of, offer_of, vectors
 
 L = L402()
 PREIMAGE = "11" * 32
 HASH = hashlib.sha256(bytes.fromhex(PREIMAGE)).hexdigest()
+VECTORS = vectors("l402.json")
+
+
+def lines_of(kind: str) -> list[str]:
+    return [vector["line"] for vector in VECTORS[kind]]
+
+
+def shortened(line: str) -> str:
+    return line[:40]
 
 
 class InvoiceBinding:
@@ -157,11 +166,7 @@ def test_two_payments_are_refused() -> None:
     assert caught.value.code == "several_payments"
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["L402", "L402 abc", "L402 abc def:00", "L402 a,b:" + PREIMAGE, "L402 !!!:" + PREIMAGE, "L402 AAAA:" + PREIMAGE,
-     "L402 A:" + PREIMAGE, "L402 " + "A" * 70_000 + ":00", "L402 :" + PREIMAGE],
-)  # fmt: skip
+@pytest.mark.parametrize("line", [*lines_of("refused_credentials"), "L402 " + "A" * 70_000 + ":00"], ids=shortened)
 def test_what_cannot_be_read_is_malformed(line: str) -> None:
     with pytest.raises(MalformedInput) as caught:
         payments(line)
@@ -259,23 +264,12 @@ def offers(*lines: str, context: Context = CLIENT) -> list[Offer]:
     return L.offers(Fields(("WWW-Authenticate", line) for line in lines), b"", context)
 
 
-@pytest.mark.parametrize(
-    ("line", "scheme", "token"),
-    [
-        ('L402 macaroon="abc=", invoice="lnbcrt1"', "L402", "abc="),
-        ('LSAT macaroon="abc=",invoice="lnbcrt1"', "LSAT", "abc="),
-        (
-            'L402 version="0", token="any {thing}", invoice="lnbcrt1"'.replace(" {thing}", "{thing}"),
-            "L402",
-            "any{thing}",
-        ),
-        ('Basic realm="x", L402 token="abc", macaroon="abc", invoice="lnbcrt1", new="y"', "L402", "abc"),
-    ],
-)
-def test_a_challenge_is_read_and_answered(line: str, scheme: str, token: str) -> None:
-    (offer,) = offers(line)
+@pytest.mark.parametrize("vector", VECTORS["accept"], ids=lambda vector: vector["name"])
+def test_a_challenge_is_read_and_answered(vector: dict[str, str]) -> None:
+    (offer,) = offers(vector["line"])
     assert (offer.dialect, offer.extra["invoice"]) == ("l402", "lnbcrt1")
-    assert L.credential(offer, {"preimage": PREIMAGE}, CLIENT) == [("Authorization", f"{scheme} {token}:{PREIMAGE}")]
+    credential = f"{vector['scheme']} {vector['token']}:{PREIMAGE}"
+    assert L.credential(offer, {"preimage": PREIMAGE}, CLIENT) == [("Authorization", credential)]
 
 
 def test_our_own_challenge() -> None:
@@ -293,17 +287,8 @@ def test_one_offer_under_two_words_counts_once() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [
-        "L402",
-        'L402 invoice="lnbcrt1"',
-        'L402 macaroon="abc"',
-        'L402 macaroon="abc", token="def", invoice="lnbcrt1"',
-        'L402 macaroon="a b", invoice="lnbcrt1"',
-        'L402 macaroon="a:b", invoice="lnbcrt1"',
-        'L402 macaroon="abc", invoice="',
-        'L402 macaroon="' + "A" * 9000 + '", invoice="lnbcrt1"',
-        "L402 " + "a" * 70_000,
-    ],
+    [*lines_of("reject"), 'L402 macaroon="' + "A" * 9000 + '", invoice="lnbcrt1"', "L402 " + "a" * 70_000],
+    ids=shortened,
 )
 def test_a_challenge_that_cannot_be_used(line: str) -> None:
     with pytest.raises(MalformedInput):

@@ -57,30 +57,17 @@ def test_its_repr_does_not_let_it_be_used() -> None:
 GOOD = mint(KEY, b"id", b"here", [b"a=1"]).serialize()
 
 
+@pytest.mark.parametrize("vector", vectors("macaroons.json")["rejected"], ids=lambda vector: vector["name"])
+def test_what_is_no_macaroon(vector: dict[str, Any]) -> None:
+    with pytest.raises(MalformedInput, match=vector["problem"]):
+        parse(bytes.fromhex(vector["hex"]))
+
+
 @pytest.mark.parametrize(
     ("data", "problem"),
-    [
-        (b"", "V2"),
-        (b"\x01" + GOOD[1:], "V2"),
-        (b"MDAxY2xvY2F0aW9u", "V2"),  # the text format V1
-        (GOOD[:-1], "in the middle of a field"),
-        (GOOD[:-33], "cannot be read"),
-        (GOOD[:-34], "lacks"),
-        (GOOD + b"\x00", "after its signature"),
-        (b"\x02\x00\x00" + GOOD[-34:], "lacks its identifier"),
-        (b"\x02\x02\x01a\x00\x02\x00\x00\x00" + GOOD[-34:], "lacks its identifier, a caveat"),
-        (b"\x02\x02\x01a\x00\x00\x06\x1f" + bytes(31), "signature"),
-        (b"\x02\x02\x01a\x01\x01b\x00\x00" + GOOD[-34:], "unexpected field 1"),
-        (b"\x02\x02\x01a\x02\x01b\x00\x00" + GOOD[-34:], "unexpected field 2"),
-        (b"\x02\x03\x01a\x00\x00" + GOOD[-34:], "unexpected field 3"),
-        (b"\x02\x02\x01a\x00\x02\x01b\x04\x01c\x00\x00" + GOOD[-34:], "third-party"),
-        (b"\x02\x02\xff\xff\xff\xff\x01a", "length"),
-        (b"\x02\x02\xff\xff\x7fa", "in the middle"),
-        (b"\x02" + bytes(8192), "longer"),
-        (mint(KEY, b"id", b"", [b"a"] * 65).serialize(), "more than 64"),
-    ],
+    [(b"\x02" + bytes(8192), "longer"), (mint(KEY, b"id", b"", [b"a"] * 65).serialize(), "more than 64")],
 )
-def test_what_is_no_macaroon(data: bytes, problem: str) -> None:
+def test_what_is_too_large(data: bytes, problem: str) -> None:
     with pytest.raises(MalformedInput, match=problem):
         parse(data)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 from functools import cached_property
 
@@ -12,7 +14,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rail402.errors import MalformedInput
-from rail402.protocol.base import MAX_JSON_DEPTH, Record, canonical_json, parse_json, sha256_hex
+from rail402.protocol.base import (
+    MAX_JSON_DEPTH,
+    Record,
+    canonical_json,
+    hmac_sha256,
+    hmac_sha256_again,
+    parse_json,
+    sha256_hex,
+)
 
 FUZZ = settings(derandomize=True, database=None, deadline=None, max_examples=150)
 
@@ -97,6 +107,19 @@ class TestCanonicalJson:
     def test_what_has_no_canonical_form(self, value: object) -> None:
         with pytest.raises((ValueError, TypeError)):
             canonical_json(value)
+
+
+def test_hmac_sha256() -> None:  # RFC 4231, test case 2
+    for made in (hmac_sha256, hmac_sha256_again):
+        mac = made(b"Jefe", b"what do ya want for nothing?")
+        assert mac.hex() == "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+
+
+@FUZZ
+@given(st.binary(max_size=130), st.lists(st.binary(max_size=200), max_size=3))
+def test_a_key_that_is_used_again_makes_what_it_would_make_anew(key: bytes, texts: list[bytes]) -> None:
+    for data in texts:
+        assert hmac_sha256_again(key, data) == hmac.digest(key, data, hashlib.sha256)
 
 
 def test_sha256_hex() -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "DEFAULT_DIALECTS",
     "L402",
     "OPTIONAL_DIALECTS",
+    "PAYMENT_FIELDS",
     "X402V1",
     "X402V2",
     "Mpp",
@@ -35,6 +36,11 @@ come before those that do not. A 402 that is too large leaves out the last ones 
 
 OPTIONAL_DIALECTS: Final[tuple[Dialect, ...]] = (XPayment(), XPrice(), PaymentUri())
 """What is spoken only where it is asked for: `dialects=[*DEFAULT_DIALECTS, XPrice()]`."""
+
+PAYMENT_FIELDS: Final = frozenset(
+    name for dialect in (*DEFAULT_DIALECTS, *OPTIONAL_DIALECTS) for name in dialect.request_fields
+) - {"authorization"}
+"""The request fields, in lower case, in which nothing but a payment travels; `authorization` may hold a login too."""
 
 
 def dialect_by_name(name: str) -> Dialect:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-from contextlib import suppress
 from typing import Any
 
 from pydantic_core import to_json
@@ -21,10 +20,14 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_-]*+={0,2}", re.ASCII)
 
 def compact_json(value: object) -> bytes:
     """Return JSON without spaces, in ASCII: escapes bring every text through whatever re-encodes the bytes."""
-    with suppress(ValueError):  # half a surrogate pair, which only an escape can say
+    try:
         data = to_json(value)  # several times as fast, and escapes nothing beyond ASCII
-        if data.isascii():
-            return data
+    except ValueError:  # half a surrogate pair, which only an escape can say
+        return _escaped(value)
+    return data if data.isascii() else _escaped(value)
+
+
+def _escaped(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 

@@ -126,9 +126,11 @@ def first_offer(dialect: str, challenge: Challenge, context: Context) -> tuple[O
 
     It is the first whose proof is known to its payer alone, or else the first.
     """
-    said = [(offer, wire) for offer in challenge.offers if (wire := offer_on_the_wire(dialect, offer, context))]
-    secret = (pair for pair in said if context.specs[pair[0].rail].bare_replay)
-    return next(secret, said[0] if said else None)
+    for offer in sorted(challenge.offers, key=lambda offer: not context.specs[offer.rail].bare_replay):
+        wire = offer_on_the_wire(dialect, offer, context)
+        if wire:
+            return offer, wire
+    return None
 
 
 def token_for(offer: Offer, context: Context) -> str | None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import hmac
 import re
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final, Literal
@@ -22,7 +21,7 @@ from rail402.dialects import auth_params
 from rail402.dialects._rails import offer_on_the_wire, proof_on_the_wire, read_offer, read_offers
 from rail402.dialects.macaroon import Macaroon, mint, parse
 from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
-from rail402.protocol.base import Json, sha256_hex
+from rail402.protocol.base import Json, hmac_sha256_again, sha256_hex
 from rail402.protocol.binding import OfferKeys
 from rail402.protocol.challenge import Challenge
 from rail402.protocol.charge import Charge
@@ -158,7 +157,7 @@ def _keys(context: Context) -> OfferKeys:
 
 def _root_key(secret: bytes, identifier: bytes) -> bytes:
     """Return the root key of a macaroon: one of its own for each, without having to keep it."""
-    return hmac.digest(secret, hashlib.sha256(identifier).digest(), hashlib.sha256)
+    return hmac_sha256_again(secret, hashlib.sha256(identifier).digest())
 
 
 def _checked(macaroon: Macaroon, context: Context) -> tuple[str, str]:

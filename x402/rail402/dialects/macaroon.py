@@ -8,12 +8,12 @@ not the root key itself but HMAC-SHA256("macaroons-key-generator", root key), an
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rail402.errors import MalformedInput
+from rail402.protocol.base import hmac_sha256, hmac_sha256_again
 
 __all__ = ["MAX_BYTES", "Macaroon", "mint", "parse"]
 
@@ -44,7 +44,7 @@ class Macaroon:
 
     def restrict(self, caveat: bytes) -> Macaroon:
         """Return it with one more caveat, which needs no key."""
-        signature = hmac.digest(self.signature, caveat, hashlib.sha256)
+        signature = hmac_sha256(self.signature, caveat)
         return replace(self, caveats=(*self.caveats, caveat), signature=signature)
 
     def verifies(self, root_key: bytes) -> bool:
@@ -68,10 +68,10 @@ def mint(root_key: bytes, identifier: bytes, location: bytes = b"", caveats: Seq
         root_key: secret; one of its own for each macaroon.
         identifier: must not be empty, and need not be secret.
     """
-    key = hmac.digest(b"macaroons-key-generator", root_key, hashlib.sha256)
-    signature = hmac.digest(key, identifier, hashlib.sha256)
+    key = hmac_sha256_again(b"macaroons-key-generator", root_key)
+    signature = hmac_sha256(key, identifier)
     for caveat in caveats:
-        signature = hmac.digest(signature, caveat, hashlib.sha256)
+        signature = hmac_sha256(signature, caveat)
     return Macaroon(location, identifier, tuple(caveats), signature)
 
 

@@ -8,18 +8,16 @@ or in its `request` where the method's clients drop what their draft does not na
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import hmac
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from operator import itemgetter
 from typing import Any, ClassVar, Final, Literal, TypeVar
 
 from rail402.dialects import auth_params as auth_params
 from rail402.dialects._base64_json import compact_json, from_base64, to_base64url
+from rail402.dialects._mpp_challenge import ECHO_THE_REQUEST_ONLY, OFFER, Made, body_digest_field, challenge_id, make
 from rail402.dialects._rails import (
     offer_on_the_wire,
     proof_on_the_wire,
@@ -49,40 +47,11 @@ MAX_REQUEST: Final = 16_384
 DEFAULT_LIFETIME: Final = 300
 """Seconds for which a challenge without `expires` counts as good."""
 
-_OFFER: Final = "_rail402_offer"
-_ECHO_THE_REQUEST_ONLY: Final = ("lightning",)
-"""Methods whose clients send back no more of a challenge than their draft shows: neither `opaque` nor `digest`."""
-
 _REQUIRED: Final[tuple[str, ...]] = ("id", "realm", "method", "intent", "request")
 _OPTIONAL: Final[tuple[str, ...]] = ("description", "digest", "expires", "header", "opaque")
-_OURS: Final = frozenset(("id", "request", "digest", "expires", "opaque"))
-"""Parameters that are written here, in characters that need no quoting."""
 
 _METHOD: Final = re.compile(r"[a-z][a-z0-9:_-]*", re.ASCII)
 _INTENT: Final = re.compile(r"[A-Za-z0-9-]+", re.ASCII)
-
-
-def challenge_id(secret: bytes, challenge: Mapping[str, str]) -> str:
-    """Return the id of a challenge: HMAC-SHA256 over its members, in base64url (draft, section 5.1.1).
-
-    Args:
-        secret: the server's secret, at least 32 bytes.
-        challenge: its members as they stand in the header: `realm`, `method`, `intent`, `request`, and `expires`,
-            `digest`, `header` and `opaque` where they are there. `description` is not covered, and a `header` that
-            names the default, `Authorization`, counts as absent.
-    """
-    slots = [challenge[name] for name in ("realm", "method", "intent", "request")]
-    slots += [challenge.get("expires", ""), challenge.get("digest", "")]
-    header = challenge.get("header", "")
-    if header and header.lower() != "authorization":
-        slots.append(header)
-    slots.append(challenge.get("opaque", ""))
-    return to_base64url(hmac.digest(secret, "|".join(slots).encode(), hashlib.sha256))
-
-
-def body_digest_field(body_digest: str) -> str:
-    """Return the `digest` parameter for a body of that SHA-256 (hexadecimal): the bare form, which the SDKs want."""
-    return "sha-256=" + base64.b64encode(bytes.fromhex(body_digest)).decode()
 
 
 class Mpp(Dialect):
@@ -97,20 +66,37 @@ class Mpp(Dialect):
 
     def challenge(self, challenge: Challenge, context: Context) -> Envelope:
         """Return one `WWW-Authenticate: Payment` line per offer that MPP can say."""
-        return Envelope(fields=[("WWW-Authenticate", _line(params)) for params in self.challenges(challenge, context)])
+        return Envelope(fields=[("WWW-Authenticate", made.line()) for made in self._made(challenge, context)])
 
     def challenges(self, challenge: Challenge, context: Context) -> list[dict[str, str]]:
         """Return the parameters of the challenge for each offer that MPP can say, as the client prefers them."""
-        said = [self.envelope(offer, challenge, context) for offer in challenge.offers]
-        challenges = [envelope["challenge"] for envelope in said if envelope is not None]
-        if challenge.preference:
-            challenges = preferred(challenge.preference, challenges, itemgetter("method", "intent"))
-        return challenges
+        return [made.params() for made in self._made(challenge, context)]
+
+    def _made(self, challenge: Challenge, context: Context) -> list[Made]:
+        said = [self._made_of(offer, challenge, context) for offer in challenge.offers]
+        made = [each for each in said if each is not None]
+        return preferred(challenge.preference, made, Made.method_and_intent) if challenge.preference else made
 
     def envelope(self, offer: Offer, challenge: Challenge, context: Context) -> Mapping[str, Any] | None:
         """Return the parameters of the challenge that says `offer`; see `Dialect.envelope`."""
+        made = self._made_of(offer, challenge, context)
+        return None if made is None else {"challenge": made.params()}
+
+    def _made_of(self, offer: Offer, challenge: Challenge, context: Context) -> Made | None:
         wire = offer_on_the_wire(self.name, offer, context)
-        return None if wire is None else {"challenge": _params(wire, offer, challenge, context)}
+        if wire is None:
+            return None
+        assert offer.token is not None
+        body_digest = challenge.order.body_digest
+        return make(
+            wire,
+            token=offer.token,
+            realm=context.realm,
+            description=challenge.description,
+            digest="" if body_digest == EMPTY_BODY_DIGEST else body_digest_field(body_digest),
+            expires=_timestamp(offer.expires_at),
+            secret=_keys(context).derive("mpp"),
+        )
 
     def offer_of(self, envelope: Mapping[str, Any], context: Context) -> Offer:
         """Return the offer of a challenge that came back; its id proves it ours. See `Dialect.offer_of`."""
@@ -212,38 +198,6 @@ class Mpp(Dialect):
 # --- the server's challenges
 
 
-def _line(params: Mapping[str, str]) -> str:
-    return "Payment " + ", ".join(
-        [f'{name}="{text}"' if name in _OURS else f"{name}={auth_params.quote(text)}" for name, text in params.items()]
-    )
-
-
-def _params(wire: Mapping[str, Any], offer: Offer, challenge: Challenge, context: Context) -> dict[str, str]:
-    """Return the parameters of the challenge that says `offer`, its id first."""
-    assert offer.token is not None
-    in_request = wire["method"] in _ECHO_THE_REQUEST_ONLY
-    request = {**wire["request"], _OFFER: offer.token} if in_request else wire["request"]
-    params = {
-        "realm": context.realm,
-        "method": wire["method"],
-        "intent": wire["intent"],
-        "request": to_base64url(canonical_json(request)),
-    }
-    if description := _one_line(challenge.description):
-        params["description"] = description
-    if challenge.order.body_digest != EMPTY_BODY_DIGEST:
-        params["digest"] = body_digest_field(challenge.order.body_digest)
-    params["expires"] = _timestamp(offer.expires_at)
-    if not in_request:  # one ASCII text: this is its canonical form
-        params["opaque"] = to_base64url(compact_json({"token": offer.token}))
-    return {"id": challenge_id(_keys(context).derive("mpp"), params), **params}
-
-
-@lru_cache(maxsize=256)
-def _one_line(text: str) -> str:
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
-
-
 def _keys(context: Context) -> OfferKeys:
     if context.keys is None:
         raise ConfigurationError("MPP needs the server's offer keys")
@@ -254,12 +208,12 @@ def _ours(
     echoed: dict[str, str], context: Context, digest: str | None = None
 ) -> tuple[dict[str, str], dict[str, Any], object]:
     """Return an echoed challenge of ours, its request, and what stands where the offer's token belongs."""
-    if digest is not None and echoed["method"] in _ECHO_THE_REQUEST_ONLY:
+    if digest is not None and echoed["method"] in ECHO_THE_REQUEST_ONLY:
         echoed.setdefault("digest", digest)
     _check_ours(echoed, _keys(context))
     request = from_base64(echoed["request"], field="request")
-    if _OFFER in request:
-        return echoed, request, request[_OFFER]
+    if OFFER in request:
+        return echoed, request, request[OFFER]
     return echoed, request, from_base64(echoed.get("opaque", ""), field="opaque").get("token")
 
 

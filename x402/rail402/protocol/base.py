@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final, Self
 
 import rfc8785
@@ -14,7 +16,17 @@ from pydantic_core import to_json
 
 from rail402.errors import MalformedInput
 
-__all__ = ["MAX_JSON_DEPTH", "Json", "Record", "canonical_json", "nests_too_deep", "parse_json", "sha256_hex"]
+__all__ = [
+    "MAX_JSON_DEPTH",
+    "Json",
+    "Record",
+    "canonical_json",
+    "hmac_sha256",
+    "hmac_sha256_again",
+    "nests_too_deep",
+    "parse_json",
+    "sha256_hex",
+]
 
 Json = Mapping[str, Any]
 """A decoded JSON object."""
@@ -22,6 +34,7 @@ Json = Mapping[str, Any]
 MAX_JSON_DEPTH: Final = 32
 
 _SAFE: Final = 2**53 - 1
+_BLOCK: Final = 64  # bytes that SHA-256 takes at a time
 
 
 class Record(BaseModel):
@@ -47,23 +60,28 @@ class Record(BaseModel):
 def canonical_json(value: object) -> bytes:
     """Return the canonical form of a JSON value (RFC 8785)."""
     try:
-        return to_json(_in_order(value))  # the same bytes in a fraction of the time, which every offer of a 402 takes
-    except ValueError:
+        data = to_json(_in_order(value))  # the same bytes in a fraction of the time, for every offer of a 402
+    except (TypeError, ValueError):
         return rfc8785.dumps(value)  # type: ignore[arg-type]
+    return data if data.isascii() else rfc8785.dumps(value)  # type: ignore[arg-type]
 
 
 def _in_order(value: Any) -> Any:
     """Return the value with its members in order, which is all that the canonical form of ASCII and safe numbers takes.
 
     Raises:
-        ValueError: there is something else in it.
+        TypeError, ValueError: there is something else in it than texts, safe whole numbers, literals and lists.
     """
     kind = type(value)
-    if kind is str and value.isascii():
-        return value
-    if kind is dict and all(type(name) is str and name.isascii() for name in value):
-        return {name: _in_order(value[name]) for name in sorted(value)}
-    if value is None or kind is bool or (kind is int and -_SAFE <= value <= _SAFE):
+    if kind is dict:
+        ordered = {}
+        for name in sorted(value):
+            if type(name) is not str:
+                raise ValueError("not plain")
+            member = value[name]
+            ordered[name] = member if type(member) is str else _in_order(member)
+        return ordered
+    if value is None or kind is str or kind is bool or (kind is int and -_SAFE <= value <= _SAFE):
         return value
     if kind is list:
         return [_in_order(member) for member in value]
@@ -73,6 +91,28 @@ def _in_order(value: Any) -> Any:
 def sha256_hex(data: bytes) -> str:
     """Return the SHA-256 of `data` as 64 lower-case hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+def hmac_sha256(key: bytes, data: bytes) -> bytes:
+    """Return HMAC-SHA256 of `data`, 32 bytes."""
+    return hmac.digest(key, data, "sha256")  # by its name the hash is found in two thirds of the time
+
+
+def hmac_sha256_again(key: bytes, data: bytes) -> bytes:
+    """Return the same for one of the few keys that are used again and again; it takes two thirds of the time."""
+    inner, outer = _begun(key)
+    inner, outer = inner.copy(), outer.copy()
+    inner.update(data)
+    outer.update(inner.digest())
+    return outer.digest()
+
+
+@lru_cache(maxsize=64)
+def _begun(key: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
+    """Return SHA-256 over the key's inner and its outer block: what HMAC makes of a key alone (RFC 2104, section 4)."""
+    block = (key if len(key) <= _BLOCK else hashlib.sha256(key).digest()).ljust(_BLOCK, b"\0")
+    inner, outer = (bytes(byte ^ pad for byte in block) for pad in (0x36, 0x5C))
+    return hashlib.sha256(inner), hashlib.sha256(outer)
 
 
 def parse_json(data: bytes | str, *, field: str, max_bytes: int) -> dict[str, Any]:
