@@ -138,7 +138,7 @@ class CreditRail(PaymentRail):
 
     def __init__(self, book: Book, *, shop: str, shop_key: str, is_sandbox: bool = False) -> None:
         self.spec = self._spec = CreditSpec(shop, shop_key)
-        self._book, self.is_sandbox = book, is_sandbox
+        self._book, self.payee, self.is_sandbox = book, shop, is_sandbox
 
     async def offer(self, order: Order, mechanism: Mechanism, terms: Terms) -> Offer | None:
         when = {"expires_at": terms.expires_at, "timeout_seconds": terms.timeout_seconds}

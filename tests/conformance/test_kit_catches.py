@@ -102,6 +102,12 @@ class OffersForEver(FakeRail):
         return await super().offer(order, mechanism, replace(terms, expires_at=terms.expires_at + 1))
 
 
+class NamesNobody(FakeRail):
+    async def offer(self, order: Order, mechanism: Mechanism, terms: Terms) -> Offer | None:
+        offer, self.payee = await super().offer(order, mechanism, terms), None  # type: ignore[assignment]
+        return offer
+
+
 class BreaksOverWords(FakeRail):
     async def offer(self, order: Order, mechanism: Mechanism, terms: Terms) -> Offer | None:
         return None if len(terms.description) > 1000 else await super().offer(order, mechanism, terms)
@@ -617,6 +623,7 @@ RAILS = [
     Defect(OffersOneMore, "test_an_offer_is_what_was_asked_for"),
     Defect(OffersForEver, "test_an_offer_is_what_was_asked_for"),
     Defect(OffersAnything, "test_too_small_a_price_is_not_offered"),
+    Defect(NamesNobody, "test_it_says_who_is_paid"),
     Defect(BreaksOverWords, "test_whatever_is_sold_can_be_offered"),
     Defect(OneKeyForAllOffers, "test_an_offer_is_recognised_when_it_comes_back"),
     Defect(OneKeyForAllOffers, "test_a_payment_has_the_same_keys_each_time"),

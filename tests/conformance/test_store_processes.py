@@ -36,7 +36,9 @@ async def main():
     sys.stdin.readline()
     claims = await asyncio.gather(*(store.claim(make_charge(number)) for number in range({CLAIMS})))
     salt = await store.remember("salt", me)
-    taken = await asyncio.gather(*(store.take_use("ch_pass") for _ in range({CLAIMS})))
+    taken = await asyncio.gather(*(
+        store.take_use("ch_pass", f"{{me}} {{number}}", now=0, lease_until=1) for number in range({CLAIMS})
+    ))
     leads = [await store.lead("reconciler", me, now=0, seconds=30) for _ in range(3)]
     bucket = TokenBucket(rate=1, burst={TOKENS})
     tokens = await asyncio.gather(*(store.spend("ip", 1, bucket, now=1) for _ in range({CLAIMS})))

@@ -14,6 +14,7 @@ from rail402.dialects.mpp import Mpp, challenge_id
 from rail402.errors import MalformedInput, PaymentRejected, Rail402Error
 from rail402.mcp import MppMcp
 from rail402.protocol.charge import PaymentState
+from rail402.protocol.dialect import Fields
 from tests.unit.dialects.dialect_fakes import BASE, CLIENT, KEYS, SERVER, STRIPE, challenge_of, charge_of, offer_of
 
 MCP = MppMcp()
@@ -185,3 +186,20 @@ def test_hostile_challenges(member: str, value: Any) -> None:
             attempt()
         except Rail402Error as caught:
             assert isinstance(caught, MalformedInput | PaymentRejected)  # noqa: PT017
+
+
+@pytest.mark.parametrize("came", [True, False])
+def test_what_is_asked_and_paid_travels_over_http_too(came: bool) -> None:
+    response = {"error": asked(offer_of(STRIPE), offer_of(BASE), description='a "report"')}
+    dialect = Mpp()
+    read = dialect.offers(Fields(MCP.fields_of(response)), b"", CLIENT)
+    assert [offer.rail for offer in read] == ["stripe", "base"]
+    shown = Fields(dialect.credential(read[0], {"proof": "sig"}, CLIENT))
+    if came:
+        response["error"]["data"]["challenges"][0]["unknown"] = 1
+    meta = MCP.meta_of(shown, response if came else {})
+    credential = meta["org.paymentauth/credential"]
+    assert credential["challenge"] == response["error"]["data"]["challenges"][0]
+    assert MCP.payment({"params": {"_meta": meta}}, SERVER).payload == {"proof": "sig"}
+    assert MCP.fields_of({"result": {}}) == []
+    assert MCP.meta_of(Fields([("Authorization", "Bearer x")]), response) == {}

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rail402.dialects.x402_v2 import X402V2
 from rail402.errors import MalformedInput, PaymentRejected, Rail402Error
 from rail402.mcp import X402Mcp
 from rail402.protocol.charge import PaymentState
+from rail402.protocol.dialect import Fields
 from tests.unit.dialects.dialect_fakes import (
     BASE,
     CLIENT,
@@ -148,3 +150,14 @@ def test_hostile_results(member: str, value: Any) -> None:
         MCP.offers({**asked(offer_of(BASE)), member: value}, CLIENT)
     except Rail402Error as error:
         assert isinstance(error, MalformedInput)  # noqa: PT017
+
+
+def test_what_is_asked_and_paid_travels_over_http_too() -> None:
+    offer = offer_of(BASE)
+    result, dialect = asked(offer), X402V2()
+    fields = Fields(MCP.fields_of(result))
+    (read,) = dialect.offers(fields, b"", CLIENT)
+    shown = dialect.credential(read, {"proof": "sig"}, CLIENT)
+    assert MCP.meta_of(Fields(shown)) == paid(result)
+    assert MCP.fields_of({"isError": False}) == []
+    assert MCP.meta_of(Fields()) == {}

@@ -90,6 +90,22 @@ async def test_a_cheap_route_opens_no_dear_one() -> None:
         assert dear == []
 
 
+@pytest.mark.parametrize("style", ["signed", "invoice"])
+async def test_an_offer_to_somebody_else_is_taken_from_nobody(style: str) -> None:
+    """With the gate's secret a thief can sign such an offer, and would pay itself."""
+    shop = Shop(style=style)
+    runs = sell(shop)
+    async with shop.open():
+        shop.rail.payee = "mallory"
+        forged = await shop.quote("/goods")
+        shop.rail.payee = "shop"
+        for _ in range(2):
+            answer = await shop.client.get("/goods", headers=forged)
+            assert (answer.status_code, answer.json()["code"]) == (402, "payee_mismatch")
+        assert (runs, await shop.charges()) == ([], [])
+        assert (await shop.buy("/goods")).status_code == 200
+
+
 async def test_an_altered_offer_is_not_ours() -> None:
     shop = Shop()
     served = sell(shop)

@@ -15,9 +15,18 @@ from starlette.responses import PlainTextResponse, Response
 from rail402.errors import ConfigurationError, RailUnavailable
 from rail402.protocol.binding import parse_token
 from rail402.protocol.charge import Operation, PaymentState
-from rail402.protocol.endpoint import Desk, Endpoint, EndpointReply, EndpointRequest
+from rail402.protocol.endpoint import (
+    MAX_BODY,
+    MAX_SIGNED_BODY,
+    Desk,
+    Endpoint,
+    EndpointReply,
+    EndpointRequest,
+    Signed,
+)
 from rail402.protocol.offer import Offer
 from rail402.server.gate import Gate
+from rail402.server.limits import Limits
 from rail402.testing.fakes import Ending, FakeLedger, FakeRail, FakeSpec
 from tests.unit.server.shop import URL, Shop
 
@@ -26,7 +35,7 @@ class DeskRail(FakeRail):
     """Prepares payments at `fake`, and is told at `fake/hook` what happened."""
 
     def endpoints(self) -> Mapping[tuple[str, str], Endpoint]:
-        return {("GET", "fake"): self.page, ("POST", "fake"): self.prepare, ("POST", "fake/hook"): self.hook}
+        return {("GET", "fake"): self.page, ("POST", "fake"): self.prepare, ("POST", "fake/hook"): Signed(self.hook)}
 
     def pay_path(self, offer: Offer) -> str | None:
         return "fake"
@@ -52,11 +61,10 @@ class DeskRail(FakeRail):
 
 
 def make_shop(**options: Any) -> Shop:
-    shop = Shop(install=False, **options)
+    shop = Shop(install=False)
     shop.rail = DeskRail(shop.ledger, FakeSpec())
-    shop.gate = Gate(
-        rails=[shop.rail], public_url=URL, store="memory://", clock=shop.clock, reconcile_seconds=0, wait_seconds=1
-    )
+    settings = {"store": "memory://", "reconcile_seconds": 0, "wait_seconds": 1} | options
+    shop.gate = Gate(rails=[shop.rail], public_url=URL, clock=shop.clock, **settings)
     shop.gate.install(shop.app)
     return shop
 
@@ -227,8 +235,74 @@ async def test_an_error_of_an_endpoint_is_its_answer() -> None:
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
         assert answer.json()["code"] == "rail_unavailable"
         assert (await shop.client.put("/.well-known/rail402/fake")).status_code == 405
-        large = await shop.client.post("/.well-known/rail402/fake", content=b" " * (1 << 20) + b"1")
+
+
+@pytest.mark.parametrize(("path", "most"), [("fake", MAX_BODY), ("fake/hook", MAX_SIGNED_BODY)])
+async def test_a_body_has_a_bound_of_its_own_whatever_a_paid_route_takes(path: str, most: int) -> None:
+    shop = make_shop(max_body=1)
+    async with shop.open():
+        address = f"/.well-known/rail402/{path}"
+        message = json.dumps({"operation": "hold", "dialect": "gopher", "offer": {}}).encode()
+        fits = await shop.client.post(address, content=message.ljust(most))
+        assert fits.status_code in (400, 503)
+        large = await shop.client.post(address, content=message.ljust(most + 1))
         assert (large.status_code, large.json()["code"]) == (413, "body_too_large")
+
+
+# --- how often
+
+
+HOOK, PAGE, RECEIPT = "fake/hook", "fake?dialect=mpp&offer=e30", "receipts/ch_" + "a" * 26
+
+
+async def asked(shop: Shop, method: str, path: str, times: int, **fields: str) -> list[int]:
+    """Ask one address so many times, and return what it answered."""
+    message = {"operation": "hold", "dialect": "gopher", "offer": {}}
+    content = json.dumps(message).encode() if method == "POST" else None
+    url = f"/.well-known/rail402/{path}"
+    return [(await shop.client.request(method, url, content=content, headers=fields)).status_code for _ in range(times)]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", PAGE, 400), ("POST", "fake", 400), ("GET", RECEIPT, 404), ("HEAD", RECEIPT, 404)],
+)
+async def test_one_client_asks_an_address_so_often_and_no_more(method: str, path: str, status: int) -> None:
+    shop = make_shop(limits=Limits(addresses="3/m"))
+    async with shop.open():
+        assert await asked(shop, method, path, 5) == [status, status, status, 429, 429]
+        refused = await shop.client.get(f"/.well-known/rail402/{RECEIPT}")
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+        assert int(refused.headers["retry-after"]) >= 1
+        shop.clock.advance(int(refused.headers["retry-after"]))
+        assert await asked(shop, method, path, 1) == [status]
+
+
+async def test_all_addresses_of_one_client_count_together_and_each_of_all_clients() -> None:
+    proxied = Limits(addresses="4/m", route_addresses="6/m", trusted_proxies=["127.0.0.0/8"])
+    shop = make_shop(limits=proxied)
+    async with shop.open():
+        mine, other, third = ({"x-forwarded-for": f"192.0.2.{number}"} for number in range(3))
+        assert await asked(shop, "GET", RECEIPT, 2, **mine) == [404, 404]
+        assert await asked(shop, "GET", PAGE, 3, **mine) == [400, 400, 429]
+        assert await asked(shop, "GET", RECEIPT, 4, **other) == [404] * 4
+        assert await asked(shop, "GET", RECEIPT, 1, **third) == [429]
+        assert await asked(shop, "GET", PAGE, 1, **third) == [400]
+
+
+async def test_what_is_signed_or_published_is_not_counted() -> None:
+    shop = make_shop(limits=Limits(addresses="1/m", route_addresses="1/m"))
+    async with shop.open():
+        assert await asked(shop, "POST", HOOK, 5) == [503] * 5
+        assert await asked(shop, "GET", "jwks.json", 5) == [200] * 5
+        assert await asked(shop, "GET", "nothing", 5) == [404] * 5
+        assert await asked(shop, "GET", RECEIPT, 1) == [404]
+
+
+async def test_without_limits_no_address_is_counted() -> None:
+    shop = make_shop(limits=None)
+    async with shop.open():
+        assert set(await asked(shop, "GET", RECEIPT, 301)) == {404}
 
 
 async def test_two_rails_cannot_have_one_address() -> None:

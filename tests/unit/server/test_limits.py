@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import tracemalloc
+from functools import partial
 from typing import Any
 
 import pytest
@@ -95,6 +96,7 @@ class TestSettings:
         assert parse_rate(made.challenges).rate >= 100
         assert parse_rate(made.payments).rate >= 50
         assert parse_rate(made.invoices).rate >= 5
+        assert parse_rate(made.addresses).rate >= 5
 
 
 class TestOneWorker:
@@ -143,18 +145,22 @@ class TestOneWorker:
             await limiter.invoice(scope(), "r")
             await limiter.payment(scope())
             await limiter.new_payment("r")
+            await limiter.address(scope(), "POST a")
         limiter.was_settled(scope())
         assert (limiter.remembered, shared.asked) == (0, [])
 
     async def test_each_kind_has_buckets_of_its_own(self, shared: Counted, clock: FakeClock) -> None:
         one = "1/h"
-        limiter = Limiter(Limits(challenges=one, payments=one, invoices=one), shared, clock)
-        await limiter.challenge(scope(), "r")
-        await limiter.invoice(scope(), "r")
-        await limiter.payment(scope())
-        for call in (limiter.challenge(scope(), "r"), limiter.invoice(scope(), "r"), limiter.payment(scope())):
+        limiter = Limiter(Limits(challenges=one, payments=one, invoices=one, addresses=one), shared, clock)
+        calls: list[Any] = [
+            partial(call, scope(), "r") for call in (limiter.challenge, limiter.invoice, limiter.address)
+        ]
+        calls.append(partial(limiter.payment, scope()))
+        for call in calls:
+            await call()
+        for call in calls:
             with pytest.raises(RateLimited):
-                await call
+                await call()
 
     async def test_the_ceiling_on_new_payments_is_the_routes(self, shared: Counted, clock: FakeClock) -> None:
         limiter = Limiter(Limits(route_payments="2/h"), shared, clock)

@@ -17,6 +17,8 @@ from tests.unit.server.shop import Shop
 
 FLOWS = ["authorization", "escrow", "upfront"]
 THREE = Receipts(valid="1h", uses=3)
+LEASE = 120
+"""Seconds for which who runs a handler is trusted to be alive, by default."""
 
 
 class Library:
@@ -41,6 +43,18 @@ class Library:
         if isinstance(what, Response):
             return what
         return PlainTextResponse(f"{request.url.path} {self.runs}", what)
+
+    async def dies_with_a_use(self, proof: dict[str, str], key: str = "") -> None:
+        """Have a worker die over a further use, before it has written anything."""
+        store = self.shop.gate.services().store
+        give_back = store.return_use
+
+        async def dead(*_: Any) -> None:
+            raise StoreError("this process is gone")
+
+        store.return_use, self.next = dead, [500]  # type: ignore[method-assign]
+        await self.get("b", proof, key)
+        store.return_use = give_back  # type: ignore[method-assign]
 
     async def get(self, name: str, proof: dict[str, str], key: str = "", method: str = "GET") -> Any:
         headers = proof | ({"idempotency-key": key} if key else {})
@@ -330,6 +344,119 @@ async def test_uses_beside_a_first_one_that_is_still_running_do_not_take_its_del
         assert [(await library.get("c", proof)).status_code for _ in range(2)] == [200, 402]
 
 
+# --- who has a use dies, or is late
+
+
+async def test_a_use_whose_worker_died_comes_back_with_its_lease() -> None:
+    library = Library()
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        await library.get("a", proof)
+        await library.dies_with_a_use(proof)
+        assert [(await library.get("b", proof)).status_code for _ in range(2)] == [200, 402]
+        library.shop.clock.advance(LEASE)
+        assert [(await library.get("b", proof)).status_code for _ in range(2)] == [200, 402]
+        assert (await library.shop.only_charge()).uses_taken == 3
+
+
+async def test_a_repeat_waits_for_the_lease_of_who_died_with_its_key() -> None:
+    library = Library()
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        await library.get("a", proof)
+        await library.dies_with_a_use(proof, "k")
+        busy = await library.get("b", proof, "k")
+        assert (busy.status_code, busy.json()["code"]) == (409, "payment_in_progress")
+        assert busy.headers["retry-after"]
+        library.shop.clock.advance(LEASE)
+        assert (await library.get("b", proof, "k")).text == "/books/b 3"
+        assert (await library.get("b", proof, "k")).headers["idempotent-replayed"] == "true"
+        assert [(await library.get("c", proof)).status_code for _ in range(2)] == [200, 402]
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_use_that_came_back_meanwhile_is_not_served_by_who_is_late(streams: bool) -> None:
+    library = Library(wait_seconds=0)
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    async def late(pieces: int) -> Any:
+        for number in range(pieces):
+            yield b"x"
+            if number == 0:
+                began.set()
+                await go_on.wait()
+
+    async def slow(request: Request) -> Response:
+        if "late" not in request.url.path:
+            return PlainTextResponse("in time")
+        if streams:
+            return StreamingResponse(late(2))
+        began.set()
+        await go_on.wait()
+        return PlainTextResponse("late")
+
+    library.shop.app.router.routes.clear()
+    library.shop.gate._marked.clear()
+    library.book = slow  # type: ignore[method-assign]
+    library.sell("/books/{name}")
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        await library.get("a", proof)
+        wire = library.shop.request("/books/late", headers=proof)
+        running = asyncio.create_task(wire.run())
+        await began.wait()
+        library.shop.clock.advance(LEASE)
+        assert [(await library.get("b", proof)).status_code for _ in range(3)] == [200, 200, 402]
+        go_on.set()
+        await running
+        if streams:
+            assert (wire.status, wire.body, wire.complete) == (200, b"x", False)
+        else:
+            assert (wire.status, wire.json()["code"]) == (409, "payment_in_progress")
+        assert (await library.shop.only_charge()).uses_taken == 3
+
+
+async def test_a_long_answer_keeps_its_lease() -> None:
+    library = Library()
+
+    async def long() -> Any:
+        for _ in range(5):
+            library.shop.clock.advance(LEASE - 50)
+            yield b"x"
+
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        await library.get("a", proof)
+        library.next = [StreamingResponse(long())]
+        assert (await library.get("b", proof, "k")).text == "xxxxx"
+        assert (await library.get("b", proof, "k")).headers["idempotent-replayed"] == "true"
+
+
+async def test_a_repeat_beside_the_first_use_waits_for_its_answer() -> None:
+    library = Library("upfront", wait_seconds=5)
+    running, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: Request) -> Response:
+        library.runs += 1
+        running.set()
+        await go_on.wait()
+        return PlainTextResponse(f"run {library.runs}")
+
+    library.shop.app.router.routes.clear()
+    library.shop.gate._marked.clear()
+    library.book = slow  # type: ignore[method-assign]
+    library.sell("/books/{name}")
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        first = asyncio.create_task(library.get("a", proof, "k"))
+        await running.wait()
+        again = asyncio.create_task(library.get("a", proof, "k"))
+        await asyncio.sleep(0.01)
+        go_on.set()
+        assert (await first).text == (await again).text == "run 1"
+        assert (await library.shop.only_charge()).uses_taken == 1
+
+
 # --- the store is down
 
 
@@ -340,12 +467,14 @@ async def test_a_use_is_served_even_if_it_cannot_be_kept_or_given_back() -> None
         await library.get("a", proof)
         store = library.shop.gate.services().store
 
-        async def down(*_: Any) -> Any:
+        async def down(*_: Any, **__: Any) -> Any:
             raise StoreError("down")
 
-        store.keep_use = store.return_use = down  # type: ignore[method-assign,assignment]
+        store.end_use = store.return_use = down  # type: ignore[method-assign]
         library.next = [404, 200]
         assert (await library.get("b", proof, "k")).status_code == 404
+        assert (await library.get("b", proof, "k")).json()["code"] == "payment_in_progress"
+        library.shop.clock.advance(LEASE)
         served = await library.get("b", proof, "k")
         assert (served.status_code, served.text) == (200, "/books/b 3")
 
@@ -357,7 +486,7 @@ async def test_a_use_is_not_served_while_the_store_cannot_count_it() -> None:
         await library.get("a", proof)
         store = library.shop.gate.services().store
 
-        async def down(*_: Any) -> Any:
+        async def down(*_: Any, **__: Any) -> Any:
             raise StoreError("down")
 
         store.take_use = down  # type: ignore[method-assign]

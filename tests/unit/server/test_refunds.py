@@ -9,8 +9,9 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rail402.errors import ConfigurationError, KeyTaken, OutcomeUnknown, PaymentRejected, StaleCharge
+from rail402.errors import ConfigurationError, KeyTaken, MalformedInput, OutcomeUnknown, PaymentRejected, StaleCharge
 from rail402.protocol.charge import Charge, PaymentState
+from rail402.protocol.dialect import Fields
 from rail402.protocol.rail import Failed, Refunded, Refunds, RefundsOnDemand, Unknown
 from rail402.protocol.receipt import verify_refund
 from rail402.server.endpoints import GateDesk
@@ -151,17 +152,40 @@ async def test_a_grant_is_made_once_and_ends_what_the_payment_bought() -> None:
 async def test_it_is_fetched_once() -> None:
     shop = shop_of(on_demand=True)
     async with shop.open():
-        charge, desk, _ = await granted(shop)
-        due = await desk.refund_due(charge.keys)
+        charge, desk, proof = await granted(shop)
+        due = await desk.refund_due(charge.keys, Fields(proof.items()))
         paid = await desk.pay_back(due, {"to": "here"}, keys=["refund:here"])
         assert (paid.payment, paid.refund_transaction) == (PaymentState.REFUNDED, "back")
         assert paid.rail_state["to"] == "here"
         assert "refund:here" in paid.keys
-        assert await desk.refund_due(charge.keys) == paid
+        assert await desk.refund_due(charge.keys, Fields(proof.items())) == paid
         for late in (due, paid):
             with pytest.raises((StaleCharge, PaymentRejected)):
                 await desk.pay_back(late, {"to": "there"})
         assert shop.gate._rails["fake"].paid == ["here"]  # type: ignore[attr-defined]
+
+
+async def test_it_is_fetched_by_who_has_what_was_secret_at_the_claim() -> None:
+    """The proof by itself may be known to others, such as the nodes that forwarded a Lightning payment."""
+    shop = shop_of(on_demand=True)
+    async with shop.open():
+        charge, desk, proof = await granted(shop)
+        other = await shop.quote("/goods")
+        for shown in ({}, other):
+            with pytest.raises(PaymentRejected) as caught:
+                await desk.refund_due(charge.keys, Fields(shown.items()))
+            assert caught.value.code == "replay_not_proven"
+        with pytest.raises(MalformedInput):
+            await desk.refund_due(charge.keys, Fields([("payment-signature", "nonsense")]))
+        assert await desk.refund_due(charge.keys, Fields(proof.items())) == charge
+
+
+async def test_where_there_was_no_secret_the_proof_is_enough() -> None:
+    shop = shop_of(on_demand=True)
+    async with shop.open():
+        charge, desk, _ = await granted(shop)
+        bare = await shop.gate.services().store.save(charge.model_copy(update={"secret_digest": None}))
+        assert await desk.refund_due(charge.keys, Fields(())) == bare
 
 
 async def test_two_at_once_are_one() -> None:
@@ -191,13 +215,14 @@ async def test_a_key_of_another_charge_is_refused_before_anything_is_paid() -> N
 async def test_nothing_is_due_that_was_not_granted(granting: bool) -> None:
     shop = shop_of(on_demand=True)
     async with shop.open():
-        await shop.buy("/goods")
+        proof = await shop.quote("/goods")
+        assert (await shop.client.get("/goods", headers=proof)).status_code == 200
         charge, desk = await shop.only_charge(), GateDesk(shop.gate.services())
         keys = ["another:key"] if granting else charge.keys
         if granting:
             await shop.gate.refund(charge.id)
         with pytest.raises(PaymentRejected) as caught:
-            await desk.refund_due(keys)
+            await desk.refund_due(keys, Fields(proof.items()))
         assert caught.value.code == "refund_not_due"
         if not granting:
             with pytest.raises(PaymentRejected):
@@ -210,13 +235,13 @@ async def test_nothing_is_due_that_was_not_granted(granting: bool) -> None:
 async def test_what_was_not_paid_stays_due(answer: Any, state: str) -> None:
     shop = shop_of(on_demand=True)
     async with shop.open():
-        charge, desk, _ = await granted(shop)
+        charge, desk, proof = await granted(shop)
         shop.gate._rails["fake"].answer = answer  # type: ignore[attr-defined]
         found = await desk.pay_back(charge, {"to": "here"})
         assert (found.payment, found.refund_due_at) == (state, charge.refund_due_at)
         assert found.last_word == ("no route" if state == "settled" else "no answer that can be believed")
         if state == "unknown":
             with pytest.raises(OutcomeUnknown):
-                await desk.refund_due(charge.keys)
+                await desk.refund_due(charge.keys, Fields(proof.items()))
         else:
-            assert await desk.refund_due(charge.keys) == found
+            assert await desk.refund_due(charge.keys, Fields(proof.items())) == found

@@ -133,8 +133,8 @@ async def test_a_file_makes_a_gate_that_sells(write: Write) -> None:
         ("limits = false", None),
         ("[server.limits]", Limits()),
         (
-            '[server.limits]\ninvoices = "60/m"\nroute_payments = "5/s"\ntrusted_proxies = ["10.0.0.0/8"]',
-            Limits(invoices="60/m", route_payments="5/s", trusted_proxies=["10.0.0.0/8"]),
+            '[server.limits]\ninvoices = "60/m"\nroute_addresses = "9/s"\ntrusted_proxies = ["10.0.0.0/8"]',
+            Limits(invoices="60/m", route_addresses="9/s", trusted_proxies=["10.0.0.0/8"]),
         ),
     ],
 )
@@ -191,7 +191,7 @@ MISTAKES: list[tuple[tuple[str, str], int, str, str]] = [
         ("reconcile_seconds = 0", '[server.limits]\nclients = "1/s"'),
         5,
         "server.limits.clients",
-        "known are: challenges",
+        "known are: addresses",
     ),
     (('[[rails]]\nname = "fake"\n', ""), 1, "rails", "is missing"),
     (('[[rails]]\nname = "fake"', 'rails = "fake"'), 6, "rails", "is missing"),
@@ -220,7 +220,7 @@ MISTAKES: list[tuple[tuple[str, str], int, str, str]] = [
     (('0.003 USD"', '0.003 USD"\ndialects = ["x402"]'), 9, "routes.0", "there is no dialect 'x402'"),
     (('0.003 USD"', '0.003 USD"\n[[routes]]\nmatch = "GET /b"\nprice = "x"'), 14, "routes.1.price", "write"),
     (("[[routes]]", "[routes]"), 9, "routes", "valid list"),
-    (("[[routes]]", "[[route]]"), 9, "route", "known are: rails, routes, server"),
+    (("[[routes]]", "[[route]]"), 9, "route", "known are: proxy, rails, routes, server"),
 ]
 
 

@@ -21,7 +21,7 @@ def test_name_that_appears_twice_is_refused() -> None:
         parse_queries("-- name: one\nSELECT 1;\n-- name: one\nSELECT 2;\n")
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgres", "journal"])
+@pytest.mark.parametrize("database", ["sqlite", "postgres", "journal", "journal_postgres"])
 def test_migrations_are_numbered_without_a_gap(database: str) -> None:
     numbers = [step.number for step in migrations(database)]
     assert numbers == list(range(1, len(numbers) + 1))

@@ -189,11 +189,11 @@ async def test_charge_that_cannot_be_read_is_an_error_and_no_absence(path: Path,
             await verb
 
 
-@pytest.mark.parametrize("verb", ["get", "take_use"])
-async def test_store_that_is_not_open_says_so(path: Path, verb: str) -> None:
+@pytest.mark.parametrize(("verb", "more"), [("get", ()), ("return_use", ("one",))])
+async def test_store_that_is_not_open_says_so(path: Path, verb: str, more: tuple[str, ...]) -> None:
     store = SqliteStore(path)
     with pytest.raises(StoreError, match="start"):
-        await getattr(store, verb)("ch_1")
+        await getattr(store, verb)("ch_1", *more)
     assert files(path.parent) == []
 
 
@@ -281,9 +281,9 @@ async def test_columns_agree_with_the_record(path: Path, store: SqliteStore) -> 
     await store.claim(charge)
     settled = {"payment": PaymentState.SETTLED, "delivery": Delivery.STORED, "valid_until": 7, "lease_until": 5}
     await store.save(charge.model_copy(update=settled))
-    await store.take_use(charge.id)
-    await store.take_use(charge.id)
-    await store.return_use(charge.id)
+    for use in ("one", "two"):
+        await store.take_use(charge.id, use, now=1, lease_until=2)
+    await store.return_use(charge.id, "one")
     names = "id, version, payment, delivery, lease_until, created_at, valid_until, uses, uses_taken"
     with raw(path) as connection:
         *columns, text = connection.execute(f"SELECT {names}, charge FROM charges").fetchone()

@@ -48,7 +48,9 @@ async def test_old_file_is_brought_up_to_date(tmp_path: Path) -> None:
         assert await store.lead("reconciler", "a", now=NOW, seconds=30)
         await store.close()
     await store.start()
-    assert await store.take_use(CHARGE.id) == CHARGE.model_copy(update={"uses_taken": 1})
+    assert await store.take_use(CHARGE.id, "one", now=NOW, lease_until=NOW) == CHARGE.model_copy(
+        update={"uses_taken": 1}
+    )
     assert await store.spend("ip:1", 9, TokenBucket(rate=1, burst=5), now=NOW) == 5
     await store.close()
 

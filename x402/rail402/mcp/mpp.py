@@ -7,8 +7,10 @@ are those of HTTP, made over the canonical form.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
+from rail402.dialects import auth_params
 from rail402.dialects._base64_json import from_base64, to_base64url
 from rail402.dialects._rails import proof_on_the_wire, read_offers
 from rail402.dialects.mpp import Mpp, check_challenge
@@ -16,11 +18,12 @@ from rail402.errors import REASONS, MalformedInput
 from rail402.protocol.base import Json, canonical_json
 from rail402.protocol.challenge import Challenge
 from rail402.protocol.charge import Charge
-from rail402.protocol.dialect import Context
+from rail402.protocol.dialect import Context, Fields
 from rail402.protocol.offer import Offer
+from rail402.protocol.order import EMPTY_BODY_DIGEST
 from rail402.protocol.payment import Payment
 
-__all__ = ["CREDENTIAL", "PAYMENT_REQUIRED", "RECEIPT", "VERIFICATION_FAILED", "MppMcp"]
+__all__ = ["CREDENTIAL", "PAYMENT_REQUIRED", "PAYMENT_REQUIRED_META", "RECEIPT", "VERIFICATION_FAILED", "MppMcp"]
 
 PAYMENT_REQUIRED: Final = -32042
 """The JSON-RPC error of a call that has to be paid."""
@@ -34,7 +37,8 @@ CREDENTIAL: Final = "org.paymentauth/credential"
 RECEIPT: Final = "org.paymentauth/receipt"
 """The member of a result's `_meta` that holds the receipt."""
 
-_REQUIRED_META: Final = "org.paymentauth/payment-required"
+PAYMENT_REQUIRED_META: Final = "org.paymentauth/payment-required"
+"""The member of a result's `_meta` in which a call may ask for payment too; mppx reads it."""
 
 
 class MppMcp:
@@ -50,7 +54,12 @@ class MppMcp:
     # --- server
 
     def error(self, challenge: Challenge, context: Context) -> dict[str, Any] | None:
-        """Return the JSON-RPC error that asks for payment, or says why one was not accepted; None without offers."""
+        """Return the JSON-RPC error that asks for payment, or says why one was not accepted; None without offers.
+
+        Its challenges have no `digest`, which is for the body of an HTTP request: the offer's token binds to the call.
+        """
+        order = challenge.order.model_copy(update={"body_digest": EMPTY_BODY_DIGEST})
+        challenge = challenge.model_copy(update={"order": order})
         challenges = [_as_json(params) for params in self._dialect.challenges(challenge, context)]
         if not challenges:
             return None
@@ -89,19 +98,10 @@ class MppMcp:
         Raises:
             MalformedInput: none of the challenges can be used, and one cannot be read.
         """
-        error = response.get("error")
-        asked = isinstance(error, dict) and error.get("code") in (PAYMENT_REQUIRED, VERIFICATION_FAILED)
-        data = error.get("data") if isinstance(error, dict) and asked else _meta(response.get("result"), _REQUIRED_META)
-        challenges = data.get("challenges") if isinstance(data, dict) else None
-        if challenges is None:
-            return []
-        if not isinstance(challenges, list):
-            raise MalformedInput("challenges", "must be a list")
-        return read_offers(challenges, lambda challenge: self._offer(challenge, context))
+        return read_offers(_challenges(response), lambda challenge: self._offer(challenge, context))
 
     def _offer(self, challenge: object, context: Context) -> Offer | None:
-        if not isinstance(challenge, dict):
-            raise MalformedInput("challenges", "each must be an object")
+        challenge = _object(challenge)
         offer = self._dialect.offer(check_challenge(_as_params(challenge)), context)
         return offer and offer.model_copy(update={"envelope": {**(offer.envelope or {}), "as_it_came": challenge}})
 
@@ -111,10 +111,57 @@ class MppMcp:
         proof = proof_on_the_wire(self._dialect.name, offer, payload, context)
         return {CREDENTIAL: {"challenge": offer.envelope["as_it_came"], "payload": proof}}
 
+    # --- a client that buys over HTTP
+
+    def fields_of(self, response: Json) -> list[tuple[str, str]]:
+        """Return the header fields that say in HTTP what a JSON-RPC response asks; none where it asks for nothing.
+
+        Raises:
+            MalformedInput: a challenge cannot be read.
+        """
+        asked = [check_challenge(_as_params(_object(challenge))) for challenge in _challenges(response)]
+        return [("WWW-Authenticate", _line(params)) for params in asked]
+
+    def meta_of(self, fields: Fields, response: Json) -> dict[str, Any]:
+        """Return what `_meta` holds for the header fields that present a payment, with its challenge as it came in
+        `response`, where it did."""
+        values = [*fields.all("authorization"), *fields.all("payment-authorization")]
+        shown = [value.partition(" ")[2] for value in values if value.startswith("Payment ")]
+        if not shown:
+            return {}
+        message = from_base64(shown[0], field="authorization")
+        echoed = message["challenge"]
+        came = {each["id"]: each for each in _challenges(response)}
+        return {CREDENTIAL: {**message, "challenge": came.get(echoed["id"]) or _as_json(echoed)}}
+
+
+def _challenges(response: Json) -> list[Any]:
+    error = response.get("error")
+    asked = isinstance(error, dict) and error.get("code") in (PAYMENT_REQUIRED, VERIFICATION_FAILED)
+    data = (
+        error.get("data") if isinstance(error, dict) and asked else _meta(response.get("result"), PAYMENT_REQUIRED_META)
+    )
+    challenges = data.get("challenges") if isinstance(data, dict) else None
+    if challenges is None:
+        return []
+    if not isinstance(challenges, list):
+        raise MalformedInput("challenges", "must be a list")
+    return challenges
+
 
 def _meta(holder: object, name: str) -> Any:
     meta = holder.get("_meta") if isinstance(holder, dict) else None
     return meta.get(name) if isinstance(meta, dict) else None
+
+
+def _object(challenge: object) -> dict[str, Any]:
+    if not isinstance(challenge, dict):
+        raise MalformedInput("challenges", "each must be an object")
+    return challenge
+
+
+def _line(params: Mapping[str, str]) -> str:
+    return "Payment " + ", ".join(f"{name}={auth_params.quote(text)}" for name, text in params.items())
 
 
 def _as_json(params: Json) -> dict[str, Any]:

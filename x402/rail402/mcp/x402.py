@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from rail402.dialects._base64_json import compact_json
+from rail402.dialects._base64_json import compact_json, from_base64, to_base64
 from rail402.dialects.x402_v2 import X402V2
 from rail402.errors import MalformedInput
 from rail402.protocol.base import Json, parse_json
 from rail402.protocol.challenge import Challenge
 from rail402.protocol.charge import Charge
-from rail402.protocol.dialect import MAX_HEADER_BYTES, Context
+from rail402.protocol.dialect import MAX_HEADER_BYTES, Context, Fields
 from rail402.protocol.offer import Offer
 from rail402.protocol.payment import Payment
 
@@ -83,6 +83,18 @@ class X402Mcp:
     def credential(self, offer: Offer, payload: dict[str, Any], context: Context) -> dict[str, Any]:
         """Return what `_meta` of the second call holds to present the proof `payload` for `offer`."""
         return {PAYMENT: self._dialect.message(offer, payload, context)}
+
+    # --- a client that buys over HTTP
+
+    def fields_of(self, result: Json) -> list[tuple[str, str]]:
+        """Return the header fields that say in HTTP what a tool result asks; none where it asks for nothing."""
+        required = _required(result)
+        return [] if required is None else [("PAYMENT-REQUIRED", to_base64(compact_json(required)))]
+
+    def meta_of(self, fields: Fields) -> dict[str, Any]:
+        """Return what `_meta` holds for the header fields that present a payment."""
+        value = fields.one("payment-signature")
+        return {} if value is None else {PAYMENT: from_base64(value, field="payment-signature")}
 
 
 def _required(result: Json) -> Json | None:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rail402.errors import ConfigurationError, PaymentRejected
+from rail402.protocol.base import hmac_sha256, hmac_sha256_again
 from rail402.protocol.offer import Offer
 from rail402.protocol.order import Order
 
@@ -38,6 +39,11 @@ class TokenParts:
     def key(self) -> str:
         """The consumption key of the token: a digest, since the nonce is the secret that a replay must show again."""
         return "offer:" + hashlib.sha256(f"rail402/offer/key\n{self.nonce}".encode()).hexdigest()[:32]
+
+    @property
+    def secret_digest(self) -> str:
+        """What a charge keeps of the token's secret, to know it again."""
+        return hashlib.sha256(self.nonce.encode()).hexdigest()
 
 
 def parse_token(token: str) -> TokenParts:
@@ -120,13 +126,13 @@ class OfferKeys:
             rest = [secret for kid, secret in self._secrets.items() if kid != self.current]
             secrets = [self._secrets[self.current], *rest]
             label = b"rail402:" + purpose.encode()
-            derived = self._derived[purpose] = tuple(hmac.digest(secret, label, hashlib.sha256) for secret in secrets)
+            derived = self._derived[purpose] = tuple(hmac_sha256(secret, label) for secret in secrets)
         return derived
 
     @staticmethod
     def _mac(secret: bytes, offer: Offer, expires_at: int, order_digest: str, nonce: str) -> bytes:
         head = f"rail402/offer/1\n{order_digest}\n{expires_at}\n{nonce}\n".encode()
-        return hmac.digest(secret, head + offer.canonical, hashlib.sha256)
+        return hmac_sha256_again(secret, head + offer.canonical)
 
 
 def _b64(data: bytes) -> str:

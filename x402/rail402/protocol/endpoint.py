@@ -17,10 +17,26 @@ from rail402.protocol.offer import Offer
 from rail402.protocol.order import Order
 from rail402.protocol.payment import ConsumptionKey
 
-__all__ = ["DISCOVERY", "Desk", "Endpoint", "EndpointReply", "EndpointRequest", "Endpoints"]
+__all__ = [
+    "DISCOVERY",
+    "MAX_BODY",
+    "MAX_SIGNED_BODY",
+    "Desk",
+    "Endpoint",
+    "EndpointReply",
+    "EndpointRequest",
+    "Endpoints",
+    "Signed",
+]
 
 DISCOVERY: Final = "/.well-known/rail402/"
 """Below which a gate answers by itself (RFC 8615)."""
+
+MAX_BODY: Final = 1 << 16
+"""Bytes that a request to a rail's address may have: some times what an offer, a payment or an invoice has."""
+
+MAX_SIGNED_BODY: Final = 1 << 18
+"""The same at an address that is `Signed`: a service's news may be longer, and are not ours to shorten."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +46,7 @@ class EndpointRequest:
     Attributes:
         method: `GET` or `POST`.
         query: the parameters of the URL; where one is there several times, the last.
-        body: the whole body, at most as long as the gate's `max_body`.
+        body: the whole body, at most `MAX_BODY` bytes; at an address that is `Signed`, `MAX_SIGNED_BODY`.
     """
 
     method: str
@@ -96,13 +112,19 @@ class Desk(Protocol):
         """
         ...
 
-    async def refund_due(self, keys: Iterable[ConsumptionKey]) -> Charge:
+    async def refund_due(self, keys: Iterable[ConsumptionKey], fields: Fields) -> Charge:
         """Return the charge with one of `keys`, whose seller has granted its payer a refund (`RefundsOnDemand`).
 
-        It may be refunded by now. That whoever asks is the payer, is for the rail to check.
+        It may be refunded by now. That whoever asks is the payer, is for the rail to check by the proof of payment.
+        What a replay would need beside that, the offer's token, is checked here.
+
+        Args:
+            fields: the request's, which hold the payment once more in its dialect's own field, where it was accepted
+                with a token.
 
         Raises:
-            PaymentRejected: `refund_not_due`: there is no such refund.
+            PaymentRejected: `refund_not_due`: there is no such refund. `replay_not_proven`: the payment is not shown.
+            MalformedInput: a payment is shown that cannot be read.
             OutcomeUnknown: it is being paid, or looked up.
         """
         ...
@@ -125,6 +147,21 @@ class Desk(Protocol):
 
 
 Endpoint = Callable[[EndpointRequest, Desk], Awaitable[EndpointReply]]
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """An endpoint that a service sends signed news to (a webhook): the gate does not limit how often.
+
+    It checks the signature before anything else, and does nothing where that is not good. Requests to all others are
+    counted, per client and altogether (`Limits`).
+    """
+
+    endpoint: Endpoint
+
+    async def __call__(self, request: EndpointRequest, desk: Desk) -> EndpointReply:
+        """Answer as the endpoint does."""
+        return await self.endpoint(request, desk)
 
 
 @runtime_checkable

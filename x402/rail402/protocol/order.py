@@ -6,9 +6,12 @@ from functools import cached_property
 
 from rail402.protocol.base import Record, canonical_json, sha256_hex
 
-__all__ = ["EMPTY_BODY_DIGEST", "Order"]
+__all__ = ["EMPTY_BODY_DIGEST", "TOOL_CALL", "Order"]
 
 EMPTY_BODY_DIGEST = sha256_hex(b"")
+
+TOOL_CALL = "tools/call"
+"""The method of an order for a tool's answer, over MCP: for its body stand the arguments, in canonical JSON."""
 
 
 class Order(Record):
@@ -17,7 +20,7 @@ class Order(Record):
     The price is not part of it: an offer once made is honoured at its amount until it expires.
 
     Args:
-        method: the request method, upper case.
+        method: the request method, upper case, or `TOOL_CALL`.
         url: the canonical absolute URL: the public origin, then path and query exactly as they were sent.
         route: the id of the matched route, such as `GET /article/{slug}`.
         body_digest: SHA-256 of the raw body bytes, 64 hexadecimal digits.

@@ -177,6 +177,7 @@ class PaymentRail(ABC):
 
     Attributes:
         spec: the part that its wallets share.
+        payee: who is paid, as its offers name it; None: not known yet. The gate takes no payment for another's offer.
         is_sandbox: only play money moves on it; receipts say so.
         is_test: its service is real and its money worth nothing: a test network, a test mode.
         takes_less: a held amount may be captured in part: `settle` takes `charge.amount`.
@@ -186,11 +187,11 @@ class PaymentRail(ABC):
         mints_offers: its backend makes each offer and keeps it, as an invoice; the gate limits how many are made.
         signers: the accounts that hand payments in, and pay for it; for `/supported` of a facilitator.
 
-    Where a settlement's outcome is unknown and the rail knows which transaction it sent, `Unknown.state` has it as
-    `transaction`.
+    Where a settlement's outcome is unknown, `Unknown.state` has the `transaction` that was sent, if the rail knows it.
     """
 
     spec: RailSpec
+    payee: str | None = None
     is_sandbox: bool = False
     is_test: bool = False
     takes_less: bool = False

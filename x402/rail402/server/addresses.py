@@ -64,11 +64,12 @@ class TrustedProxies:
         peer = str((scope.get("client") or ("",))[0])
         if not peer:
             return _NOBODY
-        if self._networks and self._trusts(peer):
+        if self._networks and self.trusts(peer):
             peer = self._forwarded(scope.get("headers", ())) or peer
         return _as_client(peer)
 
-    def _trusts(self, text: str) -> bool:
+    def trusts(self, text: str) -> bool:
+        """Whether this is the address of one of these proxies."""
         address = _address(text)
         return address is not None and any(address in network for network in self._networks)
 
@@ -95,7 +96,7 @@ class TrustedProxies:
             hop = (match["v6"] or match["v4"] or match["bare"]) if match else ""
             if _address(hop) is None:
                 raise MalformedInput("forwarded", "names no address")
-            if not self._trusts(hop):
+            if not self.trusts(hop):
                 break
         return str(_address(hop))
 

@@ -8,10 +8,9 @@ credential with a known hash never passes.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from dataclasses import dataclass
 
-from rail402.errors import MalformedInput, OutcomeUnknown, PaymentRejected, Rail402Error, StaleCharge
+from rail402.errors import KeyTaken, MalformedInput, OutcomeUnknown, PaymentRejected, Rail402Error, StaleCharge
 from rail402.money import Money
 from rail402.protocol.binding import TokenParts, parse_token
 from rail402.protocol.charge import Charge, Delivery, DeliveryEvent, PaymentEvent, PaymentState
@@ -19,13 +18,22 @@ from rail402.protocol.offer import Flow, Offer
 from rail402.protocol.payment import Payment
 from rail402.protocol.rail import PaymentRail, Verified
 from rail402.server.challenge import offers_anew
+from rail402.server.exchange import Asked
 from rail402.server.operations import verdict
-from rail402.server.request import LOGIN, GatedRequest
+from rail402.server.request import LOGIN
 from rail402.server.services import Services
 from rail402.server.settings import Rule
 from rail402.stores.base import StoredResponse
 
-__all__ = ["Admission", "Admitted"]
+__all__ = ["Admission", "Admitted", "Use"]
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One use of a pass that is under way, with the Unix seconds until when its worker is trusted to be alive."""
+
+    id: str
+    lease_until: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +43,12 @@ class Admitted:
     Attributes:
         charge: the charge; the handler is to run for it unless there is a replay.
         replay: the stored response, where the handler has run before.
-        use: whether the handler runs for one more use of a pass.
+        use: the one more use of a pass that the handler runs for, if it does.
     """
 
     charge: Charge
     replay: StoredResponse | None = None
-    use: bool = False
+    use: Use | None = None
 
 
 class Admission:
@@ -51,7 +59,7 @@ class Admission:
     """
 
     def __init__(
-        self, services: Services, rule: Rule, request: GatedRequest, price: Money, payment: Payment, rail: PaymentRail
+        self, services: Services, rule: Rule, request: Asked, price: Money, payment: Payment, rail: PaymentRail
     ) -> None:
         self._services, self._rule, self._request = services, rule, request
         self._price, self._payment, self._rail = price, payment, rail
@@ -81,6 +89,8 @@ class Admission:
             verified = self._rail.spec.authenticate(offer, self._payment)
             await self._services.limiter.new_payment(self._request.order.route)
             verified = await self._rail.verify(offer, self._payment, verified, now=self._services.clock())
+            if self._rail.payee not in (None, offer.payee):  # a rail sees by itself what was paid elsewhere
+                raise PaymentRejected("the offer is to somebody else", code="payee_mismatch")
             claim = await self._services.store.claim(self._begin(self._new(offer, verified, keys | self._named)))
             if claim.won:
                 return Admitted(claim.charge)
@@ -142,7 +152,7 @@ class Admission:
             lease_until=services.lease(),
             payer=verified.payer,
             rail_state=verified.state,
-            secret_digest=None if self._token is None else _digest(self._token.nonce),
+            secret_digest=None if self._token is None else self._token.secret_digest,
             context=self._request.context,
             uses=self._rule.receipts.uses,
             window=self._rule.receipts.seconds,
@@ -201,7 +211,7 @@ class Admission:
         verified = self._rail.spec.authenticate(self._offer_of(charge), self._payment)
         if not charge.takes_proof(verified.state):
             raise PaymentRejected("it is not the signature that was accepted for it", code="signature_invalid")
-        shown = None if self._token is None else _digest(self._token.nonce)
+        shown = None if self._token is None else self._token.secret_digest
         by_payer = verified.is_payer and verified.payer is not None and verified.payer == charge.payer
         known = by_payer or (shown is not None and shown == charge.secret_digest)
         bare = self._rail.spec.bare_replay and charge.secret_digest is None
@@ -219,7 +229,7 @@ class Admission:
 
     def _offer_of(self, charge: Charge) -> Offer:
         """Return a charge's offer, with its token where that is shown again: some proofs count only beside it."""
-        if self._token is None or _digest(self._token.nonce) != charge.secret_digest:
+        if self._token is None or self._token.secret_digest != charge.secret_digest:
             return charge.offer
         return charge.offer.model_copy(update={"token": self._payment.offer_token})
 
@@ -265,7 +275,7 @@ class Admission:
         started = charge.deliver(DeliveryEvent.START, lease_until=self._services.lease())
         return Admitted(await self._services.store.save(started))
 
-    async def _use(self, charge: Charge) -> Admitted:
+    async def _use(self, charge: Charge) -> Admitted | None:
         slot = self._request.slot
         response = await self._services.store.response(charge.id, slot) if slot else None
         if response is not None:
@@ -273,10 +283,18 @@ class Admission:
         failed = charge.delivery is Delivery.FAILED and charge.may_rerun
         if failed or charge.delivery is Delivery.NONE:  # the first use, which was taken with the claim, is still owed
             return await self._run(charge)
-        taken = await self._services.store.take_use(charge.id)
+        at_work = charge.delivery is Delivery.RUNNING and charge.lease_until > self._services.clock()
+        if slot and at_work and charge.order.digest == self._request.order.digest:
+            return None  # the first use may be of the same key
+        use = Use(self._services.random_bytes(16).hex(), self._services.lease())
+        now, lease = self._services.clock(), use.lease_until
+        try:
+            taken = await self._services.store.take_use(charge.id, use.id, now=now, lease_until=lease, slot=slot)
+        except KeyTaken as error:
+            raise _busy(charge) from error
         if taken is None:
             raise PaymentRejected(f"all {charge.uses} are used", code="uses_exhausted")
-        return Admitted(taken, use=True)
+        return Admitted(taken, use=use)
 
     async def _reclaim(self, charge: Charge) -> Admitted:
         """Claim a released payment once more, verified anew."""
@@ -297,7 +315,3 @@ def _busy(charge: Charge) -> Rail402Error:
     if charge.payment in (PaymentState.RELEASING, PaymentState.REFUNDING):
         return OutcomeUnknown(f"charge {charge.id} is being undone", retry_after=2)
     return PaymentRejected(f"charge {charge.id}", code="payment_in_progress", retry_after=2)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

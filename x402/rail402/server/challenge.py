@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-
-from starlette.requests import Request
+from collections.abc import Callable
 
 from rail402.errors import ConfigurationError, PaymentRejected, Rail402Error, RailUnavailable, RateLimited
 from rail402.money import Money, as_money
@@ -14,7 +13,7 @@ from rail402.protocol.challenge import Challenge
 from rail402.protocol.offer import Flow, Mechanism, Offer
 from rail402.protocol.rail import PaymentRail, Terms
 from rail402.rates import convert
-from rail402.server.request import GatedRequest
+from rail402.server.exchange import Asked
 from rail402.server.services import Services
 from rail402.server.settings import Rule
 from rail402.stores.base import Issued
@@ -27,15 +26,18 @@ _FULL_SECONDS = 30
 _OFFER_SECONDS = 10  # a rail that hangs must not keep the others from being offered
 
 
-async def price_of(rule: Rule, request: GatedRequest) -> Money | None:
-    """Return what this request costs; None where the price function says that it is free.
+async def price_of(rule: Rule, asked: Callable[[], object]) -> Money | None:
+    """Return what a request costs; None where the price function says that it is free.
+
+    Args:
+        asked: returns what a price function is told of the request.
 
     Raises:
         ConfigurationError: the function returned something that is no price.
     """
     if not callable(rule.price):
         return as_money(rule.price)
-    value = rule.price(Request(dict(request.scope), request.rewind()))
+    value = rule.price(asked())
     if inspect.isawaitable(value):
         value = await value
     if value is None:
@@ -49,7 +51,7 @@ async def price_of(rule: Rule, request: GatedRequest) -> Money | None:
 async def make_challenge(
     services: Services,
     rule: Rule,
-    request: GatedRequest,
+    request: Asked,
     price: Money,
     error: Rail402Error | None,
     unpaid: Offer | None = None,
@@ -89,12 +91,12 @@ async def make_challenge(
         detail=detail,
         rail="" if error is None else error.rail,
         description=rule.description,
-        preference=", ".join(request.fields.all("accept-payment")),
+        preference=request.preference,
         now=now,
     )
 
 
-def _kept(services: Services, request: GatedRequest, unpaid: Offer, now: int) -> Offer | None:
+def _kept(services: Services, request: Asked, unpaid: Offer, now: int) -> Offer | None:
     """Return an offer that came back unpaid, to be made once more instead of minting another; None where it is not
     ours for this order, or has not most of its time left."""
     try:
@@ -109,7 +111,7 @@ def _kept(services: Services, request: GatedRequest, unpaid: Offer, now: int) ->
 async def _offer(
     services: Services,
     rule: Rule,
-    request: GatedRequest,
+    request: Asked,
     price: Money,
     rail: PaymentRail,
     mechanism: Mechanism,
@@ -146,9 +148,7 @@ async def _offer(
     return services.offer_keys.issue(offer, request.order, services.random_bytes(16))
 
 
-async def offers_anew(
-    services: Services, rule: Rule, request: GatedRequest, price: Money, rail: PaymentRail
-) -> list[Offer]:
+async def offers_anew(services: Services, rule: Rule, request: Asked, price: Money, rail: PaymentRail) -> list[Offer]:
     """Make a rail's offers once more, for a payment that came without its offer; nothing is kept of them.
 
     Raises:
@@ -168,7 +168,7 @@ def _flow(wanted: Flow | None, mechanism: Mechanism) -> Flow:
     return wanted if wanted in mechanism.flows else mechanism.flows[0]
 
 
-async def _remember(services: Services, rail: PaymentRail, request: GatedRequest, offer: Offer, now: int) -> bool:
+async def _remember(services: Services, rail: PaymentRail, request: Asked, offer: Offer, now: int) -> bool:
     """Keep an issued row where the rail needs one; False where the table is full: nothing is evicted for an offer."""
     key = rail.issued_key(offer)
     if key is None:

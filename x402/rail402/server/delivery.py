@@ -23,12 +23,12 @@ from rail402.protocol.charge import Charge, DeliveryEvent, PaymentEvent, Payment
 from rail402.protocol.offer import Offer
 from rail402.protocol.payment import Payment
 from rail402.protocol.rail import Holds, PaymentRail, Refunds
-from rail402.server.fields import content_length, end_to_end, failed_fields, paid_fields
+from rail402.server.exchange import Exchange
+from rail402.server.fields import content_length, end_to_end
 from rail402.server.operations import Finished, hold, refund, release, settle, verdict, with_receipt
 from rail402.server.refunds import obstacle
-from rail402.server.request import Message, Send
+from rail402.server.request import Message
 from rail402.server.services import Services
-from rail402.server.settings import Rule
 from rail402.stores.base import StoredResponse
 
 __all__ = ["Delivery", "Withheld"]
@@ -57,12 +57,12 @@ class Delivery:
     """
 
     def __init__(
-        self, services: Services, rule: Rule, rail: PaymentRail, payment: Payment, charge: Charge, slot: str, send: Send
+        self, services: Services, rail: PaymentRail, payment: Payment, charge: Charge, exchange: Exchange
     ) -> None:
         self.charge = charge
         self.refusal: Rail402Error | None = None
-        self._services, self._rule, self._rail, self._payment = services, rule, rail, payment
-        self._slot, self._send = slot, send
+        self._services, self._rail, self._payment, self._exchange = services, rail, payment, exchange
+        self._slot = exchange.request.slot
         self._phase = _Phase.WAITING
         self._head: Message = {}
         self._copy: bytearray | None = bytearray()
@@ -127,7 +127,7 @@ class Delivery:
             case "http.response.body", _ if self._head:
                 await self._body(message, message.get("body", b""), message.get("more_body", False))
             case _ if self.has_begun:
-                await self._send(message)
+                await self._exchange.send(message)
             case other, _:  # what would leave before the head, and so before the payment
                 logger.warning("charge %s: %s came out of order and is dropped", self.charge.id, other)
 
@@ -150,13 +150,13 @@ class Delivery:
             if self._phase is _Phase.WAITING:
                 await self._leave(_Phase.STREAMING)
         if self._phase is _Phase.FAILED:
-            await self._send(message)
+            await self._exchange.send(message)
         elif self._phase is _Phase.DRAINING:
             await self._drain(body, more)
         else:
             if not self._kept:
                 await self._tee(body, more)
-            await self._send(message)
+            await self._exchange.send(message)
 
     @property
     def _fits(self) -> bool:
@@ -166,12 +166,8 @@ class Delivery:
 
     async def _leave(self, phase: _Phase) -> None:
         """Let the head go, with what the gate has to say."""
-        self._phase, own = phase, list(self._head.get("headers", ()))
-        if phase is _Phase.FAILED:
-            headers = failed_fields(self._services, self._rule, self.charge, own)
-        else:
-            headers = paid_fields(self._services, self._rule, self.charge, self._payment, own)
-        await self._send({**self._head, "headers": headers})
+        self._phase = phase
+        await self._exchange.begin(self._head, self.charge, None if phase is _Phase.FAILED else self._payment)
 
     # --- the money
 
@@ -305,14 +301,13 @@ class Delivery:
             failed = failed.on(PaymentEvent.RELEASED, lease_until=services.lease())
         elif self._is_given_back(failed):  # in the same write: a worker that dies now must not have forgotten it
             failed = failed.on(PaymentEvent.REFUND, lease_until=services.lease(), asked_at=services.clock())
+        elif charge.is_pass and charge.reruns and self._phase is not _Phase.STREAMING:
+            failed = failed.model_copy(update={"reruns": charge.reruns - 1})  # as every use that fails is given back
         self.charge = await services.store.save(failed)
         if self.charge.payment is PaymentState.HELD and isinstance(self._rail, Holds):
             self.charge = await release(services, self._rail, self.charge)
         elif self.charge.payment is PaymentState.REFUNDING:
             self.charge = await refund(services, self._rail, self.charge)
-        elif charge.is_pass and charge.reruns and self._phase is not _Phase.STREAMING:
-            # The first use of a pass is owed by the charge itself, once.
-            await services.store.return_use(charge.id)
 
     def _is_given_back(self, charge: Charge) -> bool:
         """Whether settled money goes back because it bought nothing.

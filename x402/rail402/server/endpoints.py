@@ -14,7 +14,16 @@ from urllib.parse import parse_qsl
 from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected, Rail402Error, StaleCharge
 from rail402.protocol.charge import Charge, Operation
 from rail402.protocol.dialect import Fields
-from rail402.protocol.endpoint import DISCOVERY, Endpoint, EndpointReply, EndpointRequest, Endpoints
+from rail402.protocol.endpoint import (
+    DISCOVERY,
+    MAX_BODY,
+    MAX_SIGNED_BODY,
+    Endpoint,
+    EndpointReply,
+    EndpointRequest,
+    Endpoints,
+    Signed,
+)
 from rail402.protocol.offer import Offer
 from rail402.protocol.offer_receipt import DID_DOCUMENT, did_document
 from rail402.protocol.order import Order
@@ -71,9 +80,9 @@ class GateDesk:
             await self._services.shielded(Reconciler(self._services).look_at(found, operation))
         return True
 
-    async def refund_due(self, keys: Iterable[ConsumptionKey]) -> Charge:
+    async def refund_due(self, keys: Iterable[ConsumptionKey], fields: Fields) -> Charge:
         """Return the charge whose granted refund is asked for; see `Desk.refund_due`."""
-        return await refunds.due(self._services, keys)
+        return await refunds.due(self._services, keys, fields)
 
     async def pay_back(
         self, charge: Charge, state: Mapping[str, Any], *, keys: Iterable[ConsumptionKey] = ()
@@ -94,6 +103,7 @@ class Discovery:
         self._endpoints: dict[tuple[str, str], Endpoint] = {("GET", _JWKS): self._jwks}
         if services.did is not None:
             self._endpoints["GET", DID_DOCUMENT] = self._did
+        self._published = frozenset(self._endpoints)  # what is cheap, the same for all, and may be cached
         for rail in services.rails.values():
             for address, endpoint in _endpoints(rail).items():
                 if self._endpoints.setdefault(address, endpoint) is not endpoint:
@@ -102,16 +112,20 @@ class Discovery:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         method, path = scope["method"], scope["path"].removeprefix(DISCOVERY)
-        endpoint = self._endpoints.get(("GET" if method == "HEAD" else method, path))
+        address = ("GET" if method == "HEAD" else method, path)
+        endpoint = self._endpoints.get(address)
         if path.startswith(_RECEIPTS) and method in ("GET", "HEAD"):
-            endpoint = partial(self._receipts, path.removeprefix(_RECEIPTS))
+            endpoint, address = partial(self._receipts, path.removeprefix(_RECEIPTS)), ("GET", _RECEIPTS)
         if endpoint is None:
-            known = {each for each, address in self._endpoints if address == path}
+            known = {each for each, its_path in self._endpoints if its_path == path}
             reply = EndpointReply.of({"error": "not found"}, status=405 if known else 404)
             await _send(reply, send, head=method == "HEAD")
             return
         try:
-            body = await read_body(scope, receive, self._services.settings.max_body)
+            is_signed = isinstance(endpoint, Signed)
+            if not is_signed and address not in self._published:
+                await self._services.limiter.address(scope, " ".join(address))
+            body = await read_body(scope, receive, MAX_SIGNED_BODY if is_signed else MAX_BODY)
             request = EndpointRequest(
                 method=method,
                 query=dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"))),

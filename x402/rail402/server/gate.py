@@ -98,6 +98,7 @@ class Gate:
             )
         self._offer_keys = None if secret is None else _offer_keys(secret)
         self._receipt_keys = None if receipt_key is None else ReceiptKeys(receipt_key, self._retired)
+        self._rules: list[Rule] = []
         self._protected: list[Protected] = []
         self._marked: list[tuple[Any, Rule]] = []
         self._wrapped: dict[int, Any] = {}
@@ -128,7 +129,7 @@ class Gate:
             receipt: what one payment buys.
             description: what is sold, for people.
         """
-        rule = self._rule(price, rails, dialects, flow, receipt, description)
+        rule = self.rule(price, rails=rails, dialects=dialects, flow=flow, receipt=receipt, description=description)
 
         def decorate(endpoint: F) -> F:
             marked = mark(endpoint, rule)
@@ -156,18 +157,21 @@ class Gate:
         """
         if self.started:
             raise ConfigurationError(f"protect({pattern!r}): protect routes before the app starts")
-        self._protected.append(Protected(pattern, self._rule(price, rails, dialects, flow, receipt, description)))
+        rule = self.rule(price, rails=rails, dialects=dialects, flow=flow, receipt=receipt, description=description)
+        self._protected.append(Protected(pattern, rule))
 
-    def _rule(
+    def rule(
         self,
         price: Price,
-        rails: Sequence[str] | None,
-        dialects: Sequence[str] | None,
-        flow: Flow | str | None,
-        receipt: Receipts | None,
-        description: str,
+        *,
+        rails: Sequence[str] | None = None,
+        dialects: Sequence[str] | None = None,
+        flow: Flow | str | None = None,
+        receipt: Receipts | None = None,
+        description: str = "",
     ) -> Rule:
-        known = {dialect.name for dialect in self._dialects}
+        """Return what something asks that is no route, such as a tool; for the arguments see `paid`."""
+        known = self.dialects
         rail_names, dialect_names = names(rails, "rails"), names(dialects, "dialects")
         for rail in rail_names or ():
             self._registry[rail]
@@ -176,7 +180,7 @@ class Gate:
                 raise ConfigurationError(f"there is no dialect {dialect!r}; the dialects here are: {sorted(known)}")
         if flow is not None and flow not in list(Flow):
             raise ConfigurationError(f"flow={flow!r} must be authorization, upfront or escrow")
-        return Rule(
+        rule = Rule(
             price=price,
             rails=rail_names,
             dialects=dialect_names,
@@ -184,6 +188,8 @@ class Gate:
             receipts=receipt or Receipts(),
             description=description,
         )
+        self._rules.append(rule)
+        return rule
 
     def charge(self, request: Request) -> Charge | None:
         """Return the charge that paid for this request: a FastAPI dependency. None where the request was free.
@@ -286,6 +292,11 @@ class Gate:
         return self._life.services
 
     @property
+    def dialects(self) -> frozenset[str]:
+        """The names of the dialects that it speaks."""
+        return frozenset(dialect.name for dialect in self._dialects)
+
+    @property
     def started(self) -> bool:
         """Whether the gate is open for requests."""
         return self._life.services is not None
@@ -347,7 +358,7 @@ class Gate:
 
     async def _check_prices(self, services: Services) -> None:
         """Refuse a fixed price that no rail of its route can say in its own money: nobody could ever pay it."""
-        for rule in [rule for _, rule in self._marked] + [protected.rule for protected in self._protected]:
+        for rule in self._rules:
             if callable(rule.price):
                 continue
             price, assets = as_money(rule.price), _currencies(services, rule)

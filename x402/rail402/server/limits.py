@@ -1,4 +1,4 @@
-"""How much one client, and one route, may ask of a gate: 402s, payments to verify, and invoices.
+"""How much one client, and one route, may ask of a gate: 402s, payments to verify, invoices, and the rails' addresses.
 
 Each is a token bucket that all workers on a store share. So that the store is not asked on every request, a worker has
 two small parts of each bucket for itself:
@@ -65,6 +65,8 @@ class Limits:
         challenges, payments, invoices: per client: 402s, payments that are verified, and unpaid invoices.
         route_challenges, route_payments, route_invoices: the same of all clients together, per route. They protect the
             node, and whoever else verifies. A payment that has been settled is served again whatever others do.
+        addresses, route_addresses: per client, and of all clients together per address: requests for a receipt and to
+            the rails' own addresses, such as where a refund is fetched; webhooks are not counted.
         trusted_proxies: networks of proxies in front, such as `10.0.0.0/8`, that tell clients' addresses; see
             `TrustedProxies`.
 
@@ -78,6 +80,8 @@ class Limits:
     route_challenges: str | TokenBucket = "60000/m"
     route_payments: str | TokenBucket = "12000/m"
     route_invoices: str | TokenBucket = "3000/m"
+    addresses: str | TokenBucket = "300/m"
+    route_addresses: str | TokenBucket = "6000/m"
     trusted_proxies: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -185,6 +189,7 @@ class Limiter:
         self._challenges = _Kind("402:", limits.challenges, limits.route_challenges)
         self._payments = _Kind("payment:", limits.payments, limits.route_payments)
         self._invoices = _Kind("invoice:", limits.invoices, limits.route_invoices)
+        self._addresses = _Kind("address:", limits.addresses, limits.route_addresses)
         self._proxies = TrustedProxies(limits.trusted_proxies)
         self._shared, self._clock = shared, clock
         self._shares: OrderedDict[str, _Share] = OrderedDict()
@@ -204,6 +209,11 @@ class Limiter:
         """Count an offer that the rail's backend makes and remembers one by one, such as an invoice."""
         if self._is_on:
             await self._take_both(self._invoices, self._proxies.client_of(scope), route)
+
+    async def address(self, scope: Mapping[str, Any], address: str) -> None:
+        """Count a request to an address of the gate's own."""
+        if self._is_on:
+            await self._take_both(self._addresses, self._proxies.client_of(scope), address)
 
     async def payment(self, scope: Mapping[str, Any]) -> None:
         """Count a payment that is shown, before anything of it is verified."""

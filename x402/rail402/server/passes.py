@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
-from rail402.errors import StoreError
+from rail402.errors import PaymentRejected, Rail402Error, StoreError
 from rail402.protocol.charge import Charge
 from rail402.protocol.payment import Payment
-from rail402.server.fields import end_to_end, failed_fields, paid_fields
-from rail402.server.request import Message, Send
+from rail402.server.admission import Use
+from rail402.server.delivery import Withheld
+from rail402.server.exchange import Exchange
+from rail402.server.fields import end_to_end
+from rail402.server.request import Message
 from rail402.server.services import Services
-from rail402.server.settings import Rule
 from rail402.stores.base import StoredResponse
 
 __all__ = ["PassDelivery"]
@@ -21,16 +25,21 @@ logger = logging.getLogger("rail402.server")
 class PassDelivery:
     """The answer to one use; a failed one is given back, and one with an Idempotency-Key is kept for its repeat.
 
+    A use is under way from when it is taken until its answer is complete, with a lease: one whose worker dies comes
+    back. Nothing (more) of an answer leaves once that has happened.
+
     Attributes:
+        refusal: why the response is withheld, once it is.
         has_begun: whether anything has left.
     """
 
-    def __init__(self, services: Services, rule: Rule, payment: Payment, charge: Charge, slot: str, send: Send) -> None:
-        self._services, self._rule, self._payment, self._charge = services, rule, payment, charge
-        self._slot, self._send = slot, send
+    def __init__(self, services: Services, payment: Payment, charge: Charge, use: Use, exchange: Exchange) -> None:
+        self._services, self._payment, self._charge, self._exchange = services, payment, charge, exchange
+        self._use = use
         self._head: Message = {}
-        self._copy: bytearray | None = bytearray() if slot else None
-        self._served = False
+        self._copy: bytearray | None = bytearray() if exchange.request.slot else None
+        self._served = self._ended = False
+        self.refusal: Rail402Error | None = None
         self.has_begun = False
 
     async def send(self, message: Message) -> None:
@@ -40,40 +49,65 @@ class PassDelivery:
             return
         if message["type"] == "http.response.body" and self._served:
             await self._tee(message.get("body", b""), message.get("more_body", False))
-        await self._send(message)
+        await self._exchange.send(message)
 
     async def close(self) -> None:
-        """Give the use back where nothing usable was sent."""
-        if self._served:
+        """Give the use back where nothing usable was sent; count it where some of it was."""
+        if self._ended:
             return
+        store, use = self._services.store, self._use.id
         try:
-            await self._services.shielded(self._services.store.return_use(self._charge.id))
+            if self._served:
+                await self._services.shielded(store.end_use(self._charge.id, use))
+            else:
+                await self._services.shielded(store.return_use(self._charge.id, use))
         except StoreError as error:
-            logger.warning("charge %s: a failed use is not given back: %s", self._charge.id, error)
+            logger.warning("charge %s: a use comes back when its lease has ended: %s", self._charge.id, error)
 
     async def _start(self, message: Message) -> None:
-        self._head, own = message, list(message.get("headers", ()))
-        self._served = message["status"] < 400
+        self._head, self._served = message, message["status"] < 400
         if self._served:
-            headers = paid_fields(self._services, self._rule, self._charge, self._payment, own)
-        else:
-            headers = failed_fields(self._services, self._rule, self._charge, own)
+            await self._renew()
         self.has_begun = True
-        await self._send({**message, "headers": headers})
+        await self._exchange.begin(message, self._charge, self._payment if self._served else None)
 
     async def _tee(self, body: bytes, more: bool) -> None:
-        if self._copy is None:
-            return
-        self._copy += body
-        if len(self._copy) > self._services.settings.max_stored:
-            self._copy = None
-        elif not more:
-            await self._keep(bytes(self._copy))
+        if self._copy is not None:
+            self._copy += body
+            if len(self._copy) > self._services.settings.max_stored:
+                self._copy = None
+        if more:
+            await self._renew()
+        elif not self._ended:
+            await self._end()
 
-    async def _keep(self, body: bytes) -> None:
-        """Keep the response for its repeat; it goes out even where the store is down."""
-        response = StoredResponse(self._head["status"], end_to_end(self._head.get("headers", ())), body)
+    async def _renew(self) -> None:
+        """Keep the lease of a long answer alive."""
+        settings, charge = self._services.settings, self._charge.id
+        if self._use.lease_until - self._services.clock() < settings.lease_seconds // 2:
+            self._use = Use(self._use.id, self._services.lease())
+            renewing = self._services.store.renew_use(charge, self._use.id, lease_until=self._use.lease_until)
+            await self._check(renewing)
+
+    async def _end(self) -> None:
+        """Count the use before the last of its answer leaves, and keep that for a repeat."""
+        response = None
+        if self._copy is not None:
+            head = self._head["status"], end_to_end(self._head.get("headers", ()))
+            response = StoredResponse(*head, bytes(self._copy))
+        await self._check(self._services.store.end_use(self._charge.id, self._use.id, response=response))
+        self._ended = True
+
+    async def _check(self, writing: Coroutine[Any, Any, bool]) -> None:
+        """Withhold what has not left where the use is not ours any more; it goes out where the store is down."""
         try:
-            await self._services.shielded(self._services.store.keep_use(self._charge.id, self._slot, response))
+            is_ours = await self._services.shielded(writing)
         except StoreError as error:
-            logger.warning("charge %s: the response of a use is not kept: %s", self._charge.id, error)
+            logger.warning("charge %s: what became of a use is not written: %s", self._charge.id, error)
+            return
+        if not is_ours:
+            self._ended = True
+            self.refusal = PaymentRejected(
+                "it took too long, and its use was given back", code="payment_in_progress", retry_after=2
+            )
+            raise Withheld

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentRejected
+from rail402.protocol.binding import parse_token
 from rail402.protocol.charge import Charge, Delivery, PaymentEvent, PaymentState
+from rail402.protocol.dialect import Fields
 from rail402.protocol.payment import ConsumptionKey
 from rail402.protocol.rail import PaymentRail, Refunds, RefundsOnDemand
 from rail402.server.operations import Finished, perform, refund
@@ -51,19 +53,35 @@ async def give_back(services: Services, charge_id: str) -> Charge:
     return await services.store.save(granted)
 
 
-async def due(services: Services, keys: Iterable[ConsumptionKey]) -> Charge:
-    """Return the charge with one of `keys`, whose refund was granted; refunded by now perhaps.
+async def due(services: Services, keys: Iterable[ConsumptionKey], fields: Fields) -> Charge:
+    """Return the charge with one of `keys`, whose refund was granted; refunded by now perhaps. See `Desk.refund_due`.
 
     Raises:
-        PaymentRejected: `refund_not_due`: there is none. OutcomeUnknown: it is being paid, or looked up.
+        PaymentRejected: `refund_not_due`: there is none; `replay_not_proven`: who asks is not known to be the payer.
+        OutcomeUnknown: it is being paid, or looked up.
     """
     charge = await services.store.find(list(keys))
+    if charge is not None:
+        _check_payer(services, charge, fields)
     if charge is None or charge.refund_due_at is None:
         raise PaymentRejected("its seller has granted no refund of this payment", code="refund_not_due")
     charge = charge.lapsed(services.clock())
     if charge.payment in (PaymentState.REFUNDING, PaymentState.UNKNOWN):
         raise OutcomeUnknown(f"charge {charge.id} is being refunded", retry_after=5)
     return charge
+
+
+def _check_payer(services: Services, charge: Charge, fields: Fields) -> None:
+    """Check that who asks has what was secret at the claim: others may know the proof, as the nodes on a payment's way
+    know its preimage. A payment that came bare has no more than its proof."""
+    if charge.secret_digest is None:
+        return
+    for dialect in services.dialects:
+        for payment in dialect.payments(fields, charge.order.body_digest, services.context()):
+            token = payment.offer_token
+            if token is not None and parse_token(token).secret_digest == charge.secret_digest:
+                return
+    raise PaymentRejected("show the payment as it was accepted, in its own header field", code="replay_not_proven")
 
 
 async def pay_back(

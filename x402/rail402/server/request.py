@@ -13,7 +13,18 @@ from rail402.protocol.base import sha256_hex
 from rail402.protocol.dialect import Fields
 from rail402.protocol.order import Order
 
-__all__ = ["LOGIN", "ClientDisconnected", "GatedRequest", "Message", "Receive", "Scope", "Send", "read_body"]
+__all__ = [
+    "LOGIN",
+    "ClientDisconnected",
+    "GatedRequest",
+    "Message",
+    "Receive",
+    "Scope",
+    "Send",
+    "context_of",
+    "read_body",
+    "without_payment",
+]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -21,7 +32,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 LOGIN = "authorization"
-"""What begins the marks of logins in `GatedRequest.context`."""
+"""What begins the marks of logins in `context_of`."""
 
 _CREDENTIAL = re.compile(r"(?:^|,)[ \t]*(?:payment|l402|lsat)[ \t]+[^,]*", re.IGNORECASE)
 """A payment in an Authorization line; what is left of the line without it is a login, whatever its form."""
@@ -32,6 +43,11 @@ _MAX_URL = 8192
 
 class ClientDisconnected(Exception):
     """The client went away before its request was complete."""
+
+
+def without_payment(line: str) -> str:
+    """Return what of an Authorization line is no payment: a login, or nothing."""
+    return _CREDENTIAL.sub("", line).strip(" \t,")
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
@@ -58,6 +74,14 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         chunks.append(chunk)
         more = message.get("more_body", False)
     return b"".join(chunks)
+
+
+def context_of(fields: Fields) -> tuple[str, ...]:
+    """Return digests of the cookies and of every Authorization that is no payment; each says which of them it is."""
+    crumbs = [crumb.strip() for line in fields.all("cookie") for crumb in line.split(";")]
+    logins = [without_payment(line) for line in fields.all("authorization")]
+    marked = {("cookie", crumb) for crumb in crumbs if crumb} | {(LOGIN, login) for login in logins if login}
+    return tuple(sorted(f"{kind}:{sha256_hex(text.encode())}" for kind, text in marked))
 
 
 class GatedRequest:
@@ -101,11 +125,13 @@ class GatedRequest:
 
     @cached_property
     def context(self) -> tuple[str, ...]:
-        """Digests of the cookies and of every Authorization that is no payment; each says which of them it is."""
-        crumbs = [crumb.strip() for line in self.fields.all("cookie") for crumb in line.split(";")]
-        logins = [_CREDENTIAL.sub("", line).strip(" \t,") for line in self.fields.all("authorization")]
-        marked = {("cookie", crumb) for crumb in crumbs if crumb} | {(LOGIN, login) for login in logins if login}
-        return tuple(sorted(f"{kind}:{sha256_hex(text.encode())}" for kind, text in marked))
+        """See `context_of`."""
+        return context_of(self.fields)
+
+    @property
+    def preference(self) -> str:
+        """The `Accept-Payment` of the request, as it came."""
+        return ", ".join(self.fields.all("accept-payment"))
 
     def _slot(self) -> str:
         """Return where the response of one use of a pass is kept: the digest of the Idempotency-Key, or nothing."""

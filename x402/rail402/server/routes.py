@@ -21,13 +21,27 @@ from rail402.server.request import Receive, Scope, Send
 from rail402.server.services import Services
 from rail402.server.settings import Rule
 
-__all__ = ["Found", "Protected", "mark", "rule_of", "rules_of", "walk", "wrap"]
+__all__ = ["Found", "Protected", "mark", "read_pattern", "rule_of", "rules_of", "walk", "wrap"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MARK = "__rail402_rule__"
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _EVERY = "*"
+
+
+def read_pattern(pattern: str) -> tuple[str, str]:
+    """Return the method (`*` for all) and the path of a pattern such as `POST /summarise`.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    method, _, path = pattern.partition(" ")
+    if method not in (*_METHODS, _EVERY) or not path.startswith("/"):
+        raise ConfigurationError(
+            f'{pattern!r}: write a method and a path, such as "GET /article/*" or "* /reports/{{id}}"'
+        )
+    return method, path
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +52,7 @@ class Protected:
     rule: Rule
 
     def __post_init__(self) -> None:
-        method, _, path = self.pattern.partition(" ")
-        if method not in (*_METHODS, _EVERY) or not path.startswith("/"):
-            raise ConfigurationError(
-                f'{self.pattern!r}: write a method and a path, such as "GET /article/*" or "* /reports/{{id}}"'
-            )
+        read_pattern(self.pattern)
 
     @property
     def method(self) -> str:
@@ -68,7 +78,7 @@ class Found:
     def id_under(self, rules: Mapping[str, Rule], rule: Rule) -> str:
         """Return the id, in orders and receipts, of the part of the route that asks `rule`: methods and path."""
         asked = {method for method in self.methods or rules if rule_for(rules, method) is rule}
-        methods = _EVERY if _EVERY in asked else "|".join(sorted(asked - {"HEAD"} or asked))
+        methods = _EVERY if _EVERY in asked else "|".join(sorted(asked - {"HEAD", "OPTIONS"} or asked))
         return f"{methods} {self.path}"
 
 

@@ -14,7 +14,7 @@ from rail402.protocol.offer import Flow
 from rail402.protocol.rail import PaymentRail
 from rail402.server.limits import Limits
 
-__all__ = ["GateSettings", "Price", "Receipts", "Rule", "check_rails", "parse_duration"]
+__all__ = ["GateSettings", "Price", "Receipts", "Rule", "check_rails", "is_origin", "parse_duration"]
 
 Price = Money | str | Callable[..., "Money | str | Awaitable[Money | str | None] | None"]
 """A fixed price, or a function of the request; None from the function means that this request is free."""
@@ -127,7 +127,7 @@ class GateSettings:
     redis: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if not _is_origin(self.public_url):
+        if not is_origin(self.public_url):
             raise ConfigurationError(
                 f"public_url={self.public_url!r} must be an origin without a path, such as https://api.example.com"
             )
@@ -158,7 +158,8 @@ class GateSettings:
         return self.handler_seconds + self.settle_seconds
 
 
-def _is_origin(url: str) -> bool:
+def is_origin(url: str) -> bool:
+    """Whether a URL is an origin and no more: scheme, host and perhaps a port."""
     try:
         parts = urlsplit(url)
         _ = parts.port

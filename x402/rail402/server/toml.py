@@ -30,6 +30,8 @@ class _Limits(Record):
     route_challenges: str | None = None
     route_payments: str | None = None
     route_invoices: str | None = None
+    addresses: str | None = None
+    route_addresses: str | None = None
     trusted_proxies: list[str] | None = None
 
     @field_validator("*")
@@ -104,6 +106,7 @@ class _File(Record):
     server: dict[str, Any]
     rails: list[dict[str, Any]] = Field(min_length=1)
     routes: list[dict[str, Any]] = Field(default_factory=list)
+    proxy: dict[str, Any] = Field(default_factory=dict)
 
 
 def gate_from_toml(path: str | Path) -> Gate:

@@ -173,19 +173,32 @@ class Store(ABC):
     # --- passes
 
     @abstractmethod
-    async def take_use(self, charge_id: str) -> Charge | None:
+    async def take_use(self, charge_id: str, use: str, *, now: int, lease_until: int, slot: str = "") -> Charge | None:
         """Take one use of a settled pass; None where none is left. Atomic: uses taken never exceed `uses`.
 
-        The version stays, so that uses side by side do not disturb each other's deliveries.
+        Uses that are under way and whose lease has lapsed at `now` come back first: their workers are gone. The version
+        stays, so that uses side by side do not disturb each other's deliveries.
+
+        Args:
+            use: a name of its own, by which it is under way until it is returned, ended or lapsed.
+            slot: where its response is to be kept, if anywhere.
+
+        Raises:
+            KeyTaken: a use with that slot is under way, or its response is stored.
         """
 
     @abstractmethod
-    async def return_use(self, charge_id: str) -> None:
-        """Give a use back (its handler failed)."""
+    async def renew_use(self, charge_id: str, use: str, *, lease_until: int) -> bool:
+        """Extend the lease of a use that is under way; say whether it is."""
 
     @abstractmethod
-    async def keep_use(self, charge_id: str, slot: str, response: StoredResponse) -> bool:
-        """Store the response of one use under `slot`, if nothing is there; say whether it was stored."""
+    async def return_use(self, charge_id: str, use: str) -> None:
+        """Give back a use that is under way (its handler failed); any other stays as it is."""
+
+    @abstractmethod
+    async def end_use(self, charge_id: str, use: str, *, response: StoredResponse | None = None) -> bool:
+        """Count a use that is under way as served, and store its response in its slot, if it has one; say whether it
+        was under way. One that has come back meanwhile is somebody else's by now."""
 
     # --- issued rows
 

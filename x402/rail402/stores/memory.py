@@ -29,6 +29,7 @@ class MemoryStore(Store):
         self._charges: dict[str, Charge] = {}
         self._holders: dict[ConsumptionKey, str] = {}
         self._responses: dict[str, dict[str, StoredResponse]] = {}
+        self._uses: dict[str, dict[str, tuple[str, int]]] = {}  # under way: slot, and until when
         self._issued: dict[ConsumptionKey, Issued] = {}
         self._settings: dict[str, str] = {}
         self._leaders: dict[str, tuple[str, int]] = {}
@@ -95,28 +96,43 @@ class MemoryStore(Store):
 
     # --- passes
 
-    async def take_use(self, charge_id: str) -> Charge | None:
+    async def take_use(self, charge_id: str, use: str, *, now: int, lease_until: int, slot: str = "") -> Charge | None:
         """Take one use of a settled pass; None where none is left."""
-        charge = self._charges.get(charge_id)
-        if charge is None or charge.payment is not PaymentState.SETTLED or charge.uses_taken >= charge.uses:
+        if charge_id not in self._charges:
             return None
+        under_way = self._uses.setdefault(charge_id, {})
+        lapsed = [name for name, (_, until) in under_way.items() if until <= now]
+        for name in lapsed:
+            del under_way[name]
+        self._count_use(self._charges[charge_id], -len(lapsed))
+        slots = {*self._responses.get(charge_id, {}), *(other for other, _ in under_way.values())}
+        if slot and slot in slots:
+            raise KeyTaken(f"there is a use of {charge_id} with this key")
+        charge = self._charges[charge_id]
+        if charge.payment is not PaymentState.SETTLED or charge.uses_taken >= charge.uses:
+            return None
+        under_way[use] = slot, lease_until
         return self._count_use(charge, 1)
 
-    async def return_use(self, charge_id: str) -> None:
-        """Give a use back (its handler failed)."""
-        charge = self._charges.get(charge_id)
-        if charge is not None and charge.uses_taken > 0:
-            self._count_use(charge, -1)
-
-    async def keep_use(self, charge_id: str, slot: str, response: StoredResponse) -> bool:
-        """Store the response of one use under `slot`, if nothing is there; say whether it was stored."""
-        if charge_id not in self._charges:
+    async def renew_use(self, charge_id: str, use: str, *, lease_until: int) -> bool:
+        """Extend the lease of a use that is under way; say whether it is."""
+        under_way = self._uses.get(charge_id, {})
+        if use not in under_way:
             return False
-        slots = self._responses.setdefault(charge_id, {})
-        if slot in slots:
-            return False
-        slots[slot] = response
+        under_way[use] = under_way[use][0], lease_until
         return True
+
+    async def return_use(self, charge_id: str, use: str) -> None:
+        """Give back a use that is under way (its handler failed)."""
+        if self._uses.get(charge_id, {}).pop(use, None) is not None:
+            self._count_use(self._charges[charge_id], -1)
+
+    async def end_use(self, charge_id: str, use: str, *, response: StoredResponse | None = None) -> bool:
+        """Count a use that is under way as served, and store its response; say whether it was under way."""
+        ended = self._uses.get(charge_id, {}).pop(use, None)
+        if ended is not None and ended[0] and response is not None:
+            self._responses.setdefault(charge_id, {}).setdefault(ended[0], response)
+        return ended is not None
 
     # --- issued rows
 
@@ -163,6 +179,7 @@ class MemoryStore(Store):
         for charge in charges:
             del self._charges[charge.id]
             self._responses.pop(charge.id, None)
+            self._uses.pop(charge.id, None)
         self._holders = {key: holder for key, holder in self._holders.items() if holder in self._charges}
         rows = self._count_rows()
         self._issued = {key: row for key, row in self._issued.items() if row.expires_at > now - ISSUED_KEPT}

@@ -1,9 +1,9 @@
 """A store in a PostgreSQL database: durable, and shared by all workers of any number of machines.
 
-Each verb is one statement that is atomic by itself, so no transaction is left open between two messages to the server.
-Where the connection breaks during a statement nobody knows whether it was done. Reading is then done again; a claim
-looks who holds its keys, and a save whether the version that is there came from it. What cannot be asked about (a use
-taken, a token spent) is not done again, and is a `StoreError`: at worst a use is lost, and none is taken twice.
+Each verb is one statement that is atomic by itself, or a few that are sent together, so no transaction stays open while
+we do something else. Where the connection breaks during one nobody knows whether it was done. Reading is then done
+again; a claim looks who holds its keys, and a save whether the version that is there came from it. What cannot be asked
+about (a use taken, a token spent) is not done again, and is a `StoreError`: a use that was taken all the same lapses.
 """
 
 from __future__ import annotations
@@ -163,23 +163,40 @@ class PostgresStore(Store):
 
     # --- passes
 
-    async def take_use(self, charge_id: str) -> Charge | None:
+    async def take_use(self, charge_id: str, use: str, *, now: int, lease_until: int, slot: str = "") -> Charge | None:
         """Take one use of a settled pass; None where none is left."""
-        rows = await self._database.fetch(_SQL["take_use"], {"id": charge_id})
-        return _charge(rows[0]) if rows else None
+        row = {"id": charge_id, "use": use, "slot": slot, "now": now, "lease_until": lease_until}
 
-    async def return_use(self, charge_id: str) -> None:
-        """Give a use back (its handler failed)."""
-        await self._database.count(_SQL["return_use"], {"id": charge_id})
+        async def take(connection: Connection) -> list[tuple[Any, ...]]:
+            async with connection.pipeline(), connection.transaction():
+                await connection.execute(_SQL["lock_pass"], row)
+                await connection.execute(_SQL["return_lapsed_uses"], row)
+                cursor = await connection.execute(_SQL["take_use"], row)
+            return await cursor.fetchall()
 
-    async def keep_use(self, charge_id: str, slot: str, response: StoredResponse) -> bool:
-        """Store the response of one use under `slot`, if nothing is there; say whether it was stored."""
-        row = response_row(charge_id, slot, response)
+        ((text, uses_taken, is_there),) = await self._database.run(take)
+        if is_there:
+            raise KeyTaken(f"there is a use of {charge_id} with this key")
+        return None if text is None else _charge((text, uses_taken))
+
+    async def renew_use(self, charge_id: str, use: str, *, lease_until: int) -> bool:
+        """Extend the lease of a use that is under way; say whether it is."""
+        row = {"id": charge_id, "use": use, "lease_until": lease_until}
+        return await self._database.count(_SQL["renew_use"], row, repeatable=True) > 0
+
+    async def return_use(self, charge_id: str, use: str) -> None:
+        """Give back a use that is under way (its handler failed)."""
+        await self._database.count(_SQL["return_use"], {"id": charge_id, "use": use}, repeatable=True)
+
+    async def end_use(self, charge_id: str, use: str, *, response: StoredResponse | None = None) -> bool:
+        """Count a use that is under way as served, and store its response; say whether it was under way."""
+        stored = _NO_RESPONSE if response is None else response_row(charge_id, "", response)
+        row = {**stored, "id": charge_id, "use": use}
         try:
-            return await self._database.count(_SQL["keep_response"], row) > 0
+            return await self._database.count(_SQL["end_use"], row) > 0
         except ConnectionLost:
-            await self._database.count(_SQL["keep_response"], row, repeatable=True)
-            return await self.response(charge_id, slot) == response
+            await self._database.count(_SQL["end_use"], row, repeatable=True)
+            return True  # by the first try or by this one: it was ours when it was last renewed
 
     # --- issued rows
 

@@ -158,24 +158,51 @@ class SqliteStore(Store):
 
     # --- passes
 
-    async def take_use(self, charge_id: str) -> Charge | None:
+    async def take_use(self, charge_id: str, use: str, *, now: int, lease_until: int, slot: str = "") -> Charge | None:
         """Take one use of a settled pass; None where none is left."""
+        row = {"id": charge_id, "use": use, "slot": slot, "now": now, "lease_until": lease_until}
 
         def take(connection: sqlite3.Connection) -> Charge | None:
-            if connection.execute(_SQL["take_use"], {"id": charge_id}).rowcount == 0:
+            if returned := _count(connection, "end_lapsed_uses", row):
+                _count(connection, "return_uses", row | {"returned": returned})
+            if slot and _one(connection, "use_of_slot", row):
+                raise KeyTaken(f"there is a use of {charge_id} with this key")
+            if _count(connection, "take_use", row) == 0:
                 return None
-            return _charge(connection, "get_charge", {"id": charge_id})
+            connection.execute(_SQL["insert_use"], row)
+            return _charge(connection, "get_charge", row)
 
         return await self._write(take)
 
-    async def return_use(self, charge_id: str) -> None:
-        """Give a use back (its handler failed)."""
-        await self._write(lambda connection: _count(connection, "return_use", {"id": charge_id}))
+    async def renew_use(self, charge_id: str, use: str, *, lease_until: int) -> bool:
+        """Extend the lease of a use that is under way; say whether it is."""
+        row = {"id": charge_id, "use": use, "lease_until": lease_until}
+        return await self._write(lambda connection: _count(connection, "renew_use", row)) > 0
 
-    async def keep_use(self, charge_id: str, slot: str, response: StoredResponse) -> bool:
-        """Store the response of one use under `slot`, if nothing is there; say whether it was stored."""
-        row = response_row(charge_id, slot, response)
-        return await self._write(lambda connection: _count(connection, "keep_response", row)) > 0
+    async def return_use(self, charge_id: str, use: str) -> None:
+        """Give back a use that is under way (its handler failed)."""
+        row = {"id": charge_id, "use": use, "returned": 1}
+
+        def give_back(connection: sqlite3.Connection) -> None:
+            if _count(connection, "end_use", row):
+                connection.execute(_SQL["return_uses"], row)
+
+        await self._write(give_back)
+
+    async def end_use(self, charge_id: str, use: str, *, response: StoredResponse | None = None) -> bool:
+        """Count a use that is under way as served, and store its response; say whether it was under way."""
+        row = {"id": charge_id, "use": use}
+
+        def end(connection: sqlite3.Connection) -> bool:
+            found = _one(connection, "get_use", row)
+            if found is None:
+                return False
+            connection.execute(_SQL["end_use"], row)
+            if response is not None and found[0]:
+                connection.execute(_SQL["keep_response"], response_row(charge_id, found[0], response))
+            return True
+
+        return await self._write(end)
 
     # --- issued rows
 

@@ -67,6 +67,7 @@ class FakeRail(PaymentRail, Holds, Refunds):
         minimum: atomic units below which it makes no offer.
     """
 
+    payee: str
     is_sandbox = True
     takes_less = True
 

@@ -120,6 +120,10 @@ class ProofCases(RailCases):
         changed = deal.offer.model_copy(update={part: other[part]})
         await _refused(till, changed, deal.payment.model_copy(update={"offer": changed}))
 
+    async def test_it_says_who_is_paid(self, till: Till, way: Way) -> None:
+        made = await till.make(way, order=order_of())
+        assert till.rail.payee == made.payee, "payee: nobody could tell an offer to somebody else from its own"
+
     async def test_it_pays_for_no_larger_offer(self, till: Till, way: Way) -> None:
         small = await till.deal(way)
         large = await till.deal(way, amount=3 * till.bench.amount)

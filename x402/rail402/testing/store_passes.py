@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rail402.errors import KeyTaken
 from rail402.protocol.charge import Charge, PaymentState
 from rail402.stores.base import Issued, Store, StoredResponse
 from rail402.testing.store_support import (
@@ -26,13 +27,20 @@ __all__ = ["IssuedCases", "PassCases", "PruneCases", "SettingCases"]
 _HOUR = 3600
 
 
+async def take(
+    store: Store, charge: Charge, use: str = "one", *, now: int = NOW, lease_until: int = NOW + 60, slot: str = ""
+) -> Charge | None:
+    """Take a use under that name."""
+    return await store.take_use(charge.id, use, now=now, lease_until=lease_until, slot=slot)
+
+
 class PassCases(StoreCases):
     """A pass is used as often as it was paid for."""
 
     async def test_uses_taken_never_exceed_the_uses(self, store: Store) -> None:
         charge = settled("tx:1", uses=7)
         await store.claim(charge)
-        answers = await together(200, lambda _: store.take_use(charge.id))
+        answers = await together(200, lambda n: take(store, charge, f"use {n}"))
         taken = [answer for answer in answers if isinstance(answer, Charge)]
         assert sorted(one.uses_taken for one in taken) == [1, 2, 3, 4, 5, 6, 7]
         assert answers.count(None) == 193
@@ -42,36 +50,82 @@ class PassCases(StoreCases):
     async def test_use_given_back_can_be_taken_again(self, store: Store) -> None:
         charge = settled("tx:1", uses=1)
         await store.claim(charge)
-        assert await store.take_use(charge.id) is not None
-        assert await store.take_use(charge.id) is None
-        await store.return_use(charge.id)
-        taken = await store.take_use(charge.id)
+        assert await take(store, charge, "one") is not None
+        assert await take(store, charge, "two") is None
+        await store.return_use(charge.id, "one")
+        taken = await take(store, charge, "one")
         assert taken == charge.model_copy(update={"uses_taken": 1})
 
-    async def test_no_more_uses_come_back_than_were_taken(self, store: Store) -> None:
+    async def test_a_use_comes_back_once(self, store: Store) -> None:
         charge = settled("tx:1", uses=5, uses_taken=2)
         await store.claim(charge)
-        await together(20, lambda _: store.return_use(charge.id))
-        assert await store.get(charge.id) == charge.model_copy(update={"uses_taken": 0})
-        await store.return_use("ch_unknown")
+        await take(store, charge, "one")
+        await together(20, lambda _: store.return_use(charge.id, "one"))
+        assert await store.get(charge.id) == charge
+        await store.return_use(charge.id, "unknown")
+        await store.return_use("ch_unknown", "one")
+        assert await store.get(charge.id) == charge
+
+    async def test_a_use_whose_lease_has_lapsed_comes_back_when_another_is_taken(self, store: Store) -> None:
+        charge = settled("tx:1", uses=3)
+        await store.claim(charge)
+        for number, lease in enumerate((5, 10, 20)):
+            await take(store, charge, f"use {number}", lease_until=NOW + lease)
+        assert await take(store, charge, "more", now=NOW + 4) is None
+        answers = await together(20, lambda n: take(store, charge, f"more {n}", now=NOW + 10))
+        assert sum(isinstance(answer, Charge) for answer in answers) == 2
+        assert await store.get(charge.id) == charge.model_copy(update={"uses_taken": 3})
+        assert not await store.end_use(charge.id, "use 0")
+        await store.return_use(charge.id, "use 1")
+        assert await store.end_use(charge.id, "use 2")
+        assert await store.get(charge.id) == charge.model_copy(update={"uses_taken": 3})
+
+    async def test_a_use_that_is_renewed_stays(self, store: Store) -> None:
+        charge = settled("tx:1", uses=1)
+        await store.claim(charge)
+        await take(store, charge, "one", lease_until=NOW + 5)
+        assert await store.renew_use(charge.id, "one", lease_until=NOW + 50)
+        assert await take(store, charge, "two", now=NOW + 49) is None
+        assert await take(store, charge, "two", now=NOW + 50) is not None
+        assert not await store.renew_use(charge.id, "one", lease_until=NOW + 500)
+        assert not await store.renew_use("ch_unknown", "one", lease_until=NOW + 500)
+
+    async def test_a_use_that_was_served_never_comes_back(self, store: Store) -> None:
+        charge = settled("tx:1", uses=1)
+        await store.claim(charge)
+        await take(store, charge, "one")
+        assert await store.end_use(charge.id, "one")
+        assert not await store.end_use(charge.id, "one")
+        await store.return_use(charge.id, "one")
+        assert await take(store, charge, "two", now=NOW + 10**6) is None
+
+    async def test_one_use_of_a_slot_is_under_way(self, store: Store) -> None:
+        charge = settled("tx:1", uses=5)
+        await store.claim(charge)
+        answers = await together(20, lambda n: take(store, charge, f"use {n}", slot="key"))
+        assert sum(isinstance(answer, Charge) for answer in answers) == 1
+        assert sum(isinstance(answer, KeyTaken) for answer in answers) == 19
+        assert await take(store, charge, "another", slot="other key") is not None
+        assert await take(store, charge, "again", now=NOW + 60, slot="key") is not None
+        assert await store.get(charge.id) == charge.model_copy(update={"uses_taken": 1})
 
     async def test_only_a_settled_pass_is_used(self, store: Store) -> None:
         for charge in every_state(uses=5):
             await store.claim(charge)
-            taken = await store.take_use(charge.id)
+            taken = await take(store, charge)
             assert (taken is not None) is (charge.payment is PaymentState.SETTLED)
             assert await store.get(charge.id) == (taken or charge)
-        assert await store.take_use("ch_unknown") is None
+        assert await store.take_use("ch_unknown", "one", now=NOW, lease_until=NOW + 60) is None
 
     async def test_save_neither_disturbs_the_uses_nor_is_disturbed_by_them(self, store: Store) -> None:
         charge = settled("tx:1", uses=5, rail_state={"nonce": 2**255, "text": "ä"}, payer="0xpayer")
         await store.claim(charge)
-        taken = await store.take_use(charge.id)
+        taken = await take(store, charge, "one")
         assert taken == await store.get(charge.id) == charge.model_copy(update={"uses_taken": 1})
         saved = await store.save(charge)
         assert saved == await store.get(charge.id)
         assert (saved.uses_taken, saved.version) == (1, 1)
-        await store.return_use(charge.id)
+        await store.return_use(charge.id, "one")
         saved = await store.save(saved)
         assert (saved.uses_taken, saved.version) == (0, 2)
 
@@ -79,15 +133,20 @@ class PassCases(StoreCases):
         charge = settled("tx:1", uses=5)
         await store.claim(charge)
         responses = [StoredResponse(200, body=str(number).encode()) for number in range(20)]
-        kept = await together(20, lambda n: store.keep_use(charge.id, "slot", responses[n]))
-        assert kept.count(True) == 1
-        assert kept.count(False) == 19
-        assert await store.response(charge.id, "slot") == responses[kept.index(True)]
-        assert await store.keep_use(charge.id, "other", RESPONSE)
-        assert not await store.keep_use(charge.id, "other", RESPONSE)
-        assert not await store.keep_use("ch_unknown", "slot", RESPONSE)
+        await take(store, charge, "one", slot="slot")
+        ended = await together(20, lambda n: store.end_use(charge.id, "one", response=responses[n]))
+        assert (ended.count(True), ended.count(False)) == (1, 19)
+        kept = responses[ended.index(True)]
+        assert await store.response(charge.id, "slot") == kept
+        with pytest.raises(KeyTaken):
+            await take(store, charge, "two", slot="slot")
+        assert await store.response(charge.id, "slot") == kept
+        await take(store, charge, "three")
+        assert await store.end_use(charge.id, "three", response=RESPONSE)
+        assert await store.response(charge.id, "") is None
+        assert not await store.end_use("ch_unknown", "one", response=RESPONSE)
         assert await store.response("ch_unknown", "slot") is None
-        assert await store.get(charge.id) == charge
+        assert await store.get(charge.id) == charge.model_copy(update={"uses_taken": 2})
 
 
 class IssuedCases(StoreCases):
@@ -136,6 +195,7 @@ class PruneCases(StoreCases):
         charge = settled("tx:1", "offer:1", created_at=NOW - 10, lease_until=NOW - 5, valid_until=NOW - 1)
         await store.claim(charge)
         await store.save(charge, response=RESPONSE)
+        await store.take_use(charge.id, "one", now=NOW, lease_until=NOW + 60)
         assert await store.prune(before=NOW, now=NOW) == 1
         assert await store.get(charge.id) is None
         assert await store.find(charge.keys) is None

@@ -75,11 +75,6 @@ SELECT uses_taken FROM rail402_charges WHERE id = %(id)s AND written_by = %(writ
 -- name: get_response
 SELECT status, fields, body FROM rail402_responses WHERE charge_id = %(id)s AND slot = %(slot)s;
 
--- name: keep_response
-INSERT INTO rail402_responses (charge_id, slot, status, fields, body)
-SELECT id, %(slot)s, %(status)s, %(fields)s, %(body)s FROM rail402_charges WHERE id = %(id)s
-ON CONFLICT (charge_id, slot) DO NOTHING;
-
 -- name: unresolved_charges
 SELECT charge, uses_taken
   FROM rail402_charges
@@ -97,15 +92,58 @@ SELECT charge, uses_taken
  ORDER BY created_at DESC, id DESC
  LIMIT %(limit)s;
 
--- name: take_use
--- The version stays: who delivers one use is not disturbed by the others.
+-- name: lock_pass
+-- Until the transaction ends; its keys and responses may be written meanwhile.
+SELECT FROM rail402_charges WHERE id = %(id)s FOR NO KEY UPDATE;
+
+-- name: return_lapsed_uses
+WITH lapsed AS (
+    DELETE FROM rail402_uses WHERE charge_id = %(id)s AND lease_until <= %(now)s RETURNING use
+)
 UPDATE rail402_charges
-   SET uses_taken = uses_taken + 1
- WHERE id = %(id)s AND payment = 'settled' AND uses_taken < uses
-RETURNING charge, uses_taken;
+   SET uses_taken = uses_taken - (SELECT count(*) FROM lapsed)
+ WHERE id = %(id)s AND EXISTS (SELECT FROM lapsed);
+
+-- name: take_use
+-- Where the pass is locked. The version stays: who delivers one use is not disturbed by the others.
+WITH same AS (
+    SELECT slot FROM rail402_uses WHERE charge_id = %(id)s AND slot = %(slot)s AND slot <> ''
+    UNION ALL
+    SELECT slot FROM rail402_responses WHERE charge_id = %(id)s AND slot = %(slot)s AND slot <> ''
+), taken AS (
+    UPDATE rail402_charges
+       SET uses_taken = uses_taken + 1
+     WHERE id = %(id)s AND payment = 'settled' AND uses_taken < uses AND NOT EXISTS (SELECT FROM same)
+    RETURNING id, charge, uses_taken
+), under_way AS (
+    INSERT INTO rail402_uses (charge_id, use, slot, lease_until)
+    SELECT id, %(use)s, %(slot)s, %(lease_until)s FROM taken
+)
+SELECT taken.charge, taken.uses_taken, EXISTS (SELECT FROM same) FROM (SELECT) AS always LEFT JOIN taken ON true;
+
+-- name: renew_use
+UPDATE rail402_uses SET lease_until = %(lease_until)s WHERE charge_id = %(id)s AND use = %(use)s;
 
 -- name: return_use
-UPDATE rail402_charges SET uses_taken = uses_taken - 1 WHERE id = %(id)s AND uses_taken > 0;
+-- The pass is locked first, as for taking one: two workers wait for each other in one order only.
+WITH pass AS (
+    SELECT id FROM rail402_charges WHERE id = %(id)s FOR NO KEY UPDATE
+), returned AS (
+    DELETE FROM rail402_uses AS u USING pass WHERE u.charge_id = pass.id AND u.use = %(use)s RETURNING u.charge_id
+)
+UPDATE rail402_charges AS c SET uses_taken = c.uses_taken - 1 FROM returned WHERE c.id = returned.charge_id;
+
+-- name: end_use
+WITH ended AS (
+    DELETE FROM rail402_uses WHERE charge_id = %(id)s AND use = %(use)s RETURNING charge_id, slot
+), kept AS (
+    INSERT INTO rail402_responses (charge_id, slot, status, fields, body)
+    SELECT charge_id, slot, %(status)s, %(fields)s, %(body)s
+      FROM ended
+     WHERE slot <> '' AND %(status)s::integer IS NOT NULL
+    ON CONFLICT (charge_id, slot) DO NOTHING
+)
+SELECT slot FROM ended;
 
 -- name: lock_issued
 -- Until the transaction ends; two schemas of one database do not wait for each other.

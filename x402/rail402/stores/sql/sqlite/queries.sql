@@ -74,11 +74,32 @@ UPDATE charges
        charge = json_set(charge, '$.uses_taken', uses_taken + 1)
  WHERE id = :id AND payment = 'settled' AND uses_taken < uses;
 
--- name: return_use
+-- name: return_uses
 UPDATE charges
-   SET uses_taken = uses_taken - 1,
-       charge = json_set(charge, '$.uses_taken', uses_taken - 1)
- WHERE id = :id AND uses_taken > 0;
+   SET uses_taken = uses_taken - :returned,
+       charge = json_set(charge, '$.uses_taken', uses_taken - :returned)
+ WHERE id = :id;
+
+-- name: insert_use
+INSERT INTO uses (charge_id, use, slot, lease_until) VALUES (:id, :use, :slot, :lease_until);
+
+-- name: get_use
+SELECT slot FROM uses WHERE charge_id = :id AND use = :use;
+
+-- name: use_of_slot
+-- Under way, or served and kept.
+SELECT slot FROM uses WHERE charge_id = :id AND slot = :slot
+UNION ALL
+SELECT slot FROM responses WHERE charge_id = :id AND slot = :slot;
+
+-- name: renew_use
+UPDATE uses SET lease_until = :lease_until WHERE charge_id = :id AND use = :use;
+
+-- name: end_use
+DELETE FROM uses WHERE charge_id = :id AND use = :use;
+
+-- name: end_lapsed_uses
+DELETE FROM uses WHERE charge_id = :id AND lease_until <= :now;
 
 -- name: get_issued
 SELECT key, order_digest, offer, expires_at FROM issued WHERE key = :key;
