@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rail402_stripe.customer_secret import CustomerSecretWallet
     from rail402_stripe.customers import SavedCustomer
     from rail402_stripe.issuers import CreateToken, TokenFacts, TokenIssuer, TokenTerms
+    from rail402_stripe.link import LinkApi
+    from rail402_stripe.link_wallet import LinkWallet
     from rail402_stripe.on_demand import OnDemand
     from rail402_stripe.own_customer import OwnCustomerWallet
     from rail402_stripe.rail import StripeRail
@@ -33,6 +35,8 @@ _HOMES = {
     "rail402_stripe.customer_secret": ("CustomerSecretWallet",),
     "rail402_stripe.customers": ("SavedCustomer",),
     "rail402_stripe.issuers": ("CreateToken", "TokenFacts", "TokenIssuer", "TokenTerms"),
+    "rail402_stripe.link": ("LinkApi",),
+    "rail402_stripe.link_wallet": ("LinkWallet",),
     "rail402_stripe.on_demand": ("OnDemand",),
     "rail402_stripe.own_customer": ("OwnCustomerWallet",),
     "rail402_stripe.rail": ("StripeRail",),
@@ -46,6 +50,8 @@ __all__ = [
     "CheckoutWallet",
     "CreateToken",
     "CustomerSecretWallet",
+    "LinkApi",
+    "LinkWallet",
     "OnDemand",
     "OwnCustomerWallet",
     "SavedCustomer",

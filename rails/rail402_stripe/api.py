@@ -1,8 +1,7 @@
-"""The calls that the rail and the wallets make, through the real `stripe` library; and the one seam to its errors.
+"""The calls that the rail and the wallets make, through the real `stripe` library.
 
 Every call ends in one of four ways: an answer; `Refused` or `Declined`, which are definitive; `RailUnavailable`, where
-nothing can have happened; `OutcomeUnknown`, where it may or may not have. Stripe's own messages never get further than
-this module: they may name a token.
+nothing can have happened; `OutcomeUnknown`, where it may or may not have. See `refusals.py`.
 
 The library itself does not try again (`max_network_retries` is 0): who is to say that a lost request may be repeated is
 the charge's state machine.
@@ -10,9 +9,8 @@ the charge's state machine.
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Self, get_args
 
@@ -20,13 +18,12 @@ import httpx
 import stripe
 
 from rail402.clock import Clock, RandomBytes, system_clock, system_random
-from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentRejected, Rail402Error, RailUnavailable
+from rail402.errors import ConfigurationError, OutcomeUnknown, RailUnavailable
 from rail402.protocol.base import Json
 from rail402.sandbox import sandbox_directory
-from rail402.upstream import NEVER_SENT
 from rail402_stripe.client import STRIPE_API_BASE, RailStripeClient, stripe_client, time_of
-from rail402_stripe.declines import decline
 from rail402_stripe.intents import intent_id
+from rail402_stripe.refusals import Declined, Refused, no_answer, translated
 from rail402_stripe.sandbox import SANDBOX_URL, Sandbox, SandboxTransport
 from rail402_stripe.wire import SANDBOX_PROFILE, Network
 
@@ -39,8 +36,6 @@ __all__ = [
     "SptParameter",
     "StripeApi",
 ]
-
-logger = logging.getLogger("rail402.stripe")
 
 API_VERSION: Final = "2026-07-29.preview"
 """The version of the API that is asked for. Shared payment tokens are there in previews only."""
@@ -57,41 +52,6 @@ SptParameter = Literal["payment_method_data", "top_level"]
 _PAGE: Final = 100
 _MAX_PAGES: Final = 1000
 _SESSIONS_CHARGE: Final = "payment_intent.latest_charge"
-
-Check = Callable[[str], object]
-
-_is_code = re.compile(r"[a-z0-9_]{1,80}", re.ASCII).fullmatch
-_is_param = re.compile(r"[a-z0-9_\[\]]{1,120}", re.ASCII).fullmatch
-
-
-class Refused(PaymentRejected):
-    """Stripe refused a request, definitively: it did nothing (HTTP 400 or 404).
-
-    Attributes:
-        stripe_code: Stripe's error code (docs.stripe.com/error-codes), where it gave one. There are none for the limits
-            of a shared payment token.
-        param: the parameter that it is about.
-    """
-
-    default_code = "payment_declined"
-
-    def __init__(self, stripe_code: str | None, param: str | None) -> None:
-        self.stripe_code, self.param = stripe_code, param
-        about = f" about {param}" if param else ""
-        super().__init__(f"Stripe refused it ({stripe_code or 'without a code'}{about})")
-
-
-class Declined(PaymentRejected):
-    """The payment method was declined, definitively (HTTP 402). `code` is our reason code for it.
-
-    Attributes:
-        may_pass: the same payment method may be charged again, a little later.
-    """
-
-    def __init__(self, stripe_code: str | None, decline_code: str | None) -> None:
-        found = decline(stripe_code, decline_code)
-        self.may_pass = found.may_pass
-        super().__init__(f"declined: {found.shown}", code=found.code)
 
 
 class StripeApi:
@@ -360,41 +320,8 @@ class StripeApi:
         try:
             answer = await client.raw_request_async(method, path, stripe_version=self._api_version, **params)
         except stripe.StripeError as error:
-            raise _translated(error, asks_only=method == "get") from error
+            raise translated(error, asks_only=method == "get") from error
         self._time = time_of(answer.headers)
         if not isinstance(answer.data, dict):
-            raise _no_answer("is no object", asks_only=method == "get")
+            raise no_answer("is no object", asks_only=method == "get")
         return answer.data, answer.headers.get("idempotent-replayed") == "true"
-
-
-def _translated(error: stripe.StripeError, *, asks_only: bool) -> Rail402Error:
-    """Return our error for one of the library's; `asks_only`: the request changes nothing, whatever became of it."""
-    code = _detail(error, "code", _is_code)
-    is_stripes_own = _detail(error, "type", _is_code) in ("card_error", "invalid_request_error")
-    match error:
-        case stripe.CardError() if is_stripes_own:
-            return Declined(code, _detail(error, "decline_code", _is_code))
-        case stripe.InvalidRequestError() if is_stripes_own:
-            return Refused(code, _detail(error, "param", _is_param))
-        case stripe.RateLimitError():
-            return RailUnavailable("Stripe asks for fewer requests", retry_after=2)
-        case stripe.AuthenticationError() | stripe.PermissionError():
-            logger.error("Stripe does not accept the secret key for this (HTTP %s, %s)", error.http_status, code)
-            return RailUnavailable("Stripe does not accept the publisher's key")
-        case stripe.APIError() if error.http_status == 409 and code == "lock_timeout":
-            return RailUnavailable("another request holds the same object at Stripe", retry_after=2)
-        case stripe.APIConnectionError() if isinstance(error.__cause__, NEVER_SENT):
-            return RailUnavailable("Stripe cannot be reached")
-        case _:
-            return _no_answer(f"is not there (HTTP {error.http_status}, {code})", asks_only=asks_only)
-
-
-def _detail(error: stripe.StripeError, name: str, has_its_form: Check) -> str | None:
-    """Return a member of Stripe's error where it has the form that it should have, so that it can be repeated."""
-    value = getattr(error.error, name, None)
-    return value if isinstance(value, str) and has_its_form(value) else None
-
-
-def _no_answer(what: str, *, asks_only: bool) -> Rail402Error:
-    kind = RailUnavailable if asks_only else OutcomeUnknown
-    return kind(f"an answer of Stripe that can be believed {what}")

@@ -8,18 +8,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from rail402.clock import Clock
-from rail402.errors import RailUnavailable
+from rail402.errors import Rail402Error, RailUnavailable
 from rail402.protocol.base import Json
 from rail402.protocol.charge import Charge, Operation
 from rail402.protocol.payment import Payment
 from rail402.protocol.rail import Failed, NotPaid, Pending, Refunded, Released, Settled, Unknown
 from rail402_stripe.api import Declined, Refused, StripeApi
 from rail402_stripe.customers import unattended
-from rail402_stripe.intents import Outcome, after_decline, idempotency_key, is_of, metadata_of, outcome
+from rail402_stripe.intents import (
+    SHUT_OUT,
+    Outcome,
+    after_decline,
+    idempotency_key,
+    intent_id,
+    is_of,
+    metadata_of,
+    outcome,
+)
 from rail402_stripe.proofs import ProofKind, proof_of
+from rail402_stripe.refusals import KeyUsed
 from rail402_stripe.verification import INTENT, STRIPE_TIME, VERIFIED_AT
 
 __all__ = ["Cashier"]
@@ -173,8 +184,12 @@ class Cashier:
         """Return for how many seconds more a refund that Stripe does not show may still reach it."""
         return (charge.asked_at or 0) + _LANDING_SECONDS - self._clock()
 
-    async def _find(self, charge: Charge, operation: Operation) -> Outcome:
-        """Find a PaymentIntent of which not even the id is known, by its marks. All times here are Stripe's own."""
+    async def _find(self, charge: Charge, operation: Operation, *, shut_out: bool = False) -> Outcome:
+        """Find a PaymentIntent of which not even the id is known, by its marks. All times here are Stripe's own.
+
+        Args:
+            shut_out: whether the request that would have made it can surely not arrive any more.
+        """
         began = charge.rail_state.get(STRIPE_TIME)
         if not isinstance(began, int):
             return Unknown(detail="when it was sent is not known by Stripe's clock")
@@ -185,7 +200,31 @@ class Cashier:
                     return outcome(intent, charge, operation)
             since = began + span + 1
         left = began + _LANDING_SECONDS - self._api.time
-        return NotPaid() if left <= 0 else Pending(retry_after=left)
+        if left > 0:
+            return Pending(retry_after=left)
+        if shut_out or await self._shuts_out(charge, operation):
+            return NotPaid()
+        return await self._find(charge, operation, shut_out=True)  # it may have landed since we looked
+
+    async def _shuts_out(self, charge: Charge, operation: Operation) -> bool:
+        """Use the idempotency key of a request that seems to have got lost for a PaymentIntent that nobody can pay: the
+        next attempt has another key, and two charges would come of one payment, should the first arrive after all. Now
+        Stripe refuses it.
+
+        Returns:
+            Whether the key was free: the request has not arrived, and never will. Where not, it has, and has ended.
+
+        Raises:
+            RailUnavailable, OutcomeUnknown, Refused: ask again.
+        """
+        terms = {"amount": charge.offer.amount, "currency": charge.offer.asset}
+        try:
+            unpaid = await self._api.create_intent(None, idempotency_key(charge, operation), **terms, metadata=SHUT_OUT)
+        except KeyUsed:
+            return False
+        with suppress(Rail402Error):  # it can stay as well: its client secret has gone nowhere
+            await self._api.cancel(intent_id(unpaid), f"rail402:{intent_id(unpaid)}:shut_out")
+        return True
 
 
 def _refunded(refunds: Sequence[Json]) -> Refunded:

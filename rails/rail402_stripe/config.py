@@ -15,6 +15,8 @@ from rail402_stripe import explain
 from rail402_stripe.api import API_VERSION, SptParameter, StripeApi
 from rail402_stripe.checkout_wallet import CheckoutWallet
 from rail402_stripe.customer_secret import CustomerSecretWallet
+from rail402_stripe.link import LinkApi
+from rail402_stripe.link_wallet import MAX_AMOUNT, LinkWallet
 from rail402_stripe.on_demand import OnDemand
 from rail402_stripe.own_customer import OwnCustomerWallet
 from rail402_stripe.rail import StripeRail
@@ -72,6 +74,7 @@ _WALLETS: Final[dict[str, tuple[set[str], set[str]]]] = {
     "sandbox": (set(), {"directory", "payment_method"}),
     "issued_token": ({"secret_key", "payment_method"}, {"currencies", "hold_seconds"}),
     "test_helper": ({"secret_key"}, {"payment_method"}),
+    "link": ({"access_token"}, {"mode", "payment_method", "currencies", "max_amount", "hold_seconds"}),
     "own_customer": ({"publishable_key", "payment_method"}, set()),
     "customer_secret": ({"customer_secret", "origin"}, {"mode"}),
     "checkout": (set(), {"mode", "checkout_origins"}),
@@ -83,12 +86,15 @@ class WalletConfig(Record):
 
     Args:
         backend: `sandbox`; `issued_token`, which pays with a payment method of your own Stripe account; `test_helper`,
-            which tries out a seller's account with its own test key; `own_customer` and `customer_secret`, for a
+            which tries out a seller's account with its own test key; `link`, where a person approves each payment in
+            Link; `own_customer` and `customer_secret`, for a
             customer of one publisher; or `checkout`, where a person pays at a link.
         directory: the sandbox's directory.
         secret_key: `env:NAME` or `file:PATH` of that account's secret key.
         payment_method: `pm_…`; one of Stripe's test cards in the sandbox and with the test helper, unless given.
         currencies: the currencies to pay in; any unless given.
+        access_token: `env:NAME` or `file:PATH` of the person's OAuth access token at Link; see `LinkWallet`.
+        max_amount: minor units that one payment by Link may cost at most.
         hold_seconds: for how long the amount of an unused token stays reserved; see `StripeWallet`.
         publishable_key: the publisher's `pk_…`; see `OwnCustomerWallet`.
         customer_secret: `env:NAME` or `file:PATH` of what the publisher knows its customer by.
@@ -97,10 +103,12 @@ class WalletConfig(Record):
         checkout_origins: further origins at which links to Checkout may be; see `CheckoutWallet`.
     """
 
-    backend: Literal["sandbox", "issued_token", "test_helper", "own_customer", "customer_secret", "checkout"]
+    backend: Literal["sandbox", "issued_token", "test_helper", "link", "own_customer", "customer_secret", "checkout"]
     directory: str | None = None
     secret_key: Secret | None = None
     payment_method: str | None = None
+    access_token: Secret | None = None
+    max_amount: int = Field(default=MAX_AMOUNT, gt=0, strict=True)
     currencies: list[str] | None = Field(default=None, min_length=1)
     hold_seconds: int = Field(default=HOLD_SECONDS, ge=0)
     publishable_key: str | None = None
@@ -164,12 +172,25 @@ def make_wallet(config: WalletConfig) -> Wallet:
         case "issued_token":
             held = config.hold_seconds
             return StripeWallet.issued_token(secret_key, method, currencies=config.currencies, hold_seconds=held)
+        case "link":
+            return _link_wallet(config)
         case "own_customer":
             return OwnCustomerWallet(config.publishable_key or "", method)
         case "customer_secret":
             return CustomerSecretWallet(customer_secret, config.origin or "", network=network)
         case "checkout":
             return CheckoutWallet(network=network, origins=config.checkout_origins)
+
+
+def _link_wallet(config: WalletConfig) -> LinkWallet:
+    return LinkWallet(
+        LinkApi(revealed(config.access_token) or ""),
+        network=_NETWORKS[config.mode],
+        payment_method=config.payment_method,
+        currencies=config.currencies or ("usd",),
+        max_amount=config.max_amount,
+        hold_seconds=config.hold_seconds,
+    )
 
 
 PLUGIN: Final = RailPlugin(

@@ -25,6 +25,7 @@ __all__ = [
     "OFFER_MARK",
     "PREPARED_FOR",
     "REALM_MARK",
+    "SHUT_OUT",
     "Outcome",
     "after_decline",
     "check_intent",
@@ -53,6 +54,9 @@ PREPARED_FOR: Final = "prepared_for"
 
 REALM_MARK: Final = "rail402_realm"
 """The metadata that names the host that was paid: one account may serve several."""
+
+SHUT_OUT: Final[Mapping[str, str]] = {"rail402_unused": "a request that got lost"}
+"""What a PaymentIntent is marked with that only uses up an idempotency key; nobody can pay it."""
 
 _ATTEMPT: Final = "rail402_attempt"
 _ORDER: Final = "rail402_order"

@@ -17,7 +17,7 @@ from rail402.clock import Clock, RandomBytes, system_clock, system_random
 from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentRejected, RailUnavailable
 from rail402.money import Money
 from rail402.protocol.charge import Charge, Operation
-from rail402.protocol.endpoint import Endpoint
+from rail402.protocol.endpoint import Endpoint, Signed
 from rail402.protocol.offer import Flow, Mechanism, Offer
 from rail402.protocol.order import Order
 from rail402.protocol.payment import Payment
@@ -103,7 +103,8 @@ class StripeRail(PaymentRail, Holds, Refunds):
         self.spec = self._spec = StripeSpec(
             self._api.network, (currency,) if isinstance(currency, str) else tuple(currency)
         )
-        self.profile_id, self._method_types, self._clock = profile_id, tuple(payment_method_types), clock
+        self.payee = self.profile_id = profile_id
+        self._method_types, self._clock = tuple(payment_method_types), clock
         self._on_demand, self._preparer = on_demand, Preparer(self._api, on_demand, clock)
         self._cancelling: asyncio.Task[None] | None = None
         self._takes_customers, self._verifier = customers is not None, Verifier(self._api, customers)
@@ -206,7 +207,8 @@ class StripeRail(PaymentRail, Holds, Refunds):
                 pages = SandboxPages(self._api.sandbox_app)
                 found |= {(method, SANDBOX_PATH): pages for method in ("GET", "POST")}
         if self._webhook_secrets:
-            found[WEBHOOK] = Webhook(self._webhook_secrets, self._api.network, self._clock, self._api.intent)
+            webhook = Webhook(self._webhook_secrets, self._api.network, self._clock, self._api.intent)
+            found[WEBHOOK] = Signed(webhook)
         return found
 
     async def cancel_unpaid(self) -> int:

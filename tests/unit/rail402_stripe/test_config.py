@@ -11,8 +11,10 @@ import rail402_stripe
 from rail402.config import TomlFile
 from rail402.errors import ConfigurationError
 from rail402.plugins import load_plugin
-from rail402_stripe import StripeRail, StripeWallet
+from rail402.protocol.offer import Flow
+from rail402_stripe import StripeRail, StripeSpec, StripeWallet
 from rail402_stripe.config import PLUGIN, RailConfig, WalletConfig, make_rail, make_wallet
+from rail402_stripe.currencies import currency
 
 
 @pytest.fixture(autouse=True)
@@ -158,7 +160,12 @@ async def test_wallets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: st
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('backend = "link"', "issued_token"),
+        ('backend = "paypal"', "issued_token"),
+        ('backend = "link"', "needs access_token"),
+        ('backend = "link"\naccess_token = "link_hidden"', "env:NAME or file:PATH"),
+        ('backend = "link"\naccess_token = "env:SECRET"\nmax_amount = 0', "max_amount"),
+        ('backend = "link"\naccess_token = "env:SECRET"\nsecret_key = "env:TEST_KEY"', "has no secret_key"),
+        ('backend = "checkout"\naccess_token = "env:SECRET"', "has no access_token"),
         ('backend = "test_helper"', "needs secret_key"),
         ('backend = "test_helper"\nsecret_key = "env:TEST_KEY"\ncurrencies = ["usd"]', "has no currencies"),
         ('backend = "issued_token"\nsecret_key = "env:TEST_KEY"', "needs payment_method"),
@@ -190,6 +197,8 @@ def test_a_wallets_table_that_is_wrong_says_where(tmp_path: Path, text: str, mes
         ('backend = "own_customer"\npublishable_key = "pk_live_1"\npayment_method = "pm_1"', "Own", "live"),
         ('backend = "customer_secret"\ncustomer_secret = "env:SECRET"\norigin = "https://x.example"', "Cus", "live"),
         ('backend = "checkout"', "Checkout", "live"),
+        ('backend = "link"\naccess_token = "env:SECRET"', "Link", "live"),
+        ('backend = "link"\naccess_token = "env:SECRET"\nmode = "test"\ncurrencies = ["cad"]', "Link", "test"),
         ('backend = "checkout"\nmode = "test"\ncheckout_origins = ["https://pay.example"]', "Checkout", "test"),
     ],
 )
@@ -203,12 +212,29 @@ async def test_wallets_of_people(tmp_path: Path, text: str, kind: str, network: 
     await wallet.close()
 
 
+async def test_a_link_of_small_amounts(tmp_path: Path) -> None:
+    text = 'backend = "link"\naccess_token = "env:SECRET"\nmode = "test"\ncurrencies = ["usd", "cad"]\nmax_amount = 99'
+    wallet = make_wallet(read(tmp_path, WalletConfig, text))
+    for amount, code, takes in ((99, "usd", True), (99, "cad", True), (100, "usd", False), (99, "eur", False)):
+        offer = StripeSpec("stripe:test", [code]).offer(
+            currency(code),
+            payee="profile_test_1",
+            amount=amount,
+            flow=Flow.ESCROW,
+            expires_at=1,
+            payment_method_types=["card"],
+        )
+        assert (await wallet.can_pay(offer) is not None) is takes
+    await wallet.close()
+
+
 @pytest.mark.parametrize(
     "text",
     [
         'backend = "own_customer"\npublishable_key = "sk_live_hidden"\npayment_method = "pm_1"',
         'backend = "own_customer"\npublishable_key = "pk_live_1"\npayment_method = "4242"',
         'backend = "customer_secret"\ncustomer_secret = "env:SECRET"\norigin = "x.example"',
+        'backend = "link"\naccess_token = "env:SECRET"\npayment_method = "pm_1"',
         'backend = "customer_secret"\ncustomer_secret = "env:TEST_KEY"\norigin = "https://x.example"',
     ],
 )

@@ -521,7 +521,8 @@ async def test_a_lost_creation_is_found_or_waited_out(account: Account, flow: Fl
     assert await account.balance() == 0
     again = await charge_for(account, payment, flow, attempt=2, name=charge.id)
     assert isinstance(await asked(again, payment), Held | Settled)
-    assert len(await account.intents()) == 1
+    used_up = [] if answer == "server_error" else ["canceled"]  # Stripe keeps an error under the key by itself
+    assert await account.statuses() == ["requires_capture" if flow is Flow.ESCROW else "succeeded", *used_up]
 
 
 async def test_what_lands_late_is_found(account: Account) -> None:

@@ -14,7 +14,7 @@ from rail402.errors import ConfigurationError, MalformedInput, RailUnavailable
 from rail402.protocol.base import Json
 from rail402.protocol.charge import Operation
 from rail402.protocol.dialect import Fields
-from rail402.protocol.endpoint import EndpointReply, EndpointRequest, Endpoints
+from rail402.protocol.endpoint import EndpointReply, EndpointRequest, Endpoints, Signed
 from rail402.protocol.payment import ConsumptionKey
 from rail402_stripe import StripeRail
 from rail402_stripe.config import RailConfig, make_rail
@@ -360,8 +360,9 @@ def test_secrets_come_from_the_configuration(monkeypatch: pytest.MonkeyPatch, tm
     config = RailConfig.model_validate(table | {"webhook_secrets": secrets})
     assert SECRET not in repr(config)
     hook = make_rail(config).endpoints()[WEBHOOK]
-    assert isinstance(hook, Webhook)
-    assert hook.secrets == (SECRET, OLD_SECRET)
-    assert hook.network == "stripe:sandbox"
+    assert isinstance(hook, Signed)
+    assert isinstance(hook.endpoint, Webhook)
+    assert hook.endpoint.secrets == (SECRET, OLD_SECRET)
+    assert hook.endpoint.network == "stripe:sandbox"
     with pytest.raises(ConfigurationError):
         make_rail(RailConfig.model_validate(table | {"webhook_secrets": ["env:PATH"]}))
