@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rail402_base.rail import BaseRail
     from rail402_base.rpc.backend import RelaySettings, RpcBackend
     from rail402_base.rpc.reader import ChainReader
+    from rail402_base.rpc.signer import RpcSigner
     from rail402_base.rpc.transfers import RpcSender, SendSettings
     from rail402_base.tokens import BASE_SEPOLIA_USDC, BASE_USDC, Network, Token, other_network
     from rail402_base.transfer_wallet import BaseTransferWallet
@@ -40,6 +41,7 @@ _HOMES = {
     "rail402_base.rail": ("BaseRail",),
     "rail402_base.rpc.backend": ("RelaySettings", "RpcBackend"),
     "rail402_base.rpc.reader": ("ChainReader",),
+    "rail402_base.rpc.signer": ("RpcSigner",),
     "rail402_base.tokens": ("BASE_SEPOLIA_USDC", "BASE_USDC", "Network", "Token", "other_network"),
     "rail402_base.rpc.transfers": ("RpcSender", "SendSettings"),
     "rail402_base.transfer_wallet": ("BaseTransferWallet",),
@@ -69,6 +71,7 @@ __all__ = [
     "RemoteSigner",
     "RpcBackend",
     "RpcSender",
+    "RpcSigner",
     "SendSettings",
     "Signer",
     "Token",

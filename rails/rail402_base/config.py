@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from rail402.config import Secret, StoreUrl, resolve_secret, revealed
+from rail402.config import Secret, StoreUrl, revealed
 from rail402.errors import ConfigurationError, MalformedInput
 from rail402.plugins import RailPlugin
 from rail402.protocol.base import Record
 from rail402_base import explain
 from rail402_base.rail import BaseRail
+from rail402_base.signers import SIGNER_KEYS, Address, SignerTable
 from rail402_base.tokens import Token, other_network, usdc_on
 from rail402_base.transfer_wallet import BaseTransferWallet
 from rail402_base.transfers import Transfers
@@ -49,13 +50,6 @@ def _wallets_own(backend: str) -> str:
     return backend
 
 
-def _resolve_address(value: object) -> str:
-    """An address may stand in the file, unless it holds a key: then it is referred to as a secret is."""
-    if isinstance(value, str) and value.startswith(("https://", "http://")):
-        return value
-    return resolve_secret(value)
-
-
 def _wei(value: object) -> int:
     """Read gwei; as text, because a TOML number with a point is not exact."""
     try:
@@ -65,10 +59,6 @@ def _wei(value: object) -> int:
     if not wei.is_finite() or wei != wei.to_integral_value() or not 0 < wei < 2**63:
         raise ValueError('write gwei as text, such as "0.5"')
     return int(wei)
-
-
-Address = Annotated[SecretStr, BeforeValidator(_resolve_address)]
-"""The address of a node or a facilitator: itself, or `env:NAME` or `file:PATH` of one that holds a key."""
 
 
 class TokenConfig(Record):
@@ -186,38 +176,42 @@ class RailConfig(_ChainTable):
         return self
 
 
-class WalletConfig(_ChainTable):
-    """`[[wallets]]` with `name = "base"`; see also `BaseWallet`.
+class WalletConfig(_ChainTable, SignerTable):
+    """`[[wallets]]` with `name = "base"`; see also `BaseWallet`. Who signs is said by the keys of `SignerTable`.
 
     Args:
         backend: `rpc` for real chains, or `sandbox` for play money.
         urls: optional: with them the wallet knows its balance, and what became of a payment that was not answered.
-        private_key: `env:NAME` or `file:PATH` of 64 hex digits; the sandbox has a key of its own.
         max_timeout: seconds for which a payment is valid at most.
         pays_by: `authorization`, which costs no gas, or `transfer`; see `BaseTransferWallet`. For a transfer, `urls`
-            are needed, and these are there:
-        transfers_db: `sqlite:///` and the file of the wallet's transactions, `transfers.db` unless given.
+            and a `private_key` are needed, and these are there:
+        transfers_db: `sqlite:///` and the file of the wallet's transactions, `transfers.db` unless given; or a
+            PostgreSQL, for the machines that share its key.
         max_gas_gwei: the most to pay for sending one transfer, as text; 20000 gwei unless given.
         confirmations: how many blocks a transfer needs before it is shown to the server.
     """
 
     backend: Annotated[str, AfterValidator(_wallets_own)]
-    private_key: Secret | None = None
     max_timeout: int = Field(MAX_TIMEOUT, ge=1)
     pays_by: Literal["authorization", "transfer"] = "authorization"
-    transfers_db: str | None = None
+    transfers_db: StoreUrl | None = Field(None, repr=False)
     max_gas_gwei: Annotated[int, BeforeValidator(_wei)] | None = None
     confirmations: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _complete(self) -> WalletConfig:
-        optional: dict[str, tuple[str, ...]] = {"sandbox": ("directory", "private_key", "pays_by")}
         if self.pays_by == "transfer":
-            optional["rpc"] = (*_CHAIN, "pays_by", "transfers_db", "max_gas_gwei", "confirmations")
+            sends = (*_CHAIN, "pays_by", "transfers_db", "max_gas_gwei", "confirmations")
+            optional = {"sandbox": ("directory", "private_key", "pays_by"), "rpc": sends}
             _check(self, self.backend, {"rpc": ("private_key", "urls")}, optional)
-        else:
-            optional["rpc"] = (*_CHAIN, "pays_by", "urls", "max_timeout")
-            _check(self, self.backend, {"rpc": ("private_key",)}, optional)
+            return self
+        plays = ("directory", "pays_by", *(key for key in SIGNER_KEYS if key != "contract"))  # it has no contracts
+        signs = (*_CHAIN, "pays_by", "urls", "max_timeout", *SIGNER_KEYS)
+        _check(self, self.backend, {}, {"sandbox": plays, "rpc": signs})
+        try:
+            self.check_signer(is_needed=self.backend == "rpc")
+        except ConfigurationError as error:  # pydantic makes its own error out of this one
+            raise ValueError(error.detail) from error
         return self
 
 
@@ -275,16 +269,16 @@ def make_wallet(config: WalletConfig) -> BaseWallet | BaseTransferWallet:
     Raises:
         ConfigurationError: see `BaseWallet` and `BaseTransferWallet`.
     """
-    private_key = revealed(config.private_key)
     if config.pays_by == "transfer":
-        return _make_transfer_wallet(config, private_key)
-    if config.backend == "sandbox":
-        return BaseWallet.sandbox(config.directory, private_key=private_key)
+        return _make_transfer_wallet(config, revealed(config.private_key))
+    signer = config.make_signer()
+    if config.backend == "sandbox" or signer is None:
+        return BaseWallet.sandbox(config.directory, signer=signer)
     from rail402_base.rpc.reader import ChainReader
 
     token = config.make_token()
     chain = ChainReader(config.reveal_urls(), token) if config.urls else None
-    return BaseWallet.from_private_key(private_key or "", tokens=(token,), chain=chain, max_timeout=config.max_timeout)
+    return BaseWallet(signer, tokens=(token,), chain=chain, max_timeout=config.max_timeout)
 
 
 def _make_transfer_wallet(config: WalletConfig, private_key: str | None) -> BaseTransferWallet:

@@ -42,8 +42,10 @@ MAX_ANSWER: Final = 1 << 20
 
 _CONNECT_SECONDS: Final = 5
 _NEVER_SENT: Final = (*NEVER_SENT, httpx.LocalProtocolError)
-# Turned away before anybody looked at the payment: who we are, where it went, how often.
-_TURNED_AWAY: Final = frozenset({401, 403, 404, 405, 429})
+# Turned away before anybody looked at the payment: who we are, how often.
+_TURNED_AWAY: Final = frozenset({401, 403, 429})
+# Not there, says the facilitator, or a proxy that has lost it: perhaps after it carried out a payment.
+_NOT_THERE: Final = frozenset({404, 405})
 
 _NOT_THE_PAYERS: Final = frozenset(
     {
@@ -179,7 +181,7 @@ class FacilitatorApi:
             no_verdict = RailUnavailable(f"{self.name} answered {answer.status} to /verify, and no verdict")
             if verdict is not None:
                 self._require_sane(verdict, answer.status, payment)
-            elif answer.status == 200 or answer.status in _TURNED_AWAY:
+            elif answer.status == 200 or answer.status in _TURNED_AWAY | _NOT_THERE:
                 raise no_verdict
         if verdict is None:
             raise no_verdict
@@ -253,13 +255,14 @@ class FacilitatorApi:
         except (httpx.HTTPError, TimeoutError) as error:
             raise OutcomeUnknown(f"{what} gave no answer ({type(error).__name__})") from None
         status = response.status_code
-        if status in _TURNED_AWAY:  # in whatever words
+        if status in _TURNED_AWAY or (status in _NOT_THERE and not settling):  # in whatever words
             return _Answer(status, {})
         if 300 <= status < 400:
             detail = f"{what} redirects ({status}); write the address that it leads to"
             raise ConfigurationError(detail) if path == "/supported" else OutcomeUnknown(detail)
         # Many answer 500 to a question that they stumble over, as others do 400.
-        if not (200 <= status < 300 or 400 <= status < 500 or (status == 500 and not settling)):
+        readable = 200 <= status < 300 or 400 <= status < 500 or (status == 500 and not settling)
+        if not readable or status in _NOT_THERE:
             raise OutcomeUnknown(f"{what} answered {status}")
         try:
             return _Answer(status, parse_json(content, field="answer", max_bytes=MAX_ANSWER))

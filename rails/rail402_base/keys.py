@@ -119,6 +119,12 @@ class LocalSigner:
         _check_payer(self._address, authorization)
         return sign(digest(domain, authorization), self._private_key)
 
+    async def sign_typed_data(self, message: dict[str, object]) -> bytes:
+        """Sign any message (EIP-712), as the owner of a contract does; see `ContractSigner`."""
+        from eth_account import Account  # slow to import, as below
+
+        return bytes(Account.sign_typed_data(self._private_key, full_message=message).signature)
+
     def __repr__(self) -> str:
         return f"LocalSigner(address={self._address!r})"
 

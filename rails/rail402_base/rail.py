@@ -72,7 +72,7 @@ class BaseRail(GivesBack, PaymentRail):
             )
         self.spec = self._spec = BaseSpec(self.token, transfers=transfers is not None)
         self._transfers = transfers or Transfers()
-        self.pay_to = _address(pay_to)
+        self.pay_to = self.payee = _address(pay_to)
         self.chain = chain
         self._is_open, self._opening = False, asyncio.Lock()
         # On an instance this is the flag of `PaymentRail`; on the class it is the constructor below.

@@ -90,8 +90,8 @@ class BaseTransferWallet(Wallet):
             private_key: 64 hex digits: the key of the account that holds the money, and ether for gas. Secret. Send
                 nothing else with it while the wallet runs.
             token: what is paid with; its network is the chain.
-            transfers_db: `sqlite:///` and the file in which transfers are kept before they are sent. To lose it while
-                a purchase is open is to risk paying for that twice.
+            transfers_db: `sqlite:///` and the file, or the URL of a PostgreSQL, in which transfers are kept before they
+                are sent. To lose it while a purchase is open is to risk paying for that twice.
             confirmations: how many blocks a transfer must have, its own counted, before it is shown to the server.
             settings: the limit of what sending one may cost, and times.
             clock: Unix seconds.

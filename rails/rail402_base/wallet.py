@@ -73,7 +73,12 @@ class BaseWallet(Wallet):
 
     @classmethod
     def sandbox(
-        cls, directory: str | Path | None = None, *, private_key: str | None = None, clock: Clock = system_clock
+        cls,
+        directory: str | Path | None = None,
+        *,
+        private_key: str | None = None,
+        signer: Signer | None = None,
+        clock: Clock = system_clock,
     ) -> BaseWallet:
         """Make a wallet of play money, in the ledger that every sandbox of this directory shares.
 
@@ -82,13 +87,15 @@ class BaseWallet(Wallet):
         Args:
             directory: see `sandbox_directory`.
             private_key: 64 hex digits; one that is made and kept in the directory unless given.
+            signer: signs instead of such a key.
             clock: Unix seconds.
 
         Raises:
             ConfigurationError: the directory or a file in it cannot be used, or the key is not one.
         """
         home = open_sandbox(directory, clock=clock)
-        signer = LocalSigner.from_private_key(private_key) if private_key else sandbox_signer(home.path, "agent")
+        if signer is None:
+            signer = LocalSigner.from_private_key(private_key) if private_key else sandbox_signer(home.path, "agent")
         return cls(signer, tokens=(SANDBOX_USDC,), chain=home.backend)
 
     @classmethod

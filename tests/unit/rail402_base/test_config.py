@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from eth_account import Account
 
 import rail402_base
 from rail402.config import TomlFile
@@ -16,6 +18,7 @@ from rail402.plugins import load_plugin
 from rail402.server.toml import gate_from_toml
 from rail402_base.config import PLUGIN, RailConfig, TransfersConfig, WalletConfig
 from rail402_base.facilitator import FacilitatorBackend
+from rail402_base.keys import ContractSigner, LocalSigner, RemoteSigner
 from rail402_base.rail import BaseRail
 from rail402_base.rpc.backend import RelaySettings, RpcBackend
 from rail402_base.rpc.reader import ChainReader
@@ -231,7 +234,26 @@ def test_a_wallet_on_a_real_chain(tmp_path: Path) -> None:
     ("text", "problem"),
     [
         ('[it]\nbackend = "facilitator"', "a wallet needs no facilitator"),
-        ('[it]\nbackend = "rpc"', "needs private_key"),
+        ('[it]\nbackend = "rpc"', "file.toml:1: it: needs one of private_key, keystore, mnemonic, signer"),
+        ('[it]\nbackend = "rpc"\nkeystore = "k"\nmnemonic = "env:RELAYER_KEY"', "needs one of .*, and has 2"),
+        ('[it]\nbackend = "rpc"\nkeystore = "k"', "keystore needs keystore_password"),
+        ('[it]\nbackend = "rpc"\nsigner = "https://s.example"', "signer needs signer_address"),
+        (
+            f'[it]\nbackend = "rpc"\nsigner = "https://s.example"\nsigner_address = "{PAYEE}"\nsigner_method = "sign"',
+            r"file.toml:5: it.signer_method: Input should be 'eth_signTypedData_v4', 'eth_signTypedData' or 'account_",
+        ),
+        (
+            '[it]\nbackend = "rpc"\nprivate_key = "env:RELAYER_KEY"\nderivation_path = "m/0"',
+            "derivation_path does not belong to private_key",
+        ),
+        ('[it]\nbackend = "rpc"\nmnemonic = "test test junk"', r"file.toml:3: it.mnemonic: .*env:NAME or file:PATH"),
+        ('[it]\nbackend = "rpc"\nsigner = "signer:8550"', r"file.toml:3: it.signer: .*env:NAME or file:PATH"),
+        (f'[it]\nbackend = "sandbox"\ncontract = "{PAYEE}"', 'backend = "sandbox" has no contract'),
+        (f'[it]\nbackend = "rpc"\ncontract = "{PAYEE}"', "needs one of private_key, keystore, mnemonic, signer"),
+        (
+            '[it]\nbackend = "rpc"\npays_by = "transfer"\nurls = ["https://n.example"]\nkeystore = "k"',
+            "needs private_key",
+        ),
         ('[it]\nbackend = "rpc"\nprivate_key = "env:RELAYER_KEY"\ndirectory = "here"', "has no directory"),
     ],
 )
@@ -239,6 +261,70 @@ def test_a_wallet_on_a_real_chain(tmp_path: Path) -> None:
 def test_a_wallet_that_its_backend_cannot_be_made_of(tmp_path: Path, text: str, problem: str) -> None:
     with pytest.raises(ConfigurationError, match=problem):
         write(tmp_path, text).table(WalletConfig, "it")
+
+
+SOURCES = {
+    "key": 'private_key = "env:PAYER_KEY"',
+    "keystore": 'keystore = "{home}/key.json"\nkeystore_password = "file:{home}/password"',
+    "words": 'mnemonic = "env:WORDS"',
+    "other words": 'mnemonic = "env:WORDS"\nderivation_path = "m/44\'/60\'/0\'/0/1"',
+    "guarded words": 'mnemonic = "env:WORDS"\nmnemonic_passphrase = "env:PASSPHRASE"',
+    "remote": 'signer = "https://u:hidden@s.test"\nsigner_address = "{payer}"\nsigner_method = "eth_signTypedData"',
+    "secret remote": 'signer = "env:SIGNER"\nsigner_address = "{payer}"',
+}
+ADDRESSES = {
+    "words": "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266",
+    "other words": "0x70997970C51812dc3A010C7d01b50e0d17dc79C8",
+}
+
+
+@pytest.mark.parametrize("backend", ["rpc", "sandbox"])
+@pytest.mark.parametrize("source", SOURCES)
+def test_whose_key_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, backend: str) -> None:
+    secrets = {
+        "PAYER_KEY": PAYER_KEY.hex(),
+        "WORDS": "test test test test test test test test test test test junk",
+        "PASSPHRASE": "TREZOR",
+        "SIGNER": "http://127.0.0.1:8550/hidden",
+    }
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "key.json").write_text(json.dumps(Account.encrypt(PAYER_KEY, "hidden", kdf="scrypt", iterations=2)))
+    (tmp_path / "password").write_text("hidden")
+    text = f'[it]\nbackend = "{backend}"\n' + SOURCES[source].format(home=tmp_path, payer=PAYER)
+    if backend == "sandbox":
+        text += f'\ndirectory = "{tmp_path}/play"'
+    config = write(tmp_path, text).table(WalletConfig, "it")
+    wallet = PLUGIN.wallet(config)
+    assert isinstance(wallet, BaseWallet)
+    if source != "guarded words":
+        assert wallet.signer.address == ADDRESSES.get(source, PAYER)
+    assert type(wallet.signer) is (RemoteSigner if "remote" in source else LocalSigner)
+    assert "hidden" not in repr(config) + repr(wallet)
+    if backend == "rpc":
+        contract = PLUGIN.wallet(write(tmp_path, f'{text}\ncontract = "{PAYEE}"').table(WalletConfig, "it"))
+        assert isinstance(contract, BaseWallet)
+        assert (type(contract.signer), contract.signer.address) == (ContractSigner, PAYEE)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('signer = "http://s.example"\nsigner_address = "{payer}"', "use https"),
+        ('signer = "https://s.example"\nsigner_address = "payer"', "the remote signer's address"),
+        ('private_key = "env:PAYER_KEY"\ncontract = "0x12"', "the contract's address"),
+        ('keystore = "{home}/none.json"\nkeystore_password = "env:PAYER_KEY"', "cannot be read"),
+        ('keystore = "~nobody-at-all/key"\nkeystore_password = "env:PAYER_KEY"', "home of nobody"),
+        ('mnemonic = "env:PAYER_KEY"', "not a BIP-39 phrase"),
+    ],
+)
+def test_a_signer_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, problem: str) -> None:
+    monkeypatch.setenv("PAYER_KEY", PAYER_KEY.hex())
+    text = '[it]\nbackend = "rpc"\n' + text.format(payer=PAYER, home=tmp_path)
+    config = write(tmp_path, text).table(WalletConfig, "it")
+    with pytest.raises(ConfigurationError, match=problem) as caught:
+        PLUGIN.wallet(config)
+    assert PAYER_KEY.hex() not in str(caught.value)
 
 
 def test_a_key_in_the_file_itself_is_refused_and_not_shown(tmp_path: Path) -> None:
@@ -345,6 +431,9 @@ confirmations = 2
     assert isinstance(PLUGIN.wallet(sandbox), BaseTransferWallet)
 
 
+TRANSFERS = 'private_key = "env:HOME"\nurls = ["https://n"]\npays_by = "transfer"'
+
+
 @pytest.mark.parametrize(
     "table",
     [
@@ -353,6 +442,7 @@ confirmations = 2
         'backend = "rpc"\nprivate_key = "env:HOME"\nurls = ["https://n"]\npays_by = "transfer"\nmax_timeout = 5',
         'backend = "sandbox"\npays_by = "hand"',
         'backend = "sandbox"\npays_by = "transfer"\ntransfers_db = "sqlite:///t.db"',
+        f'backend = "rpc"\n{TRANSFERS}\ntransfers_db = "postgresql://me:hunter2@db/transfers"',
     ],
 )
 def test_wallet_tables_that_make_no_sense(tmp_path: Path, table: str) -> None:

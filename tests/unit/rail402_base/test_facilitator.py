@@ -259,7 +259,7 @@ async def test_without_an_answer_no_refusal_of_the_chain_is_final(world: World) 
 # Several facilitators
 
 
-@pytest.mark.parametrize("answer", [httpx.ConnectError("refused"), Reply(401), Reply(404), Reply(429)], ids=repr)
+@pytest.mark.parametrize("answer", [httpx.ConnectError("refused"), Reply(401), Reply(403), Reply(429)], ids=repr)
 async def test_the_next_one_gets_what_the_first_never_looked_at(pair: World, answer: Any) -> None:
     pair.chain.traces = [PAID]
     pair.net.tell("/settle", answer)
@@ -277,6 +277,9 @@ async def test_the_next_one_gets_what_the_first_never_looked_at(pair: World, ans
         Reply(200, "<html>"),
         Reply(200, {}),
         Reply(400, {"error": "bad request"}),
+        Reply(404, "<html>"),
+        Reply(404, refused("insufficient_funds")),
+        Reply(405),
         Reply(307, location="https://two.example.com/settle"),
         SETTLED,
         SETTLED | {"transaction": ""},

@@ -67,8 +67,6 @@ NEVER_LOOKED: list[Any] = [
     httpx.UnsupportedProtocol("ftp"),
     Reply(401, HTML),
     Reply(403, '{"success": true, "transaction": "0x"}'),
-    Reply(404, HTML),
-    Reply(405, ""),
     Reply(429, '{"error":"slow down"}'),
 ]
 MAY_HAVE_ACTED: list[Any] = [
@@ -96,6 +94,10 @@ MAY_HAVE_ACTED: list[Any] = [
     Reply(200, "{}"),
     Reply(200, {"success": "true", "isValid": "true"}),
     Reply(200, {"success": 1, "isValid": 1}),
+    Reply(404, HTML),
+    Reply(404, {"success": False, "errorReason": "not_found", "isValid": False}),
+    Reply(404, SETTLED | VALID),
+    Reply(405, ""),
     Reply(400, HTML),
     Reply(400, {"error": "bad request"}),
     Reply(422, {"detail": []}),
