@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rail402_lightning.backends.phoenixd import PhoenixdReceiver, PhoenixdSender
     from rail402_lightning.config import PLUGIN
     from rail402_lightning.rail import LightningRail
+    from rail402_lightning.refund_fetching import RefundFetcher
     from rail402_lightning.wallet import LightningWallet
     from rail402_lightning.wire import LightningSpec
 
@@ -35,6 +36,7 @@ _HOMES = {
     "rail402_lightning.backends.phoenixd": ("PhoenixdReceiver", "PhoenixdSender"),
     "rail402_lightning.config": ("PLUGIN",),
     "rail402_lightning.rail": ("LightningRail",),
+    "rail402_lightning.refund_fetching": ("RefundFetcher",),
     "rail402_lightning.wallet": ("LightningWallet",),
     "rail402_lightning.wire": ("LightningSpec",),
 }
@@ -57,6 +59,7 @@ __all__ = [
     "PhoenixdReceiver",
     "PhoenixdSender",
     "Receiver",
+    "RefundFetcher",
     "Sender",
     "SentPayment",
 ]

@@ -8,6 +8,7 @@ refuses it and the server's offer token does not fit.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -19,7 +20,7 @@ from rail402.protocol.offer import Flow, Mechanism, Offer
 from rail402_lightning import bolt11
 from rail402_lightning.exact import REASONS
 from rail402_lightning.networks import network_of
-from rail402_lightning.request_binding import PROFILE
+from rail402_lightning.request_binding import PROFILE, UNBOUND
 
 __all__ = [
     "L402Binding",
@@ -31,6 +32,7 @@ __all__ = [
     "text_member",
 ]
 
+_UNBOUND_HASH: Final = hashlib.sha256(UNBOUND).digest()
 _METHOD: Final = "lightning"
 _SCHEME: Final = "lightning:"
 _ATOMIC: Final = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
@@ -114,9 +116,11 @@ class X402Binding(_LightningBinding):
 
     reasons = REASONS
 
-    def encode_offer(self, offer: Offer) -> Json:
-        """Return the PaymentRequirements."""
+    def encode_offer(self, offer: Offer) -> Json | None:
+        """Return the PaymentRequirements; None where the invoice is bound to no request."""
         invoice = invoice_of(offer)
+        if invoice.description_hash == _UNBOUND_HASH:
+            return None
         return {
             "scheme": "exact",
             "network": offer.network,

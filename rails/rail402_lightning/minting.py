@@ -8,6 +8,9 @@ other, and while nobody has seen it, no row of it is kept anywhere but at the no
 - one for each that was asked for, up to `ahead` of them; so there are never more than twice as many as offers;
 - one after another, ten a second at most, and ever slower while the node fails;
 - for 64 such orders at a time; those not asked for longest are forgotten first.
+
+One payment must not buy two orders, so a node that makes an invoice with a payment hash of before is not believed. The
+last 16,384 hashes are remembered here; what other workers were given, or is longer ago, the store's issued rows know.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ _MAX_ASKED: Final = 1024
 _MAX_POOLS: Final = 64
 _PAUSE: Final = 0.1
 _MAX_PAUSE: Final = 60
+_MAX_GIVEN: Final = 16_384
 _FRESH: Final = (3, 4)  # the part of its life that an invoice must have before it to be shown
 
 
@@ -97,6 +101,7 @@ class Minter:
         self._receiver, self._ahead, self._sleep = receiver, ahead, sleep
         self._asked: OrderedDict[bytes, tuple[int, int]] = OrderedDict()  # how often, since when
         self._pools: OrderedDict[Wanted, _Pool] = OrderedDict()
+        self._given: OrderedDict[bytes, None] = OrderedDict()  # payment hashes, oldest first
         self._pause: float = _PAUSE
         self._filling: asyncio.Task[None] | None = None
 
@@ -125,7 +130,8 @@ class Minter:
         """Have an invoice made, and believe nothing about it but what it says itself.
 
         Raises:
-            RailUnavailable: the node cannot be used now, or made another one than it was asked for.
+            RailUnavailable: the node cannot be used now, made another one than it was asked for, or one whose payment
+                hash it used before.
         """
         text = await self._receiver.create_invoice(
             wanted.amount, expiry_seconds=wanted.seconds, hashed_description=wanted.hashed
@@ -142,7 +148,15 @@ class Minter:
         for term, (found, asked) in said.items():
             if found != asked:
                 raise RailUnavailable(f"the node made an invoice with another {term} than it was asked for")
+        self._remember(invoice.payment_hash)
         return invoice
+
+    def _remember(self, payment_hash: bytes) -> None:
+        if payment_hash in self._given:
+            raise RailUnavailable("the node made an invoice with a payment hash that it used before")
+        self._given[payment_hash] = None
+        if len(self._given) > _MAX_GIVEN:
+            self._given.popitem(last=False)
 
     async def close(self) -> None:
         """Stop minting, and forget what nobody has seen."""

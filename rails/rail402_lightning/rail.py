@@ -16,7 +16,7 @@ from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected, 
 from rail402.money import MSAT_EXPONENT, Money
 from rail402.protocol.charge import Charge, Operation
 from rail402.protocol.offer import Mechanism, Offer
-from rail402.protocol.order import Order
+from rail402.protocol.order import TOOL_CALL, Order
 from rail402.protocol.payment import ConsumptionKey, Payment
 from rail402.protocol.rail import (
     Failed,
@@ -36,7 +36,7 @@ from rail402_lightning.backends.sandbox import SandboxReceiver, SandboxSender, o
 from rail402_lightning.minting import AHEAD, Minter, Wanted
 from rail402_lightning.networks import find_network
 from rail402_lightning.refunds import PaysBack, Refunding
-from rail402_lightning.request_binding import bound_request
+from rail402_lightning.request_binding import UNBOUND, bound_request
 from rail402_lightning.wire import LightningSpec, check_node, invoice_of
 
 __all__ = ["PRESENT_GRACE", "SETTLE_GRACE", "WAIT_SECONDS", "LightningRail"]
@@ -61,7 +61,6 @@ _PROBE: Final = b"rail402: which node signs our invoices?"
 _PROBE_MSAT: Final = 1000
 _PROBE_SECONDS: Final = 60
 _BOUND: Final = "x402-v2"
-_UNBOUND: Final = b"rail402: any order of this price"
 
 
 class LightningRail(PaysBack, PaymentRail):
@@ -99,7 +98,7 @@ class LightningRail(PaysBack, PaymentRail):
         self._minter = Minter(receiver, ahead=mint_ahead)
         self._wait_seconds = wait_seconds
         self._waiting = {True: 0, False: 0}  # with the preimage, and without
-        self._node_id = node_id.lower() if node_id else None
+        self.payee = node_id.lower() if node_id else None
         self._checked = False
         self._checking = asyncio.Lock()
         # On an instance this is the flag of `PaymentRail`; on the class it is the constructor below.
@@ -216,12 +215,12 @@ class LightningRail(PaysBack, PaymentRail):
         if not self.is_sandbox:
             check_node(probe, self._spec.network)
         payee = probe.payee.hex()
-        if self._node_id not in (None, payee):
-            raise ConfigurationError(f"the Lightning node is {payee}, and node_id={self._node_id!r} is set")
+        if self.payee not in (None, payee):
+            raise ConfigurationError(f"the Lightning node is {payee}, and node_id={self.payee!r} is set")
         status = await self.receiver.status(probe.payment_hash)
         if status is None or status.state != "open":  # no payment would ever be seen
             raise RailUnavailable("the node does not know the invoice that it has just made")
-        self._node_id = payee
+        self.payee = payee
 
     async def close(self) -> None:
         """Close the node."""
@@ -249,7 +248,8 @@ class LightningRail(PaysBack, PaymentRail):
     async def offer(self, order: Order, mechanism: Mechanism, terms: Terms) -> Offer | None:
         """Make an offer around an invoice of its own, bound to the order by its description hash.
 
-        Where the route speaks no x402, the one dialect that has that, one invoice is as good as another.
+        Where the route speaks no x402, the one dialect that has that, one invoice is as good as another. So it is for
+        the call of a tool, which is offered in other dialects only.
 
         Raises:
             RailUnavailable: the node cannot be used now, or is not the one that it was.
@@ -261,12 +261,13 @@ class LightningRail(PaysBack, PaymentRail):
                 logger.error("%s", error)
                 raise RailUnavailable(error.detail) from error
         try:
-            bound = bound_request(order) if terms.dialects is None or _BOUND in terms.dialects else _UNBOUND
+            by_x402 = order.method != TOOL_CALL and (terms.dialects is None or _BOUND in terms.dialects)
+            bound = bound_request(order) if by_x402 else UNBOUND
         except MalformedInput:  # its URL is not one that an invoice can be bound to
             return None
         wanted = Wanted(terms.amount, terms.expires_at - terms.now, bound)
         invoice = await self._minter.invoice(wanted, now=terms.now)
-        if (invoice.prefix, invoice.payee.hex()) != (self._spec.network.prefix, self._node_id):
+        if (invoice.prefix, invoice.payee.hex()) != (self._spec.network.prefix, self.payee):
             raise RailUnavailable("the invoice is another node's than at the start; restart to accept that")
         if invoice.created_at > terms.now + _CLOCK_SKEW:
             raise RailUnavailable(f"the node's clock is {invoice.created_at - terms.now} s ahead: payers would refuse")

@@ -1,7 +1,8 @@
 """Giving back what was paid, to an invoice of the exact amount that the payer presents with its preimage.
 
 Lightning knows no way back: a payment says where it went and not where it came from. So the seller grants a refund, and
-who proves to have paid, by the preimage, says where to. What is paid is written down first, by its payment hash, and a
+who proves to have paid says where to: by the preimage, and since the nodes on the way know that too, by the token that
+the payment was accepted with, if there was one. What is paid is written down first, by its payment hash, and a
 node pays an invoice once, however often it is told to. Another invoice is taken only where the first one can never be
 paid any more.
 """
@@ -161,14 +162,18 @@ class PaysBack:
         return None
 
     async def _fetch(self, request: EndpointRequest, desk: Desk) -> EndpointReply:
-        """Pay a refund that is due: `{"preimage": of the payment, "invoice": over its amount}`."""
+        """Pay a refund that is due: `{"preimage": of the payment, "invoice": over its amount}`.
+
+        A payment that came with its offer's token is shown beside that, in its dialect's own header field.
+        """
         asked = parse_json(request.body, field="body", max_bytes=_MAX_BODY)
         preimage, text = asked.get("preimage"), asked.get("invoice")
         if not isinstance(preimage, str) or not _is_preimage(preimage):
             raise MalformedInput("preimage", "must be the payment's, 64 hexadecimal digits", code="malformed_request")
         if not isinstance(text, str):
             raise MalformedInput("invoice", "must be the text of one", code="malformed_request")
-        charge = await desk.refund_due([self._spec.key(hashlib.sha256(bytes.fromhex(preimage)).hexdigest())])
+        key = self._spec.key(hashlib.sha256(bytes.fromhex(preimage)).hexdigest())
+        charge = await desk.refund_due([key], request.fields)
         if charge.payment is not PaymentState.REFUNDED:
             state = await self._fitting(charge, text)
             try:

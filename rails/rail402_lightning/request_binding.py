@@ -25,6 +25,7 @@ from rail402.protocol.order import Order
 __all__ = [
     "MCP_PROFILE",
     "PROFILE",
+    "UNBOUND",
     "bound_headers",
     "bound_request",
     "bound_tool_call",
@@ -34,6 +35,9 @@ __all__ = [
 
 PROFILE: Final = "http:1"
 MCP_PROFILE: Final = "mcp:1"
+
+UNBOUND: Final = b"rail402: any order of this price"
+"""What an invoice is made for that is bound to no request; x402 does not offer it."""
 
 _DOMAIN: Final = "x402:exact:lnbtc:bolt11:"
 _NO_HEADERS: Final[Mapping[str, str | None]] = MappingProxyType({})

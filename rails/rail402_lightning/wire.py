@@ -148,6 +148,8 @@ class LightningSpec:
     def _check_x402(self, offer: Offer, order: Order, *, now: int) -> None:
         """Check an offer by the scheme's own rules, as it is on the wire."""
         wire = self._x402.encode_offer(offer)
+        if wire is None:
+            raise OfferRefused("its invoice is bound to no request")
         extra = {**wire["extra"], **offer.extra}
         params = extra["requestBindingParams"]
         if isinstance(params, Mapping) and params.get("headers"):

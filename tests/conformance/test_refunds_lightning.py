@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,13 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from rail402.dialects.l402 import L402
+from rail402.dialects.mpp import Mpp
+from rail402.dialects.x402_v2 import X402V2
 from rail402.errors import ConfigurationError
 from rail402.protocol.charge import Charge, PaymentState
+from rail402.protocol.dialect import Context, Dialect, Fields
+from rail402.protocol.rail import Registry
 from rail402.protocol.receipt import verify_refund
 from rail402.server.gate import Gate
 from rail402.testing.fakes import FakeClock
@@ -52,7 +57,7 @@ class Worker:
         self.runs = 0
         self.http: httpx.AsyncClient
 
-        @self.app.get("/goods")
+        @self.app.api_route("/goods", methods=["GET", "POST"])
         @self.gate.paid("21 sat")
         async def goods() -> dict[str, int]:
             self.runs += 1
@@ -94,10 +99,23 @@ class Worker:
         """An invoice of the payer's."""
         return await self.node.create_invoice(msat, expiry_seconds=seconds)
 
-    async def fetch(self, preimage: Any, invoice: Any) -> httpx.Response:
-        return await self.http.post(REFUND, json={"preimage": preimage, "invoice": invoice})
+    async def granted_in(self, dialect: Dialect, method: str = "GET") -> tuple[str, dict[str, str]]:
+        """Buy with an offer's token, and grant the refund; return the preimage, and the fields that showed it."""
+        content = b"a body" if method == "POST" else None
+        asked = await self.http.request(method, "/goods", content=content)
+        context = Context(specs=Registry([self.rail.spec]), now=self.clock(), realm="testserver")
+        (offer,) = dialect.offers(Fields(asked.headers.multi_items()), asked.content, context)
+        paid = await self.node.pay_invoice(offer.extra["invoice"], wallet="agent", max_fee_msat=1000)
+        assert paid.preimage is not None
+        shown = dict(dialect.credential(offer, {"preimage": paid.preimage.hex()}, context))
+        assert (await self.http.request(method, "/goods", content=content, headers=shown)).status_code == 200
+        await self.gate.refund((await self.charge()).id)
+        return paid.preimage.hex(), shown
 
-    async def assert_given_back(self, *invoices: str) -> None:
+    async def fetch(self, preimage: Any, invoice: Any, shown: Mapping[str, str] | None = None) -> httpx.Response:
+        return await self.http.post(REFUND, json={"preimage": preimage, "invoice": invoice}, headers=shown)
+
+    async def assert_given_back(self, *invoices: str, bought: int = 1) -> None:
         """These invoices were paid by the publisher, each once, and nothing else was."""
         for invoice in invoices:
             status = await self.node.lookup_invoice(bolt11.decode(invoice).payment_hash)
@@ -107,7 +125,7 @@ class Worker:
         assert books.balanced
         spent = ENDOWMENT_MSAT - await self.node.balance("publisher")
         assert spent == len(invoices) * (PRICE + FEE)
-        assert books.received_msat == PRICE * (1 + len(invoices))
+        assert books.received_msat == PRICE * (bought + len(invoices))
 
 
 @pytest.fixture
@@ -169,6 +187,25 @@ async def test_only_the_preimage_proves_who_paid(shop: Worker, proof: Any) -> No
     answer = await shop.fetch(public.get(proof, proof), await shop.invoice())
     assert answer.status_code in (400, 409)
     await shop.assert_given_back()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("dialect", [X402V2(), Mpp(), L402()], ids=lambda dialect: dialect.name)
+async def test_who_paid_with_a_token_shows_it_again(shop: Worker, dialect: Dialect, method: str) -> None:
+    """The preimage is known to every node that forwarded the payment."""
+    preimage, shown = await shop.granted_in(dialect, method)
+    _, of_another = await shop.granted_in(dialect, method)
+    thief, invoice = await shop.invoice(), await shop.invoice()
+    for fields in ({}, {"X-Receipt": preimage}, of_another):
+        answer = await shop.fetch(preimage, thief, fields)
+        assert (answer.status_code, answer.json()["code"]) == (409, "replay_not_proven")
+    shop.clock.advance(24 * 3600)  # its offer has expired long ago
+    invoice = await shop.invoice()
+    answers = [await shop.fetch(preimage, invoice, shown) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].json() == answers[1].json()
+    await shop.assert_given_back(invoice, bought=2)
+    assert (await shop.fetch(preimage, thief)).json()["code"] == "replay_not_proven"
 
 
 @pytest.mark.parametrize("msat", [PRICE - 1000, PRICE + 1000, 1_000_000])

@@ -136,6 +136,7 @@ class ToldReceiver:
             "amount_msat": amount_msat,
             "expiry": expiry_seconds,
             "description_hash": hashlib.sha256(hashed_description).digest(),
+            "payment_hash": hashlib.sha256(f"invoice {len(self.asked)}".encode()).digest(),
         }
         return self.text or invoice(self.key, **(asked | self.changes))
 

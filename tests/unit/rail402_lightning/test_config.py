@@ -152,7 +152,7 @@ def test_each_other_node_takes_its_address_and_its_secret(
     giving_back = rail(tmp_path, text + f'\n{key} = "env:{"NWC" if "nwc" in text else "SECRET"}"')
 
     assert isinstance(receiving.receiver, receiver)
-    assert (receiving._node_id, receiving._minter._ahead, receiving._refunding) == (PAYEE, 3, None)
+    assert (receiving.payee, receiving._minter._ahead, receiving._refunding) == (PAYEE, 3, None)
     assert receiving.spec.mechanisms[0].network == "lnbtc:00000008819873e925422c1ff0f99f7c"
     assert isinstance(paying.sender, sender)
     assert (paying.name, paying.max_fee_msat(1_000_000_000), paying.max_fee_msat(1000)) == ("day", 70_000, 9000)

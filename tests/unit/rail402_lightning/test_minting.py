@@ -48,6 +48,10 @@ class Node(ToldReceiver):
             description_hash=hashlib.sha256(hashed_description).digest(),
         )
 
+    def repeat(self) -> None:
+        """Begin with the payment hashes from the start again."""
+        self._numbers = itertools.count()
+
     async def status(self, payment_hash: bytes) -> InvoiceStatus:
         return InvoiceStatus(state="open")
 
@@ -240,6 +244,31 @@ class TestBackground:
         await bench.ask()
         await bench.idle()
         assert bench.minter.ready == 0
+
+    async def test_no_payment_hash_is_sold_twice(self, bench: Bench) -> None:
+        """A node that repeats itself would have one payment pay two orders, also by what was minted ahead."""
+        await bench.ask(times=6)
+        await bench.idle()
+        bench.node.repeat()
+        await bench.ask(times=4)  # from what is there; what is minted ahead for them is a repetition
+        await bench.idle()
+        assert bench.minter.ready == 0
+        for wanted in (ONE, OTHER):
+            with pytest.raises(RailUnavailable, match="a payment hash that it used before"):
+                await bench.ask(wanted)
+        await bench.minter.close()
+        bench.node.repeat()
+        with pytest.raises(RailUnavailable, match="used before"):  # closing forgets no hash
+            await bench.ask()
+
+    async def test_a_bounded_number_of_hashes_is_remembered(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "_MAX_GIVEN", 8)
+        await bench.ask(times=2)
+        for number in range(20):
+            await bench.ask(Wanted(AMOUNT, EXPIRY, b"%d" % number))
+        assert len(bench.minter._given) == 8
 
     async def test_closing_stops_it_and_forgets_what_is_there(self, bench: Bench) -> None:
         await bench.ask(times=6)

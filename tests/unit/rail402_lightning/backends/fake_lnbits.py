@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import deque
 from collections.abc import Callable
@@ -96,14 +97,15 @@ class FakeLnbits:
             return _next(self.wallet, self._wallet(request))
         return error(404, "Not Found")
 
-    @staticmethod
-    def _make(request: httpx.Request) -> httpx.Response:
+    def _make(self, request: httpx.Request) -> httpx.Response:
         asked = json.loads(request.content)
+        made = sum(body.get("out") is False for body in self.sent())  # the first has the payment hash that it knows
         text = invoice(
             amount_msat=asked["amount"] * 1000,
             expiry=asked["expiry"],
             description_hash=bytes.fromhex(asked.get("description_hash", "00" * 32)),
             created_at=NOW,
+            payment_hash=HASH if made == 1 else hashlib.sha256(b"%d" % made).digest(),
         )
         assert bolt11.decode(text)
         return httpx.Response(201, json=row("pending", bolt11=text, payment_request=text))
