@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from tests.attacks.agents import Agent, OpenAgent
 from tests.attacks.cases import RESULTS, Observe, case_of, observations
 from tests.conformance.test_base_end_to_end import World
 from tests.conformance.test_lightning_end_to_end import Town
-from tests.services import anvil, lightning, processes, require
 from tests.services.databases import postgres
+from tests.services.nodes import evm, regtest
 
-__all__ = ["postgres"]
+__all__ = ["evm", "postgres", "regtest"]
 
 _GROUPS = {"regtest": "attacks-lightning", "evm": "attacks-evm"}
 _OBSERVED = pytest.StashKey[list[str]]()
@@ -76,30 +76,6 @@ async def town(tmp_path: Path) -> AsyncIterator[Town]:
 def no_telemetry_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep Stripe's library from writing its telemetry identifier into the configuration of whoever runs the tests."""
     monkeypatch.setattr(stripe, "enable_telemetry", False)
-
-
-@pytest.fixture(scope="session")
-def evm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[anvil.EvmChain]:
-    """An EVM with the token on it. Every test makes accounts of its own."""
-    if reason := anvil.missing():
-        require("anvil", reason)
-    try:
-        with anvil.evm_chain(tmp_path_factory.mktemp("evm")) as chain:
-            yield chain
-    except processes.ServiceFailed as error:
-        pytest.fail(str(error), pytrace=False)
-
-
-@pytest.fixture(scope="session")
-def regtest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[lightning.RegtestNetwork]:
-    """Three lnd nodes in a row, with channels."""
-    if reason := lightning.missing():
-        require("lightning", reason)
-    try:
-        with lightning.regtest_network(tmp_path_factory.mktemp("regtest")) as network:
-            yield network
-    except processes.ServiceFailed as error:
-        pytest.fail(str(error), pytrace=False)
 
 
 # First, for pytest-xdist reads the marks in this same hook.

@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from rail402.errors import RailUnavailable
 from rail402.protocol.base import Json
 from rail402.protocol.charge import Charge, Operation
@@ -18,17 +20,21 @@ from rail402.testing.fakes import Ending, FakeClock, FakeLedger, FakeRail, FakeS
 from rail402.testing.rails import RailBench
 from rail402_base import BaseRail, BaseTransferWallet, BaseWallet, Transfers
 from rail402_base.eip3009 import address_of
+from rail402_base.keys import RemoteSigner
+from rail402_base.rpc.signer import RpcSigner
 from rail402_base.sandbox import SandboxChain
 from rail402_base.transfers import MECHANISM as TRANSFER
 from rail402_lightning import LightningRail, LightningWallet
 from rail402_lightning.backends.sandbox import open_sandbox
 from rail402_lightning.wire import invoice_of
-from rail402_stripe import StripeApi, StripeRail, StripeWallet
+from rail402_stripe import LinkApi, LinkWallet, StripeApi, StripeRail, StripeWallet
 from rail402_stripe.api import SANDBOX_LEDGER
 from rail402_stripe.sandbox import Fault, Sandbox
 from rail402_stripe.wire import SANDBOX_PROFILE
+from tests.unit.rail402_base.rpc.test_signer import FakeSigner
+from tests.unit.rail402_stripe.fake_link import TOKEN, FakeLink
 
-__all__ = ["BaseBench", "FakeBench", "LightningBench", "StripeBench", "Switch"]
+__all__ = ["BaseBench", "FakeBench", "LightningBench", "LinkBench", "RemoteSignerBench", "StripeBench", "Switch"]
 
 PLENTY = 1_000_000
 
@@ -178,6 +184,15 @@ class BaseBench(RailBench):
         return [self._PAYER.hex(), *signed]
 
 
+class RemoteSignerBench(BaseBench):
+    """The same, where the payer's key is at a Web3Signer."""
+
+    def _wallet(self, key: bytes) -> Wallet:
+        web3signer = FakeSigner("eth_signTypedData", key=key)
+        sign = RpcSigner("https://signer.example", address_of(key), method=web3signer.method, transport=web3signer)
+        return BaseWallet.sandbox(self._directory, signer=RemoteSigner(address_of(key), sign), clock=self.clock)
+
+
 class LightningBench(RailBench):
     """Lightning on the sandbox node."""
 
@@ -308,3 +323,31 @@ class StripeBench(RailBench):
 
     def secrets(self, payload: Json) -> Iterable[str]:
         return [str(payload["spt"])]
+
+
+class LinkBench(StripeBench):
+    """The same, paid with the tokens of a person's Link, who approves whatever is asked."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.link = FakeLink(self.api, self.clock, approves=True)
+        self.wallet = self.next_wallet()
+
+    def _wallet(self, **options: Any) -> Wallet:
+        link = self.link
+        if options:
+            link = FakeLink(self.api, self.clock, approves=True)
+            link.payment_method = options["payment_method"]
+        self._others.append(LinkWallet(LinkApi(TOKEN, transport=link), network="stripe:sandbox"))
+        return self._others[-1]
+
+    async def lose_payment(self, *, done: bool) -> bool:
+        def fails(method: str, path: str) -> httpx.Response:
+            self.link.before = self.link.after = None
+            raise httpx.ReadTimeout("no answer")
+
+        setattr(self.link, "after" if done else "before", fails)
+        return True
+
+    def secrets(self, payload: Json) -> Iterable[str]:
+        return [str(payload["spt"]), TOKEN]

@@ -9,7 +9,7 @@ import stripe
 
 from rail402.testing.rails import RailBench
 from rail402.testing.wallets import WalletConformance
-from tests.conformance.benches import BaseBench, FakeBench, LightningBench, StripeBench
+from tests.conformance.benches import BaseBench, FakeBench, LightningBench, LinkBench, RemoteSignerBench, StripeBench
 
 AUTHORIZATIONS = (("eip3009", "authorization"), ("eip3009", "upfront"))
 
@@ -33,6 +33,11 @@ class TestBaseAuthorizations(WalletConformance):
 
     async def open_bench(self, directory: Path) -> RailBench:
         return BaseBench(directory)
+
+
+class TestBaseRemoteSigner(TestBaseAuthorizations):
+    async def open_bench(self, directory: Path) -> RailBench:
+        return RemoteSignerBench(directory)
 
 
 class TestBaseTransfers(WalletConformance):
@@ -60,3 +65,8 @@ class TestStripe(WalletConformance):
 
     async def open_bench(self, directory: Path) -> RailBench:
         return StripeBench(directory)
+
+
+class TestLink(TestStripe):
+    async def open_bench(self, directory: Path) -> RailBench:
+        return LinkBench(directory)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack
-from typing import TypeVar
 
 import pytest
 
-from tests.services import anvil, lightning, lnbits, processes, require, stripe_mock
-from tests.services.databases import own_postgres, postgres, redis_url
+from tests.services import lightning, lnbits, processes, require, stripe_mock
+from tests.services.databases import lossy_url, own_postgres, postgres, redis_url, relay, schema
+from tests.services.nodes import evm, regtest
+from tests.services.processes import serve
 
-__all__ = ["own_postgres", "postgres", "redis_url"]
-
-T = TypeVar("T")
+__all__ = ["evm", "lossy_url", "own_postgres", "postgres", "redis_url", "regtest", "relay", "schema"]
 
 _SERVICES = {
     "regtest": "lightning",
@@ -28,29 +26,13 @@ _SERVICES = {
 
 
 @pytest.fixture(scope="session")
-def regtest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[lightning.RegtestNetwork]:
-    """Three lnd nodes in a row, with channels."""
-    if reason := lightning.missing():
-        require("lightning", reason)
-    yield from _serve(lightning.regtest_network(tmp_path_factory.mktemp("regtest")))
-
-
-@pytest.fixture(scope="session")
 def lnbits_pair(
     regtest: lightning.RegtestNetwork, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[lnbits.LnbitsPair]:
     """A publisher's LNbits on Alice's node and a payer's, with money in it, on Bob's."""
     if reason := lnbits.missing():
         require("lnbits", reason)
-    yield from _serve(lnbits.lnbits_pair(regtest, tmp_path_factory.mktemp("lnbits")))
-
-
-@pytest.fixture(scope="session")
-def evm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[anvil.EvmChain]:
-    """An EVM chain with the token on it. Every test makes accounts of its own."""
-    if reason := anvil.missing():
-        require("anvil", reason)
-    yield from _serve(anvil.evm_chain(tmp_path_factory.mktemp("evm")))
+    yield from serve(lnbits.lnbits_pair(regtest, tmp_path_factory.mktemp("lnbits")))
 
 
 @pytest.fixture(scope="session")
@@ -58,17 +40,7 @@ def mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stripe_mock.Strip
     """A stripe-mock, which refuses requests that Stripe's description of its API does not allow."""
     if reason := stripe_mock.missing():
         require("stripe-mock", reason)
-    yield from _serve(stripe_mock.stripe_mock(tmp_path_factory.mktemp("stripe-mock")))
-
-
-def _serve(service: AbstractContextManager[T]) -> Iterator[T]:
-    """What `service` gives, until the session ends; when it does not start, its log says more than our stack."""
-    with ExitStack() as stack:
-        try:
-            started = stack.enter_context(service)
-        except processes.ServiceFailed as error:
-            pytest.fail(str(error), pytrace=False)
-        yield started
+    yield from serve(stripe_mock.stripe_mock(tmp_path_factory.mktemp("stripe-mock")))
 
 
 # First, for pytest-xdist reads the marks in this same hook.

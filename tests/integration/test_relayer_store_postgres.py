@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Literal
 
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
 from rail402.errors import StoreError
 from rail402.stores.postgres import PostgresStore
@@ -14,17 +12,14 @@ from rail402.testing.stores import make_charge
 from rail402_base.rpc.relayer_store import Account, Purpose
 from rail402_base.rpc.relayer_store_postgres import PostgresRelayerStore
 from rail402_base.rpc.transactions import SignedTransaction
-from tests.services.lossy import LossyRelay, lossy_relay
-from tests.services.postgres import PASSWORD, PostgresServer
+from tests.services.lossy import EITHER, LossyRelay, What
+from tests.services.postgres import PASSWORD
 from tests.services.processes import free_ports
 
 NOW = 1_800_000_000
 ACCOUNT = Account(84532, "0xrelayer")
 PURPOSE = Purpose(token="0xtoken", authorizer="0xpayer", nonce=bytes(32), valid_before=NOW + 600)
 OTHER_PURPOSE = Purpose(token="0xtoken", authorizer="0xpayer", nonce=bytes([1]) * 32, valid_before=NOW + 600)
-
-What = Literal["request", "answer"]
-EITHER = pytest.mark.parametrize("what", ["request", "answer"])
 
 
 class Signer:
@@ -39,31 +34,18 @@ class Signer:
 
 
 @pytest.fixture
-def url(postgres: PostgresServer) -> str:
-    return postgres.schema()
-
-
-@pytest.fixture
-async def relay(url: str) -> AsyncIterator[LossyRelay]:
-    found = conninfo_to_dict(url)
-    async with lossy_relay(str(found["host"]), int(found["port"] or 5432)) as relay:
-        yield relay
-
-
-@pytest.fixture
-async def other(url: str) -> AsyncIterator[PostgresRelayerStore]:
+async def other(schema: str) -> AsyncIterator[PostgresRelayerStore]:
     """Another worker, whose connections nobody breaks."""
-    store = PostgresRelayerStore(url)
+    store = PostgresRelayerStore(schema)
     await store.start()
     yield store
     await store.close()
 
 
 @pytest.fixture
-async def store(url: str, relay: LossyRelay, other: PostgresRelayerStore) -> AsyncIterator[PostgresRelayerStore]:
-    port = conninfo_to_dict(url)["port"]
+async def store(lossy_url: str, relay: LossyRelay, other: PostgresRelayerStore) -> AsyncIterator[PostgresRelayerStore]:
     # One connection: the pool opens no other one that would be lost in its place.
-    store = PostgresRelayerStore(url.replace(f":{port}/", f":{relay.port}/"), connections=1, timeout=5)
+    store = PostgresRelayerStore(lossy_url, connections=1, timeout=5)
     await store.start()
     await store.allocate(ACCOUNT, OTHER_PURPOSE, Signer(100), floor=0, now=NOW)  # so that the account is there
     yield store
@@ -138,8 +120,8 @@ async def test_refusal_that_came_too_late_is_none(
     assert await other.live(ACCOUNT) == [first]
 
 
-async def test_charges_and_transactions_share_a_schema(url: str, other: PostgresRelayerStore) -> None:
-    store = PostgresStore(url)
+async def test_charges_and_transactions_share_a_schema(schema: str, other: PostgresRelayerStore) -> None:
+    store = PostgresStore(schema)
     await store.start()
     assert (await store.claim(make_charge("tx:1"))).won
     await store.close()

@@ -178,7 +178,7 @@ async def test_tables_of_the_first_version_are_brought_up_to_date(
         assert await upgraded.lead("reconciler", "a", now=NOW, seconds=30)
         await upgraded.close()
     await upgraded.start()
-    assert await upgraded.take_use(charge.id) is not None
+    assert await upgraded.take_use(charge.id, "one", now=NOW, lease_until=NOW) is not None
     await upgraded.close()
     assert described(postgres, old) == described(postgres, url)
 
@@ -248,7 +248,7 @@ async def test_no_query_reads_a_whole_table(
     values |= {"keys": ["a"], "written_by": uuid4(), "body": b""}
     values |= {
         field: "a"
-        for field in ("payment", "id", "slot", "charge", "changed", "name", "value", "key", "before")
+        for field in ("payment", "id", "use", "slot", "charge", "changed", "name", "value", "key", "before")
         if name != "prune_charges"
     }
     with postgres.connect(url) as connection:
@@ -279,7 +279,7 @@ async def test_connections_that_the_server_ended_are_replaced_unnoticed(
     for _ in range(3):
         await together(10, lambda _: store.get(charge.id))
         end_all_connections(postgres)
-        taken = await together(4, lambda _: store.take_use(charge.id))
+        taken = await together(4, lambda n: store.take_use(charge.id, str(n), now=1, lease_until=1))
         assert [one for one in taken if not isinstance(one, Charge)] == []
 
 

@@ -3,50 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Literal
 
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
 from rail402.errors import KeyTaken, StaleCharge, StoreError
-from rail402.stores import Issued, StoredResponse, TokenBucket
+from rail402.stores import Issued, TokenBucket
 from rail402.stores.base import Claim
 from rail402.stores.postgres import PostgresStore
 from rail402.stores.postgres_database import ConnectionLost
 from rail402.testing.store_support import NOW, RESPONSE, make_charge, settled
-from tests.services.lossy import LossyRelay, lossy_relay
-from tests.services.postgres import PostgresServer
-
-What = Literal["request", "answer"]
-EITHER = pytest.mark.parametrize("what", ["request", "answer"])
+from tests.services.lossy import EITHER, LossyRelay, What
 
 
 @pytest.fixture
-def url(postgres: PostgresServer) -> str:
-    return postgres.schema()
-
-
-@pytest.fixture
-async def relay(url: str) -> AsyncIterator[LossyRelay]:
-    found = conninfo_to_dict(url)
-    async with lossy_relay(str(found["host"]), int(found["port"] or 5432)) as relay:
-        yield relay
-
-
-@pytest.fixture
-async def other(url: str) -> AsyncIterator[PostgresStore]:
+async def other(schema: str) -> AsyncIterator[PostgresStore]:
     """Another worker, whose connections nobody breaks."""
-    store = PostgresStore(url)
+    store = PostgresStore(schema)
     await store.start()
     yield store
     await store.close()
 
 
 @pytest.fixture
-async def store(url: str, relay: LossyRelay, other: PostgresStore) -> AsyncIterator[PostgresStore]:
-    port = conninfo_to_dict(url)["port"]
+async def store(lossy_url: str, relay: LossyRelay, other: PostgresStore) -> AsyncIterator[PostgresStore]:
     # One connection: the pool opens no other one that would be lost in its place.
-    store = PostgresStore(url.replace(f":{port}/", f":{relay.port}/"), connections=1)
+    store = PostgresStore(lossy_url, connections=1)
     await store.start()
     assert await store.get("ch_1") is None
     yield store
@@ -154,25 +135,22 @@ async def test_use_is_taken_once_at_most_and_nobody_is_told_that_he_has_it(
     await other.claim(charge)
     relay.lose(what)
     with pytest.raises(ConnectionLost):
-        await store.take_use(charge.id)
+        await store.take_use(charge.id, "one", now=NOW, lease_until=NOW + 60)
     found = await other.get(charge.id)
     assert found is not None
-    assert found.uses_taken == (what == "answer")
-    assert await store.take_use(charge.id) is not None
+    assert found.uses_taken <= (what == "answer")
+    taken = await store.take_use(charge.id, "two", now=NOW + 60, lease_until=NOW + 99)
+    assert taken == charge.model_copy(update={"uses_taken": 1})
 
 
 @EITHER
-async def test_use_comes_back_once_at_most(
-    store: PostgresStore, other: PostgresStore, relay: LossyRelay, what: What
-) -> None:
+async def test_use_comes_back_once(store: PostgresStore, other: PostgresStore, relay: LossyRelay, what: What) -> None:
     charge = settled("tx:1", uses=5, uses_taken=3)
     await other.claim(charge)
+    await other.take_use(charge.id, "one", now=NOW, lease_until=NOW + 60)
     relay.lose(what)
-    with pytest.raises(ConnectionLost):
-        await store.return_use(charge.id)
-    found = await other.get(charge.id)
-    assert found is not None
-    assert found.uses_taken == 3 - (what == "answer")
+    await store.return_use(charge.id, "one")
+    assert await other.get(charge.id) == charge
 
 
 @EITHER
@@ -181,18 +159,11 @@ async def test_response_of_a_use_is_kept_once(
 ) -> None:
     charge = settled("tx:1", uses=5)
     await other.claim(charge)
+    await other.take_use(charge.id, "one", now=NOW, lease_until=NOW + 60, slot="slot")
     relay.lose(what)
-    assert await store.keep_use(charge.id, "slot", RESPONSE)
+    assert await store.end_use(charge.id, "one", response=RESPONSE)
     assert await other.response(charge.id, "slot") == RESPONSE
-
-
-async def test_response_of_a_use_gives_way_to_one_that_came_first(
-    store: PostgresStore, other: PostgresStore, relay: LossyRelay
-) -> None:
-    charge = settled("tx:1", uses=5)
-    await other.claim(charge)
-    relay.lose("request", meanwhile=lambda: other.keep_use(charge.id, "slot", StoredResponse(201)))
-    assert not await store.keep_use(charge.id, "slot", RESPONSE)
+    assert not await store.end_use(charge.id, "one")
 
 
 # --- the rest

@@ -11,7 +11,12 @@ import stripe
 
 from tests.interop.bank import Bank, Shop, listening, served
 from tests.interop.peers import RESULTS, Case
-from tests.services import anvil, facilitator, lightning, processes, require
+from tests.services import anvil, facilitator, require
+from tests.services.nodes import evm as chain
+from tests.services.nodes import regtest
+from tests.services.processes import serve
+
+__all__ = ["chain", "regtest"]
 
 _GROUPS = {"regtest": "interop-lightning", "chain": "interop-evm"}
 
@@ -39,41 +44,13 @@ async def shop(bank: Bank) -> AsyncIterator[Shop]:
 
 
 @pytest.fixture(scope="session")
-def regtest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[lightning.RegtestNetwork]:
-    """Two lnd nodes with a channel between them."""
-    if reason := lightning.missing():
-        require("lightning", reason)
-    try:
-        with lightning.regtest_network(tmp_path_factory.mktemp("regtest")) as network:
-            yield network
-    except processes.ServiceFailed as error:
-        pytest.fail(str(error), pytrace=False)
-
-
-@pytest.fixture(scope="session")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[anvil.EvmChain]:
-    """An EVM with the token on it. Every test makes accounts of its own."""
-    if reason := anvil.missing():
-        require("anvil", reason)
-    try:
-        with anvil.evm_chain(tmp_path_factory.mktemp("evm")) as evm:
-            yield evm
-    except processes.ServiceFailed as error:
-        pytest.fail(str(error), pytrace=False)
-
-
-@pytest.fixture(scope="session")
 def official(
     chain: anvil.EvmChain, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[facilitator.OfficialFacilitator]:
     """The facilitator of PyPI's x402. It settles payments of both versions."""
     if reason := facilitator.missing():
         require("x402", reason)
-    try:
-        with facilitator.facilitator(tmp_path_factory.mktemp("facilitator"), chain) as started:
-            yield started
-    except processes.ServiceFailed as error:
-        pytest.fail(str(error), pytrace=False)
+    yield from serve(facilitator.facilitator(tmp_path_factory.mktemp("facilitator"), chain))
 
 
 # First, for pytest-xdist reads the marks in this same hook.

@@ -7,7 +7,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Literal
 
-__all__ = ["LossyRelay", "lossy_relay"]
+import pytest
+
+__all__ = ["EITHER", "LossyRelay", "What", "lossy_relay"]
+
+What = Literal["request", "answer"]
+"""What is lost: a request before it arrives, or its answer when it was done."""
+
+EITHER = pytest.mark.parametrize("what", ["request", "answer"])
 
 _SIZE = 1 << 16
 _READY = (b"Z\0\0\0\5I", b"Z\0\0\0\5T", b"Z\0\0\0\5E")
@@ -26,7 +33,7 @@ class LossyRelay:
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
-        self._armed: Literal["request", "answer"] | None = None
+        self._armed: What | None = None
         self._after = 0
         self._meanwhile: Callable[[], Awaitable[object]] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -34,7 +41,7 @@ class LossyRelay:
 
     def lose(
         self,
-        what: Literal["request", "answer"],
+        what: What,
         *,
         after: int = 0,
         meanwhile: Callable[[], Awaitable[object]] | None = None,
@@ -78,7 +85,7 @@ class LossyRelay:
                     await each.wait_closed()
             self._tasks.discard(task)
 
-    def _next(self) -> Literal["request", "answer"] | None:
+    def _next(self) -> What | None:
         if self._armed is not None and self._after:
             self._after -= 1
             return None

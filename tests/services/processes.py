@@ -10,16 +10,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 import httpx
+import pytest
 
 from tests.services import _lifeline
 
-__all__ = ["Process", "ServiceFailed", "active", "free_ports", "running", "wait_for"]
+__all__ = ["Process", "ServiceFailed", "active", "free_ports", "running", "serve", "wait_for"]
 
 T = TypeVar("T")
 
@@ -172,3 +173,14 @@ def free_ports(count: int) -> list[int]:
         if len(found) == count:
             return found
     raise ServiceFailed(f"no {count} free ports between {_FIRST_PORT} and {_LAST_PORT}")
+
+
+def serve(service: AbstractContextManager[T]) -> Iterator[T]:
+    """For a fixture: what `service` gives, until the fixture ends; when it does not start, its log says more than our
+    stack."""
+    with ExitStack() as stack:
+        try:
+            started = stack.enter_context(service)
+        except ServiceFailed as error:
+            pytest.fail(str(error), pytrace=False)
+        yield started

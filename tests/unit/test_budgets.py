@@ -31,7 +31,6 @@ FLOATS = {
     "rails/rail402_lightning/sandbox.py": "seconds between looks",
     "rails/rail402_stripe/api.py": "seconds until a time-out",
     "rails/rail402_stripe/client.py": "seconds until a time-out",
-    "x402/rail402/client/journal.py": "seconds until a time-out",
     "x402/rail402/protocol/base.py": "a peer's JSON number, to see whether it is finite",
     "x402/rail402/stores/postgres.py": "seconds until a time-out, seconds between looks",
     "x402/rail402/stores/postgres_database.py": "seconds until a time-out",

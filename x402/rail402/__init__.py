@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rail402.client.budget import Budget
+    from rail402.client.fetch import fetch, fetch_sync
     from rail402.client.journal import Journal
     from rail402.client.payer import Payer
     from rail402.errors import (
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "rail402.client.budget": ("Budget",),
+    "rail402.client.fetch": ("fetch", "fetch_sync"),
     "rail402.client.journal": ("Journal",),
     "rail402.client.payer": ("Payer",),
     "rail402.errors": (
@@ -107,6 +109,8 @@ __all__ = [
     "ReceiptKeys",
     "Receipts",
     "Wallet",
+    "fetch",
+    "fetch_sync",
     "gate_from_toml",
     "verify_receipt",
 ]

@@ -236,7 +236,7 @@ class Market:
         payer = Payer(
             list(wallets) or [FakeWallet(self.ledger, spec) for spec in self.specs],
             options.pop("budget", None) or Budget(),
-            f"sqlite:///{self.folder}/wallet.db",
+            options.pop("journal", f"sqlite:///{self.folder}/wallet.db"),
             clock=self.clock,
             random_bytes=self.random_bytes,
             **options,

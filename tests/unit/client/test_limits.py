@@ -20,7 +20,7 @@ from rail402.client.records import PurchaseRecord, PurchaseState
 from rail402.client.rules import Rule, Subject, matching_rules
 from rail402.errors import BudgetExceeded
 from rail402.money import Money
-from tests.unit.client.test_journal import NOW, record
+from tests.unit.client.purchases import NOW, record
 
 BUDGET = Budget(
     per_request="5 USD",

@@ -461,3 +461,46 @@ async def test_no_proof_is_left_in_an_error(market: Market, wallet: PersonWallet
         shown += str(error) + repr(error) + repr(vars(error))
         error = error.__cause__ or error.__context__
     assert str(record.proof["signature"]) not in shown
+
+
+class DeniedWallet(PersonWallet):
+    """Its person says no, where the wallet can tell."""
+
+    gives_proof = False
+
+    async def resume(self, offer: Offer, payload: Json | None, *, record_id: str, now: int) -> Paid | NotPaid | Unknown:
+        if self.approved is False:
+            raise PaymentActionRequired("no", code="not_approved", outcome="not_paid")
+        return await super().resume(offer, payload, record_id=record_id, now=now)
+
+
+@pytest.mark.parametrize("is_asked", [True, False], ids=["in the call", "before the next call"])
+async def test_who_said_no_is_not_asked_again_by_another_wallet(market: Market, is_asked: bool) -> None:
+    wallet = DeniedWallet(market.ledger, market.specs[0])
+    other = FakeWallet(market.ledger, market.specs[0], payer="bob")
+    payer = market.payer([wallet, other])
+
+    async def ask(url: str, offer: Offer) -> None:
+        wallet.approved = False
+
+    if is_asked:
+        payer.on_action = ask
+    else:
+        with pytest.raises(PaymentActionRequired):
+            await market.request(payer)
+        wallet.approved = False
+    with pytest.raises(PaymentActionRequired) as caught:
+        await market.request(payer)
+    assert (caught.value.code, caught.value.outcome) == ("not_approved", "not_paid")
+    assert (wallet.begins, market.shop.proofs, await market.states()) == (1, [], ["released"])
+    assert await unresolved(market) == "nothing"
+
+
+async def test_a_no_is_found_by_recovering(market: Market) -> None:
+    wallet = DeniedWallet(market.ledger, market.specs[0])
+    payer = market.payer([wallet])
+    with pytest.raises(PaymentActionRequired):
+        await market.request(payer)
+    wallet.approved = False
+    (found,) = await payer.recover() if market.kind == "async" else await asyncio.to_thread(payer.run, payer.recover)
+    assert (found.outcome, found.record.state) == ("not_paid", "released")

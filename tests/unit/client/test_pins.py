@@ -1,48 +1,22 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from rail402.client.journal import Journal
-from rail402.client.pins import Known, Pin
-from rail402.errors import ConfigurationError, OfferRefused
+from rail402.client.journal_sqlite import APPLICATION_ID
+from rail402.client.pins import Known
 from rail402.money import Money
-from tests.unit.client.test_journal import NOW, OFFER, record
-
-URL = "https://shop.test:8443/a/b?n=1"
-
-
-def pin(cost: str = "1 USD", *, payee: str = "shop", url: str = URL, **options: Any) -> Pin:
-    offer = OFFER.model_copy(update={"amount": Money.parse(cost).to_atomic(6), "payee": payee})
-    return Pin.of(offer, url=url, **({"method": "GET", "checks_payee": True, "tolerance": 25} | options))
-
-
-@pytest.fixture
-async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
-    journal = Journal(f"sqlite:///{tmp_path}/wallet.db")
-    await journal.start()
-    yield journal
-    await journal.close()
-
-
-async def bought(journal: Journal, *pins: Pin) -> None:
-    number = len(await journal.newest())
-    for offset, each in enumerate(pins):
-        await journal.reserve(record(number + offset), (), now=NOW, pin=each)
+from rail402.stores.sql import migrations
+from rail402.stores.sqlite_file import open_writer
+from tests.unit.client.purchases import NOW, pin
 
 
 def test_what_is_compared() -> None:
     found = pin(payee="0xAB")
-    assert (found.origin, found.path, found.payee, str(found.price)) == (
-        "https://shop.test:8443",
-        "/a/b",
-        "0xab",
-        "1 USD",
-    )
+    assert (found.host, found.path, found.payee, str(found.price)) == ("shop.test", "/a/b", "0xab", "1 USD")
     assert pin(url="https://shop.test").path == "/"
 
 
@@ -60,45 +34,30 @@ def test_a_changed_payee_names_both() -> None:
     assert pin(payee="other").changes(known) == pin(payee="thief", checks_payee=False).changes(known) == ()
 
 
-async def test_the_first_purchase_pins(journal: Journal) -> None:
-    await bought(journal, pin(), pin("1.25 USD"))
-    for changed in (pin("1.26 USD"), pin(payee="thief")):
-        with pytest.raises(OfferRefused, match=r"unpin shop\.test") as caught:
-            await bought(journal, changed)
-        assert caught.value.code == "terms_changed"
-    payees, prices = await journal.pins()
-    assert [(found.origin, found.payee) for found in payees] == [("https://shop.test:8443", "shop")]
-    assert [(found.method, found.path, str(found.price)) for found in prices] == [("GET", "/a/b", "1 USD")]
-    assert len(await journal.newest()) == 2, "what was refused left nothing"
-
-
-async def test_other_places_are_other_pins(journal: Journal) -> None:
-    others = [
-        pin("9 USD", url="https://shop.test:8443/c"),
-        pin("9 USD", method="POST"),
-        pin("9 USD", payee="thief", url="https://other.test/a/b"),
-        replace(pin(payee="node"), network="fake:other"),
+async def test_what_was_pinned_for_origins_is_pinned_for_their_hosts(tmp_path: Path) -> None:
+    origins = [
+        "https://shop.test:8443",
+        "http://shop.test",
+        "https://[::1]:8000",
+        "http://127.0.0.1:80",
+        "https://b.test.",
     ]
-    await bought(journal, pin(), *others)
-
-
-async def test_what_was_approved_is_known_from_then_on(journal: Journal) -> None:
-    await bought(journal, pin())
-    dear = pin("2 USD", payee="new")
-    for approved in ((), ("price",), ("payee",), ("amount",)):
-        with pytest.raises(OfferRefused):
-            await bought(journal, replace(dear, approved=frozenset(approved)))
-    await bought(journal, replace(dear, approved=frozenset({"price", "payee"})))
-    await bought(journal, dear, pin("2.5 USD"))
-    with pytest.raises(OfferRefused, match=r"did cost 2 USD, and now 2\.6 USD, over 25 % more"):
-        await bought(journal, pin("2.6 USD"))
-
-
-async def test_what_is_forgotten_is_believed_anew(journal: Journal) -> None:
-    await bought(journal, pin(), pin(url="https://other.test/"))
-    assert await journal.unpin("SHOP.test") == 2
-    assert await journal.unpin("shop.test") == 0
-    await bought(journal, pin("9 USD", payee="new"))
-    assert {found.payee for found in (await journal.pins())[0]} == {"new", "shop"}
-    with pytest.raises(ConfigurationError):
-        await journal.unpin("*")
+    with closing(
+        open_writer(
+            tmp_path / "old.db", busy_timeout=1, schema=migrations("journal")[:4], application_id=APPLICATION_ID
+        )
+    ) as connection:
+        for number, origin in enumerate(origins):
+            connection.execute("INSERT INTO pinned_payees VALUES (?, 'fake', 'fake:fake', 'shop', ?)", [origin, number])
+            price = [origin, (number + 1) * 10**11, NOW - number]
+            connection.execute("INSERT INTO pinned_prices VALUES (?, 'GET', '/', 'USD', ?, ?)", price)
+    journal = Journal(f"sqlite:///{tmp_path}/old.db")
+    await journal.start()
+    payees, prices = await journal.pins()
+    hosts = ["127.0.0.1", "::1", "b.test", "shop.test"]
+    assert [(found.host, found.pinned_at) for found in payees] == list(zip(hosts, (3, 2, 4, 0), strict=True))
+    assert [found.host for found in prices] == hosts
+    assert [(str(found.price), found.pinned_at) for found in prices if found.host == "shop.test"] == [
+        ("2 USD", NOW - 1)
+    ], "the first price of all is the one that counts"
+    await journal.close()

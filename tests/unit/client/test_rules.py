@@ -38,12 +38,22 @@ def test_a_star_is_each_by_itself_but_for_those_with_a_rule_of_their_own() -> No
     assert scopes(*rules, subject=Subject("b.test", "x", "base")) == [("each host", "host b.test")]
 
 
+def test_a_rule_for_tools_holds_where_a_tool_is_named() -> None:
+    rules = [Rule(tool="*", per_day="2 USD"), Rule(tool="search", per_day="1 USD")]
+    for tool, found in {"search": "tool search", "mcp/Search": "each tool", None: None}.items():
+        subject = Subject("a.test", "payee", "base", tool)
+        assert scopes(*rules, subject=subject) == ([(found, f"tool {tool}")] if found else [])
+
+
 @pytest.mark.parametrize(
     ("options", "because"),
     [
-        ({"per_day": "1 USD"}, "one host, one payee or one rail"),
-        ({"host": "", "per_day": "1 USD"}, "one host, one payee or one rail"),
-        ({"host": "a.test", "rail": "base", "per_day": "1 USD"}, "one host, one payee or one rail"),
+        ({"per_day": "1 USD"}, "one host, payee, rail or tool"),
+        ({"host": "", "per_day": "1 USD"}, "one host, payee, rail or tool"),
+        ({"host": "a.test", "rail": "base", "per_day": "1 USD"}, "one host, payee, rail or tool"),
+        ({"rail": "base", "tool": "search", "per_day": "1 USD"}, "one host, payee, rail or tool"),
+        ({"tool": "a b", "per_day": "1 USD"}, "cannot name a tool"),
+        ({"tool": "x" * 65, "per_day": "1 USD"}, "cannot name a tool"),
         ({"host": "a.test"}, "sets no limit"),
         ({"host": "a.test", "per_day": []}, "sets no limit"),
         ({"host": "*.a.test", "per_day": "1 USD"}, "is not the name of a host"),

@@ -9,6 +9,7 @@ import pytest
 
 from rail402.client import toml
 from rail402.client.budget import Budget
+from rail402.client.preference import Preference
 from rail402.client.rules import Rule
 from rail402.client.toml import journal_from_toml, payer_from_toml, sandbox_payer, wallets_file
 from rail402.config import Secret
@@ -88,7 +89,7 @@ def test_a_whole_file(written: Write, tmp_path: Path) -> None:
     assert [str(limit) for limit in payer.budget.limits("request")] == ["0.5 USD", "800 sat"]
     assert [str(limit) for limit in payer.budget.limits("hour")] == ["2 USD"]
     assert [str(limit) for limit in payer.budget.limits("day")] == ["20 USD", "20000 sat"], "the default"
-    assert payer.journal.path == tmp_path / "wallet.db"
+    assert Path(payer.journal.address) == tmp_path / "wallet.db"
     assert "hunter2" not in repr(payer)
 
 
@@ -125,10 +126,10 @@ def test_the_journal_is_beside_the_file_wherever_one_works(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     journal, budget = journal_from_toml(path)
-    assert journal.path == tmp_path / "spent.db"
+    assert Path(journal.address) == tmp_path / "spent.db"
     assert str(budget.limits("hour")[0]) == "2 USD"
     absolute = written(GOOD.replace("[client]\n", f'[client]\njournal = "sqlite:///{tmp_path}/else.db"\n'))
-    assert journal_from_toml(absolute)[0].path == tmp_path / "else.db"
+    assert Path(journal_from_toml(absolute)[0].address) == tmp_path / "else.db"
 
 
 def test_some_rails_only_and_less_per_purchase(written: Write) -> None:
@@ -139,9 +140,53 @@ def test_some_rails_only_and_less_per_purchase(written: Write) -> None:
         payer_from_toml(written(GOOD), rails=["stripe"])
 
 
+PREFER = """\
+[[prefer]]
+host = "*.example.com"
+wallets = ["other", "fake:alice"]
+
+[[prefer]]
+cheapest = true
+
+[[wallets]]
+name = "fake"
+"""
+
+
+def test_another_order_of_wallets_for_some_requests(written: Write) -> None:
+    text = GOOD.replace('[[wallets]]\nname = "fake"\n', PREFER, 1)
+    assert payer_from_toml(written(text)).preferences == (
+        Preference(host="*.example.com", wallets=["other", "fake:alice"]),
+        Preference(cheapest=True),
+    )
+    assert payer_from_toml(written(text), rails=["fake"]).preferences == ()
+    assert payer_from_toml(written(GOOD)).preferences == ()
+
+
+def test_the_file_s_own_limits_are_what_the_journal_remembers(written: Write) -> None:
+    payer = payer_from_toml(written(GOOD), at_most=Money.parse("0.05 USD"))
+    assert payer.file_limits == journal_from_toml(written(GOOD))[1] != payer.budget
+
+
 @pytest.mark.parametrize(
     ("change", "because"),
     [
+        (
+            ('[[wallets]]\nname = "fake"', PREFER.replace("cheapest", "cheap")),
+            r"wallets.toml:17: prefer.1.cheap: is not",
+        ),
+        (
+            ('[[wallets]]\nname = "fake"', PREFER.replace("cheapest = true", "")),
+            r"wallets.toml:16: prefer.1: .*name wal",
+        ),
+        (
+            ('[[wallets]]\nname = "fake"', PREFER.replace('"other"', '"third"')),
+            r":12: prefer.0: .*no wallet 'third'; the",
+        ),
+        (
+            ('[[wallets]]\nname = "fake"', PREFER.replace("*.example", "*.*")),
+            r":12: prefer.0: .*not the name of a host",
+        ),
         (("deadline = 12", "dead = 12"), r"wallets.toml:2: client.dead: is not known here; known are: deadline"),
         (('"x402-v2", "mpp"', '"x402-v9"'), r"wallets.toml:1: client: .*x402-v9"),
         (('"2 USD"', '"2 dollars"'), r"wallets.toml:10: budget.per_hour: .*2 dollars"),
@@ -157,8 +202,8 @@ def test_some_rails_only_and_less_per_purchase(written: Write) -> None:
             ("[budget]", '[budget]\ndeny_hosts = ["a b"]'),
             r"wallets.toml:9: budget.deny_hosts: 'a b' is not the name of a",
         ),
-        (('[[wallets]]\nname = "fake"', RULE), r"budget.rules: .*one host, one payee or one rail"),
-        (('[[wallets]]\nname = "fake"', RULE.replace("rail", "tool")), r"budget.rules.0.tool: is not known here"),
+        (('[[wallets]]\nname = "fake"', RULE), r"budget.rules: .*one host, payee, rail or tool"),
+        (('[[wallets]]\nname = "fake"', RULE.replace("rail", "agent")), r"budget.rules.0.agent: is not known here"),
     ],
 )
 def test_a_mistake_is_named_with_its_line(written: Write, change: tuple[str, str], because: str) -> None:
@@ -168,18 +213,35 @@ def test_a_mistake_is_named_with_its_line(written: Write, change: tuple[str, str
     assert "hunter2" not in str(caught.value)
 
 
-def test_the_journal_s_url_is_checked(written: Write) -> None:
-    wrong = written(GOOD.replace("[client]\n", '[client]\njournal = "postgresql://me:hunter2@db/x"\n'))
+@pytest.mark.parametrize(
+    ("url", "because"),
+    [
+        ("postgresql://me:hunter2@db/x", r"wallets.toml:2: client.journal: .*write it as env:NAME"),
+        ("mysql://hunter2/x", r"wallets.toml:.: client.*: write .sqlite:///relative\.db."),
+        ("env:NO_SUCH", r"wallets.toml:2: client.journal: the environment variable NO_SUCH is not set"),
+    ],
+)
+def test_the_journal_s_url_is_checked(written: Write, url: str, because: str) -> None:
+    wrong = written(GOOD.replace("[client]\n", f'[client]\njournal = "{url}"\n'))
     for read in (payer_from_toml, journal_from_toml):
-        with pytest.raises(ConfigurationError, match=r"write .sqlite:///relative\.db.") as caught:
+        with pytest.raises(ConfigurationError, match=because) as caught:
             read(wrong)
         assert "hunter2" not in str(caught.value)
+
+
+def test_a_journal_in_a_postgresql_is_named_by_reference(written: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WALLETS_URL", "postgresql://me:hunter2@db.test/wallets")
+    path = written(GOOD.replace("[client]\n", '[client]\njournal = "env:WALLETS_URL"\n'))
+    journal, _ = journal_from_toml(path)
+    assert journal.address == "db.test:5432/wallets"
+    assert journal.exists(), "as far as one can tell without asking"
+    assert "hunter2" not in repr(journal) + repr(payer_from_toml(path))
 
 
 def test_play_money_needs_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAIL402_SANDBOX", str(tmp_path / "play"))
     payer = sandbox_payer(rails=["fake"])
-    assert payer.journal.path == tmp_path / "play" / "wallet.db"
+    assert Path(payer.journal.address) == tmp_path / "play" / "wallet.db"
     assert "other" not in repr(payer)
     with pytest.raises(ConfigurationError, match="no rail is installed that is called stripe"):
         sandbox_payer(rails=["stripe"])

@@ -15,7 +15,7 @@ from rail402.client.services import Services
 from rail402.errors import BudgetExceeded, OfferRefused, PaymentRefused
 from rail402.money import Money
 
-__all__ = ["approved", "check_windows", "question", "quote_for"]
+__all__ = ["approved", "check_confirmed", "check_windows", "question", "quote_for"]
 
 _PATIENCE: Final = 300
 """Seconds after which nobody has answered."""
@@ -72,6 +72,23 @@ async def approved(services: Services, candidate: Candidate, request: Request) -
         raise OfferRefused("the offer has expired before it was approved; make the request again")
     agreed = frozenset(change.kind for change in candidate.changes)
     return replace(candidate, pin=replace(candidate.pin, approved=agreed))
+
+
+async def check_confirmed(services: Services) -> None:
+    """Check that the limits of the configuration file are not looser than those that were confirmed last.
+
+    Raises:
+        PaymentRefused: they are; the message says in what.
+    """
+    if services.file_limits is None:
+        return
+    looser = await services.journal.looser(services.file_limits)
+    if looser:
+        raise PaymentRefused(
+            f"the limits of the configuration are looser than those confirmed last ({'; '.join(looser)}): confirm them "
+            "with `rail402 budget confirm`",
+            code="limits_loosened",
+        )
 
 
 async def check_windows(services: Services, candidate: Candidate) -> None:

@@ -17,8 +17,8 @@ A level without limits (`per_hour=None`) is not limited; the level *request* alw
 the last 3600 seconds. What is reserved counts like what is spent, and what is not resolved counts until it is,
 however old.
 
-Beside these limits of all purchases there may be rules, each with limits for one host, payee or rail (`rules.py`). All
-that hold for a purchase must have room for it.
+Beside these limits of all purchases there may be rules, each with limits for one host, payee, rail or tool
+(`rules.py`). All that hold for a purchase must have room for it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Budget:
         per_hour, per_day: the most that all purchases of the last 3600 and 86400 seconds may cost; None: no limit.
             Where they are left out, the defaults hold.
         total: the most that all purchases of the journal may ever cost.
-        rules: further limits, each for one host, payee or rail.
+        rules: further limits, each for one host, payee, rail or tool.
         allow_hosts, deny_hosts, allow_payees, deny_payees: who may be paid at all; see `Lists`.
         pin_payees: whether a host that asks for another payee than before is refused, unless that is approved.
         price_tolerance: by how many percent something may cost more than at its first purchase, unless that is

@@ -1,8 +1,10 @@
 """Which offer of a 402 to pay, and with which wallet.
 
-The wallets' order is the owner's preference: the first one that can pay any offer within the budget pays, the next one
-only where the first definitively did not. Among the offers that one wallet can pay the cheapest is taken, fees
-included, compared at today's rate where currencies differ and one is known; then the dialects' order decides.
+The wallets' order is the owner's preference, which may be another one for some hosts and paths (`preference.py`): the
+first one that can pay any offer within the budget pays, the next one only where the first definitively did not. Among
+the offers that one wallet can pay the cheapest is taken, fees included, compared at today's rate where currencies
+differ and one is known; then the dialects' order decides. An offer that the budget has no room for leaves the wallet
+its other offers.
 
 Nothing that a server says in words has a part in this: amounts, payees and networks come from what the rail's
 `check_offer` has verified.
@@ -10,15 +12,20 @@ Nothing that a server says in words has a part in this: amounts, payees and netw
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Final
+
+import httpx
 
 from rail402.client.budget import Entry
 from rail402.client.commands import Request
 from rail402.client.pins import Change, Known, Pin, Place
-from rail402.client.rules import Subject
+from rail402.client.preference import preference_for
+from rail402.client.rules import Subject, host_of
 from rail402.client.services import Services
 from rail402.errors import (
     AdministrativePaymentRequired,
@@ -40,9 +47,9 @@ from rail402.protocol.order import Order
 from rail402.protocol.rail import Cost, Wallet
 from rail402.rates import RateSource, convert
 
-__all__ = ["OF_THE_OWNER", "Candidate", "Terms", "best_offer", "read_terms"]
+__all__ = ["OF_THE_OWNER", "Candidate", "Terms", "best_offer", "preferred", "read_terms"]
 
-OF_THE_OWNER: Final = frozenset({"not_allowed", "not_approved", "terms_changed"})
+OF_THE_OWNER: Final = frozenset({"limits_loosened", "not_allowed", "not_approved", "terms_changed"})
 """The reason codes of what the owner's own lists, pins and approvals refuse."""
 
 _BODY_TERMS: Final = (b'"accepts"', b'"payment"', b'"x402Version"', b'"offers"', b'"payment_uri"', b'"paymentAddress"')
@@ -50,6 +57,8 @@ _FIELD_TERMS: Final = frozenset({"payment-required", "x-payment-required", "x-pa
 _PAYMENT_LINK: Final = re.compile(r';\s*rel\s*=\s*(?:payment\b|"[^"]{0,200}\bpayment\b)', re.ASCII | re.IGNORECASE)
 _SCHEME_TERMS: Final = frozenset({"payment", "l402", "lsat"})
 _MAX_DETAIL: Final = 1500
+_COST_SECONDS: Final = 30
+_MEASURE: Final = "USD"
 # A wallet may have to ask its node about each offer, and a server must not make it do so for hours.
 _MAX_OFFERS: Final = 16
 # What is larger fits in no header field, so it could not be sent back with a payment.
@@ -59,11 +68,12 @@ _MAX_OFFER_BYTES: Final = 65_536
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """An offer that a wallet can pay: what it may cost in total, what that counts in the budget, and what about it the
-    owner is to be asked about."""
+    owner is to be asked about. `read` is the offer as it was read, without what the wallet has put in of the order."""
 
     name: str
     wallet: Wallet
     offer: Offer
+    read: Offer
     cost: Cost
     total: Money
     entries: Sequence[Entry]
@@ -131,14 +141,43 @@ def read_terms(services: Services, request: Request, fields: Fields, body: bytes
     return terms
 
 
+async def preferred(services: Services, terms: Terms, order: Order, request: Request) -> list[tuple[str, Wallet]]:
+    """Return the wallets that may pay for a request, by name, in the order in which they are asked."""
+    wallets = dict(services.wallets)
+    path = "/" + request.url.partition("://")[2].partition("?")[0].partition("/")[2]
+    preference = preference_for(services.preferences, host_of(request.origin), path)
+    if preference is None:
+        return list(wallets.items())
+    names = preference.order([(name, wallet.spec.name) for name, wallet in wallets.items()])
+    if preference.cheapest:
+        ranks = {}
+        for name in names:
+            # What is refused now is refused again, and noted, when it is the wallet's turn.
+            best = await best_offer(services, name, wallets[name], Terms(terms.offers), order, request)
+            cost = None if best is None else await _try_convert(best.total, _MEASURE, services.rates)
+            ranks[name] = (cost is None, Decimal(0) if cost is None else cost.amount)
+        names.sort(key=lambda name: ranks[name])
+    return [(name, wallets[name]) for name in names]
+
+
 async def best_offer(
-    services: Services, name: str, wallet: Wallet, terms: Terms, order: Order, request: Request
+    services: Services,
+    name: str,
+    wallet: Wallet,
+    terms: Terms,
+    order: Order,
+    request: Request,
+    skipped: Sequence[Offer] = (),
 ) -> Candidate | None:
-    """Return what this wallet would pay; None where it cannot pay any offer, with the reasons noted in `terms`."""
+    """Return what this wallet would pay; None where it cannot pay any offer, with the reasons noted in `terms`.
+
+    Args:
+        skipped: offers that it is not to be asked about again, in whatever dialect.
+    """
     found: list[Candidate] = []
     seen: dict[Place, Known] = {}
     for offer in terms.offers:
-        if offer.rail == wallet.spec.name:
+        if offer.rail == wallet.spec.name and _terms_of(offer) not in map(_terms_of, skipped):
             try:
                 candidate = await _candidate(services, name, wallet, offer, order, request)
                 found.append(await _compared(services, candidate, request, seen))
@@ -146,6 +185,11 @@ async def best_offer(
                 terms.refuse(offer, error)
     # What nobody has to be asked about comes first: a cheap offer to a new payee must not win over a known one.
     return await _cheapest([each for each in found if not each.changes] or found, services.rates)
+
+
+def _terms_of(offer: Offer) -> tuple[object, ...]:
+    """Return what is the same in every dialect that an offer is made in."""
+    return offer.mechanism, offer.network, offer.asset, offer.amount, offer.payee
 
 
 async def _candidate(
@@ -160,9 +204,9 @@ async def _candidate(
     if len(offer.model_dump_json()) > _MAX_OFFER_BYTES:
         raise OfferRefused("it is too large to be sent back with a payment")
     wallet.spec.check_offer(offer, order, now=services.now())
-    offer = wallet.for_order(offer, order)
+    read, offer = offer, wallet.for_order(offer, order)
     services.budget.lists.check_payee(offer.payee)
-    cost = await wallet.can_pay(offer)
+    cost = await _cost(name, wallet, offer)
     if cost is None:
         raise OfferRefused(f"the wallet {name} cannot pay it (another network or asset, or no balance)")
     total = await _total(cost, services.rates)
@@ -174,7 +218,7 @@ async def _candidate(
     budget = services.budget
     for most in request.at_most:
         budget = budget.tightened(most)
-    subject = Subject(request.origin, offer.payee, offer.rail)
+    subject = Subject(request.origin, offer.payee, offer.rail, request.tool)
     question = budget.question(total, converted)
     pin = Pin.of(
         offer,
@@ -187,6 +231,7 @@ async def _candidate(
         name=name,
         wallet=wallet,
         offer=offer,
+        read=read,
         cost=cost,
         total=total,
         entries=budget.entries(total, converted, subject),
@@ -210,6 +255,23 @@ async def _compared(services: Services, candidate: Candidate, request: Request, 
         if candidate.changes:
             raise PaymentRefused(f"{candidate.changes[0].detail}; there is nobody to ask", code="not_approved")
     return replace(candidate, changes=(*candidate.changes, *pin.changes(known)))
+
+
+async def _cost(name: str, wallet: Wallet, offer: Offer) -> Cost | None:
+    """Ask a wallet what it would pay. Nothing moves by that, so one that fails leaves the offer to the next one.
+
+    Raises:
+        PaymentRefused, MalformedInput: the offer is not to be paid.
+        RailUnavailable: the wallet does not say.
+    """
+    try:
+        async with asyncio.timeout(_COST_SECONDS):
+            return await wallet.can_pay(offer)
+    except (PaymentRefused, MalformedInput, RailUnavailable):
+        raise
+    except (Rail402Error, TimeoutError, httpx.TransportError) as error:
+        said = error.detail if isinstance(error, Rail402Error) else type(error).__name__
+        raise RailUnavailable(f"the wallet {name} does not say whether it can pay ({said})") from error
 
 
 async def _total(cost: Cost, rates: RateSource | None) -> Money:

@@ -33,6 +33,7 @@ class Request:
         objection: why nothing may be bought for it, whatever it costs.
         at_most: the most that may be paid for it, where that is less than the budget allows; all of them hold.
         approve: who is asked about it in place of the payer's own `approve`.
+        tool: for whom it is made, which rules of the budget may limit.
     """
 
     method: str
@@ -43,6 +44,7 @@ class Request:
     objection: str | None = None
     at_most: tuple[Money, ...] = ()
     approve: Approve | None = None
+    tool: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

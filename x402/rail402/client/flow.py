@@ -24,8 +24,8 @@ from typing import Final
 
 import httpx
 
-from rail402.client.approval import approved
-from rail402.client.choice import Candidate, Terms, best_offer, read_terms
+from rail402.client.approval import approved, check_confirmed
+from rail402.client.choice import Candidate, Terms, best_offer, preferred, read_terms
 from rail402.client.commands import Reply, Request, Send, Steps, call, read, send
 from rail402.client.people import with_person
 from rail402.client.presenting import MAX_BODY, Attempt, Served
@@ -44,6 +44,7 @@ from rail402.errors import (
     StreamingBodyRefused,
 )
 from rail402.protocol.base import sha256_hex
+from rail402.protocol.offer import Offer
 from rail402.protocol.order import Order
 from rail402.protocol.rail import Paid, Wallet
 
@@ -96,6 +97,7 @@ class PurchaseFlow:
             if self._request.objection is not None:
                 raise OfferRefused(self._request.objection)
             self._services.budget.lists.check_host(self._request.origin)
+            yield from call(partial(check_confirmed, self._services))
         return served or (yield from self._buy(order, terms))
 
     # --- how it ends
@@ -171,9 +173,10 @@ class PurchaseFlow:
                 if (served := (yield from self._resume(adopted))) is not None:
                     return served
             elif services.now() >= until or polls * _POLL >= services.deadline:  # no clock holds us here
+                left = max(records[0].lease_until - services.now(), 1)
                 raise PaymentOutcomeUnknown(
-                    "another process is buying the same, or ended in the middle of it; try again when its lease ends",
-                    retry_after=max(records[0].lease_until - services.now(), 1),
+                    f"another process is buying the same, or ended in the middle of it; try again in {left} s",
+                    retry_after=left,
                     record_id=records[0].id,
                 )
             else:
@@ -194,7 +197,7 @@ class PurchaseFlow:
         try:
             return (yield from with_person(self._services, attempt, attempt.found_again))
         except (PaymentFailed, PaymentActionRequired) as error:
-            if error.outcome != "not_paid":
+            if error.outcome != "not_paid" or error.code == "not_approved":  # who said no is not asked again at once
                 raise
             return None
         except StoreError as error:
@@ -203,20 +206,32 @@ class PurchaseFlow:
     # --- a new purchase
 
     def _buy(self, order: Order, terms: Terms) -> Steps[Served]:
-        for name, wallet in self._services.wallets.items():
-            choose = partial(best_offer, self._services, name, wallet, terms, order, self._request)
+        wallets = yield from call(partial(preferred, self._services, terms, order, self._request))
+        for name, wallet in wallets:
+            served = yield from self._buy_with(name, wallet, order, terms)
+            if served is not None:
+                return served
+        raise terms.nothing_bought()
+
+    def _buy_with(self, name: str, wallet: Wallet, order: Order, terms: Terms) -> Steps[Served | None]:
+        """Buy with one wallet; None where it definitively has not paid, with the reasons noted in `terms`."""
+        skipped: list[Offer] = []
+        while True:
+            choose = partial(best_offer, self._services, name, wallet, terms, order, self._request, skipped)
             candidate = yield from call(choose)
             if candidate is None:
-                continue
+                return None
             try:
-                candidate = yield from call(partial(approved, self._services, candidate, self._request))
-                return (yield from self._purchase(candidate, order))
+                agreed = yield from call(partial(approved, self._services, candidate, self._request))
+                return (yield from self._purchase(agreed, order))
             except (PaymentFailed, PaymentRefused, PaymentActionRequired) as error:
                 if error.outcome != "not_paid" or error.code == "not_approved":  # who said no is not asked again
                     raise
                 terms.refuse(candidate.offer, error)
-                self._read_again(terms)
-        raise terms.nothing_bought()
+                if not isinstance(error, PaymentRefused):
+                    self._read_again(terms)
+                    return None
+                skipped.append(candidate.read)  # the wallet was not asked to pay yet: another offer may fit
 
     def _read_again(self, terms: Terms) -> None:
         """Go on with the offers of the last 402: those of the first one are used up where a payment was refused."""

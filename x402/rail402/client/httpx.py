@@ -21,12 +21,23 @@ from rail402.client.flow import PurchaseFlow
 from rail402.client.presenting import MAX_BODY
 from rail402.client.quotes import Quote, quote_of
 from rail402.client.records import Purchase
+from rail402.client.rules import tool_name
 from rail402.client.services import Services
 from rail402.errors import Rail402Error
 from rail402.money import Money, as_money
 from rail402.protocol.dialect import Fields
 
-__all__ = ["APPROVE", "AT_MOST", "EXTENSION", "AsyncPayingTransport", "PayingTransport", "bought_by", "quote"]
+__all__ = [
+    "APPROVE",
+    "AT_MOST",
+    "EXTENSION",
+    "METHOD",
+    "TOOL",
+    "AsyncPayingTransport",
+    "PayingTransport",
+    "bought_by",
+    "quote",
+]
 
 EXTENSION: Final = "rail402"
 """The response extension that holds the `Purchase`."""
@@ -34,6 +45,12 @@ EXTENSION: Final = "rail402"
 AT_MOST: Final = "rail402_at_most"
 """The request extension with the most that this request may cost, such as `"0.10 USD"`, or several amounts that all
 hold; see `Budget.tightened`."""
+
+TOOL: Final = "rail402_tool"
+"""The request extension with the name of the tool that it is made for, which a `Rule` may limit."""
+
+METHOD: Final = "rail402_method"
+"""The request extension with the method of the order, where another protocol's request travels as one of HTTP."""
 
 APPROVE: Final = "rail402_approve"
 """The request extension with who is asked about this request; see `Payer.approve`, in whose place it is asked."""
@@ -206,7 +223,7 @@ def _seen(request: httpx.Request) -> Request:
     # httpx lets a caller send another target than the URL's.
     target = request.extensions.get("target", request.url.raw_path)
     return Request(
-        method=request.method.upper(),
+        method=request.extensions.get(METHOD, request.method.upper()),
         origin=origin,
         url=origin + (target if isinstance(target, str) else target.decode("latin-1")),
         fields=Fields.from_raw(request.headers.raw),
@@ -214,6 +231,7 @@ def _seen(request: httpx.Request) -> Request:
         objection=_Call.of(request, origin).objection(origin),
         at_most=_limits(request.extensions.get(AT_MOST, ())),
         approve=request.extensions.get(APPROVE),
+        tool=None if (tool := request.extensions.get(TOOL)) is None else tool_name(tool),
     )
 
 

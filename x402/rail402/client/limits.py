@@ -71,7 +71,8 @@ class Spent:
 class Entry:
     """One purchase in one window: what it counts there, and the limit it must fit under (None: no limit).
 
-    `scope` is empty for the window of all purchases; else the one host, payee or rail that it is for: `host a.test`.
+    `scope` is empty for the window of all purchases; else the one host, payee, rail or tool that it is for, such as
+    `host a.test`.
     """
 
     window: Level

@@ -16,6 +16,7 @@ from rail402.client.background import BackgroundLoop
 from rail402.client.budget import Budget, Level, Spent
 from rail402.client.httpx import AsyncPayingTransport, PayingTransport, quote
 from rail402.client.journal import Journal
+from rail402.client.preference import Preference
 from rail402.client.presenting import Attempt
 from rail402.client.records import Approve, PurchaseRecord, PurchaseState, Quote
 from rail402.client.redaction import redact_logs
@@ -63,8 +64,8 @@ class Payer:
     Args:
         wallets: in order of preference: the first one that can pay any offer within the budget pays.
         budget: the limits; the defaults of `Budget` if left out.
-        journal: the file of purchases, `sqlite:///wallet.db` or `sqlite:////absolute.db`; or a `Journal`. Payers that
-            share it share the budget.
+        journal: the record of purchases, `sqlite:///wallet.db` or `sqlite:////absolute.db`; for several machines
+            `postgresql://user:password@host/database`; or a `Journal`. Payers that share it share the budget.
         dialects: the wire formats to understand, the preferred ones first.
         rates: rates for limits that are in another currency than an offer.
         clock: returns Unix seconds; random_bytes: returns that many unpredictable bytes.
@@ -79,6 +80,9 @@ class Payer:
         approve: set it to have the owner asked before something unusual is bought: an async function of a `Quote` that
             returns whether to buy that. It is asked about what costs more than the budget's `ask_above`, and about
             changes of what is pinned. Without it, and without a yes in time, nothing is paid.
+        preferences: set it to have wallets asked in another order for some hosts and paths; see `Preference`.
+        file_limits: set it to the budget that a configuration file says, before the payer starts. The journal remembers
+            it; where it is looser than what was confirmed last, nothing is bought until `rail402 budget confirm`.
 
     Raises:
         ConfigurationError: there is no wallet, or two have the same name.
@@ -101,6 +105,7 @@ class Payer:
         self.journal = Journal(journal) if isinstance(journal, str) else journal
         self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
         self._starting = asyncio.Lock()
+        self._told_limits = False
         self._loop = BackgroundLoop()
         specs = {wallet.spec.name: wallet.spec for wallet in reversed(wallets)}
         self._services = Services(
@@ -135,6 +140,27 @@ class Payer:
     def approve(self, approve: Approve | None) -> None:
         self._services.approve = approve
 
+    @property
+    def preferences(self) -> Sequence[Preference]:
+        """See the class."""
+        return self._services.preferences
+
+    @preferences.setter
+    def preferences(self, preferences: Sequence[Preference]) -> None:
+        known = {*self._wallets, *(wallet.spec.name for wallet in self._wallets.values())}
+        for name in (name for preference in preferences for name in preference.names if name not in known):
+            raise ConfigurationError(f"prefer: there is no wallet {name!r}; there are: {', '.join(sorted(known))}")
+        self._services.preferences = tuple(preferences)
+
+    @property
+    def file_limits(self) -> Budget | None:
+        """See the class."""
+        return self._services.file_limits
+
+    @file_limits.setter
+    def file_limits(self, limits: Budget | None) -> None:
+        self._services.file_limits = limits
+
     def __repr__(self) -> str:
         return f"Payer(wallets={list(self._wallets)}, journal={self.journal!r})"
 
@@ -158,7 +184,7 @@ class Payer:
         return await self.journal.spent(now=self._services.now())
 
     async def spent_by_scope(self) -> Mapping[str, Mapping[Level, Mapping[str, Spent]]]:
-        """Return the same for all purchases (`""`) and for each host, payee and rail that a rule is for.
+        """Return the same for all purchases (`""`) and for each host, payee, rail and tool that a rule is for.
 
         Raises:
             StoreError: the journal cannot be used.
@@ -217,6 +243,9 @@ class Payer:
             return
         async with self._starting:
             await self.journal.start()
+            if services.file_limits is not None and not self._told_limits:  # once: a process that runs on with
+                self._told_limits = True  # tighter limits must not take back what was confirmed since
+                await self.journal.accept(services.file_limits, now=services.now())
             started: dict[str, Wallet] = {}
             failure = None
             try:
@@ -287,6 +316,8 @@ class Payer:
             return Recovered(record, "unknown")
         attempt = Attempt(self._services, wallet, adopted)
         found = await attempt.ask_wallet()
+        if attempt.action is not None and attempt.action.outcome == "not_paid":
+            found = NotPaid()
         if isinstance(found, NotPaid):
             ended = adopted.changed(state=PurchaseState.RELEASED, detail=_NOT_PAID, lease_until=0)
         else:

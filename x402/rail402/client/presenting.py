@@ -108,7 +108,9 @@ class Attempt:
         link = shown_link(action.url, self.record.order.origin, self._wallet.origins_for_people)
         if action.outcome == "not_paid":
             yield from self.release(action.detail)
-            return PaymentActionRequired(action.detail, url=link, outcome="not_paid", record_id=self.record.id)
+            return PaymentActionRequired(
+                action.detail, code=action.code, url=link, outcome="not_paid", record_id=self.record.id
+            )
         yield from self.suspend("a person has to act", held=action)
         return PaymentActionRequired(
             f"until then {self.record.reserved} stay reserved. Make the same request again when that is done",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from rail402.client.approval import check_windows, quote_for
-from rail402.client.choice import best_offer, read_terms
+from rail402.client.approval import check_confirmed, check_windows, quote_for
+from rail402.client.choice import best_offer, preferred, read_terms
 from rail402.client.commands import Reply, Request
 from rail402.client.journal import PAUSED
 from rail402.client.records import Quote
 from rail402.client.services import Services
 from rail402.errors import BudgetExceeded
 from rail402.protocol.base import sha256_hex
+from rail402.protocol.offer import Offer
 from rail402.protocol.order import Order
 
 __all__ = ["Quote", "quote_of"]
@@ -31,14 +32,15 @@ async def quote_of(services: Services, request: Request, reply: Reply, body: byt
     await services.start()
     if await services.journal.paused_since() is not None:
         raise BudgetExceeded(PAUSED)
-    for name, wallet in services.wallets.items():
-        candidate = await best_offer(services, name, wallet, terms, order, request)
-        if candidate is None:
-            continue
-        try:
-            await check_windows(services, candidate)
-        except BudgetExceeded as error:
-            terms.refuse(candidate.offer, error)
-        else:
-            return quote_for(candidate, request)
+    await check_confirmed(services)
+    for name, wallet in await preferred(services, terms, order, request):
+        skipped: list[Offer] = []
+        while (candidate := await best_offer(services, name, wallet, terms, order, request, skipped)) is not None:
+            try:
+                await check_windows(services, candidate)
+            except BudgetExceeded as error:
+                terms.refuse(candidate.offer, error)
+                skipped.append(candidate.read)
+            else:
+                return quote_for(candidate, request)
     raise terms.nothing_bought()

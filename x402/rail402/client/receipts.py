@@ -22,11 +22,24 @@ from rail402.protocol.base import parse_json
 from rail402.protocol.offer import Flow
 from rail402.protocol.receipt import Receipt, verify_receipt
 
-__all__ = ["JWKS_PATH", "RECEIPT_FIELD", "CheckedReceipt", "check_receipt", "check_subject"]
+__all__ = [
+    "JWKS_PATH",
+    "MAX_JWKS",
+    "RECEIPT_FIELD",
+    "UNVOUCHED",
+    "CheckedReceipt",
+    "check_receipt",
+    "check_subject",
+    "read_keys",
+]
 
 RECEIPT_FIELD: Final = "receipt-record"
 JWKS_PATH: Final = "/.well-known/rail402/jwks.json"
-_MAX_JWKS: Final = 65_536
+MAX_JWKS: Final = 65_536
+UNVOUCHED: Final = (
+    "is signed by a key that no pinned key of this origin vouches for; if its operator confirms the new key, "
+    "forget the old ones in the journal"
+)
 _MAX_KEYS: Final = 32
 _MAX_ERROR: Final = 400
 _SKEW: Final = 300
@@ -68,21 +81,25 @@ def _verify(services: Services, token: str, origin: str) -> Steps[Receipt]:
     keys = yield from _fetch_keys(origin)
     receipt = verify_receipt(token, {"keys": keys}, issuer=origin)
     if not (yield from call(lambda: services.journal.pin(origin, keys, now=services.now()))):
-        raise MalformedInput(
-            RECEIPT_FIELD,
-            "is signed by a key that no pinned key of this origin vouches for; if its operator confirms the new key, "
-            "forget the old ones in the journal",
-            code="receipt_invalid",
-        )
+        raise MalformedInput(RECEIPT_FIELD, UNVOUCHED, code="receipt_invalid")
     return receipt
 
 
 def _fetch_keys(origin: str) -> Steps[Sequence[Mapping[str, str]]]:
     reply = yield from send(Send(url=origin + JWKS_PATH))
-    body = yield from read(reply, _MAX_JWKS)
+    body = yield from read(reply, MAX_JWKS)
     if reply.status != 200 or body is None:
         raise MalformedInput("jwks", f"{origin} does not publish its receipt keys (status {reply.status})")
-    keys = parse_json(body, field="jwks", max_bytes=_MAX_JWKS).get("keys")
+    return read_keys(body)
+
+
+def read_keys(body: bytes) -> Sequence[Mapping[str, str]]:
+    """Return the keys of a JWK Set that receipts may be signed with.
+
+    Raises:
+        MalformedInput: it is none.
+    """
+    keys = parse_json(body, field="jwks", max_bytes=MAX_JWKS).get("keys")
     if not isinstance(keys, list):
         raise MalformedInput("jwks.keys", "must be an array")
     ours = [{"kty": "OKP", "crv": "Ed25519", "x": key["x"], "kid": key["kid"]} for key in keys if _is_ours(key)]

@@ -59,6 +59,7 @@ class PurchaseRecord(Record):
         cost: what it did cost, once it is committed.
         proof: what the wallet returned, or has in hand. Secret.
         receipt: the server's signed receipt (compact JWS).
+        refunded: what the seller gave back, as its signed `refund_receipt` says. It counts as spent all the same.
         detail: why it was released or is unknown; no secret.
         created_at: Unix seconds; lease_until: until when whoever wrote it last is trusted to be alive.
         asked_by: the wallet was asked to pay before this time, Unix seconds: that of the first write after `reserved`.
@@ -77,6 +78,8 @@ class PurchaseRecord(Record):
     cost: Money | None = None
     proof: Mapping[str, Any] | None = Field(default=None, repr=False)
     receipt: str | None = Field(default=None, repr=False)
+    refunded: Money | None = None
+    refund_receipt: str | None = Field(default=None, repr=False)
     detail: str = ""
     created_at: int
     lease_until: int
@@ -88,6 +91,11 @@ class PurchaseRecord(Record):
     def is_open(self) -> bool:
         """Whether it is not resolved."""
         return self.state in OPEN
+
+    @property
+    def standing(self) -> str:
+        """How it stands, for who reads the journal: its state, or `refunded`."""
+        return self.state.value if self.refunded is None else "refunded"
 
     def valid_until(self) -> int:
         """Return from when its proof counts as too old to be taken for the first time, Unix seconds.

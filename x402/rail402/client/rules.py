@@ -1,13 +1,14 @@
-"""Limits for one host, payee or rail, and the lists of who may be paid at all. Pure.
+"""Limits for one host, payee, rail or tool, and the lists of who may be paid at all. Pure.
 
 Hosts are compared as they are asked for: lower case, without a port or a final dot, other alphabets in their ASCII
-form. Payees are compared letter for letter, but for addresses (`0x…`), which are the same in either case.
+form. Payees are compared letter for letter, but for addresses (`0x…`), which are the same in either case. A tool is
+what a caller says that it buys for: a model's tool, an agent, a job.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,34 +17,50 @@ import httpx
 from rail402.client.limits import Caps, Limits
 from rail402.errors import ConfigurationError, PaymentRefused
 
-__all__ = ["EACH", "Lists", "Names", "Rule", "Subject", "host_of", "matching_rules", "payee_key", "rule_of"]
+__all__ = [
+    "EACH",
+    "Lists",
+    "Names",
+    "Rule",
+    "Subject",
+    "fits",
+    "host_of",
+    "host_pattern",
+    "matching_rules",
+    "payee_key",
+    "rule_of",
+    "tool_name",
+]
 
 EACH: Final = "*"
-"""In place of a name: each host, payee or rail by itself."""
+"""In place of a name: each host, payee, rail or tool by itself."""
 
 Names = str | Sequence[str]
 """One name, or several."""
 
 _ANY_BELOW: Final = "*."
+_TOOL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,63}", re.ASCII)
 _HOST: Final = re.compile(r"[a-z0-9._:-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Whom a purchase is made from: the host that is asked, the payee of its offer, the rail that it is paid on."""
+    """Whom a purchase is made from, and for whom: the host that is asked, the payee of its offer, the rail that it is
+    paid on, and the tool that it is made for, where the caller has named one."""
 
     host: str
     payee: str
     rail: str
+    tool: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """Limits for one host, one payee or one rail, beside those of all purchases.
+    """Limits for one host, one payee, one rail or one tool, beside those of all purchases.
 
     Args:
-        host, payee, rail: whom it is for: one of the three. `"*"` is each of them by itself, but for those that a rule
-            with their name is for.
+        host, payee, rail, tool: whom it is for: one of the four. `"*"` is each of them by itself, but for those that a
+            rule with their name is for.
         per_request, per_hour, per_day, total: as in `Budget`; what is left out is not limited.
 
     Raises:
@@ -53,6 +70,7 @@ class Rule:
     host: str | None = None
     payee: str | None = None
     rail: str | None = None
+    tool: str | None = None
     per_request: Limits | None = None
     per_hour: Limits | None = None
     per_day: Limits | None = None
@@ -62,10 +80,10 @@ class Rule:
     caps: Caps = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        keys = {"host": self.host, "payee": self.payee, "rail": self.rail}
+        keys = {"host": self.host, "payee": self.payee, "rail": self.rail, "tool": self.tool}
         named = [(kind, value) for kind, value in keys.items() if value is not None]
         if len(named) != 1 or not named[0][1]:
-            raise ConfigurationError("rules: a rule is for one host, one payee or one rail; name one of the three")
+            raise ConfigurationError("rules: a rule is for one host, payee, rail or tool; name one of the four")
         kind, name = named[0]
         caps = Caps.read({"request": self.per_request, "hour": self.per_hour, "day": self.per_day, "total": self.total})
         if not caps.currencies:
@@ -80,7 +98,10 @@ class Rule:
 
 def matching_rules(rules: Sequence[Rule], subject: Subject) -> Iterable[tuple[Rule, str]]:
     """Return the rules that hold for a purchase, each with the scope that it counts in (see `Entry`)."""
-    for kind, value in (("host", subject.host), ("payee", subject.payee), ("rail", subject.rail)):
+    named = {"host": subject.host, "payee": subject.payee, "rail": subject.rail, "tool": subject.tool}
+    for kind, value in named.items():
+        if value is None:
+            continue
         scope = f"{kind} {_key(kind, value)}"
         if (rule := rule_of(rules, scope)) is not None:
             yield rule, scope
@@ -117,8 +138,8 @@ class Lists:
     ) -> Lists:
         """Read the lists; a single name is a list of one."""
         return cls(
-            allow_hosts=None if allow_hosts is None else [_pattern(name) for name in _names(allow_hosts)],
-            deny_hosts=[_pattern(name) for name in _names(deny_hosts)],
+            allow_hosts=None if allow_hosts is None else [host_pattern(name) for name in _names(allow_hosts)],
+            deny_hosts=[host_pattern(name) for name in _names(deny_hosts)],
             allow_payees=None if allow_payees is None else [payee_key(name) for name in _names(allow_payees)],
             deny_payees=[payee_key(name) for name in _names(deny_payees)],
         )
@@ -130,9 +151,9 @@ class Lists:
             PaymentRefused: it may not.
         """
         key = host_of(host)
-        if any(_fits(pattern, key) for pattern in self.deny_hosts):
+        if any(fits(pattern, key) for pattern in self.deny_hosts):
             raise PaymentRefused(f"{key} is denied: take it off deny_hosts to pay there", code="not_allowed")
-        if self.allow_hosts is not None and not any(_fits(pattern, key) for pattern in self.allow_hosts):
+        if self.allow_hosts is not None and not any(fits(pattern, key) for pattern in self.allow_hosts):
             raise PaymentRefused(f"{key} is not allowed: add it to allow_hosts to pay there", code="not_allowed")
 
     def check_payee(self, payee: str) -> None:
@@ -171,17 +192,35 @@ def payee_key(payee: str) -> str:
     return payee.lower() if payee[:2] in ("0x", "0X") else payee
 
 
+def host_pattern(name: str) -> str:
+    """Return a host, or `*.` and a host, in the form that is compared.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    return _ANY_BELOW + host_of(name.removeprefix(_ANY_BELOW)) if name.startswith(_ANY_BELOW) else host_of(name)
+
+
+def fits(pattern: str, host: str) -> bool:
+    """Whether a host, in the form that is compared, is meant by a pattern."""
+    return host.endswith(pattern[1:]) if pattern.startswith(_ANY_BELOW) else host == pattern
+
+
+def tool_name(name: str) -> str:
+    """Return the name of a tool.
+
+    Raises:
+        ConfigurationError: it is none: 1 to 64 letters, digits and `._:/@-`, a letter or digit first.
+    """
+    if not _TOOL.fullmatch(name):
+        raise ConfigurationError(f"{name[:80]!r} cannot name a tool: write up to 64 letters, digits and ._:/@-")
+    return name
+
+
 def _key(kind: str, value: str) -> str:
-    return host_of(value) if kind == "host" else payee_key(value) if kind == "payee" else value
+    checks: dict[str, Callable[[str], str]] = {"host": host_of, "payee": payee_key, "tool": tool_name}
+    return checks[kind](value) if kind in checks else value
 
 
 def _names(names: Names) -> Sequence[str]:
     return [names] if isinstance(names, str) else names
-
-
-def _pattern(name: str) -> str:
-    return _ANY_BELOW + host_of(name.removeprefix(_ANY_BELOW)) if name.startswith(_ANY_BELOW) else host_of(name)
-
-
-def _fits(pattern: str, host: str) -> bool:
-    return host.endswith(pattern[1:]) if pattern.startswith(_ANY_BELOW) else host == pattern

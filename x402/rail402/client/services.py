@@ -8,6 +8,7 @@ from typing import Final
 
 from rail402.client.budget import Budget
 from rail402.client.journal import Journal
+from rail402.client.preference import Preference
 from rail402.client.records import Approve
 from rail402.clock import Clock, RandomBytes
 from rail402.protocol.dialect import Context, Dialect
@@ -36,6 +37,9 @@ class Services:
         sleep: waits that many seconds.
         start: opens what is not open yet.
         on_action, approve: see `Payer`.
+        file_limits: the limits as a configuration file has them: where they are looser than those confirmed last,
+            nothing is bought. None: the budget is not a file's.
+        preferences: in which order wallets are asked, where it is not that of `wallets`.
         live: the ids of the purchases that are being worked on here.
     """
 
@@ -52,6 +56,8 @@ class Services:
     start: Callable[[], Awaitable[None]]
     on_action: Ask | None = None
     approve: Approve | None = None
+    file_limits: Budget | None = None
+    preferences: Sequence[Preference] = ()
     live: set[str] = field(default_factory=set)
 
     def now(self) -> int:

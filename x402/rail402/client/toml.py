@@ -12,8 +12,9 @@ from pydantic import Field, ValidationInfo, field_validator
 from rail402.client.budget import Budget
 from rail402.client.journal import Journal
 from rail402.client.payer import Payer
+from rail402.client.preference import Preference
 from rail402.client.rules import Rule
-from rail402.config import TomlFile
+from rail402.config import StoreUrl, TomlFile
 from rail402.dialects import DEFAULT_DIALECTS, dialect_by_name
 from rail402.errors import ConfigurationError
 from rail402.money import Money
@@ -37,7 +38,7 @@ JOURNAL: Final = "wallet.db"
 
 
 class _Client(Record):
-    journal: str = f"sqlite:///{JOURNAL}"
+    journal: StoreUrl = Field(f"sqlite:///{JOURNAL}", repr=False)
     deadline: int = Field(30, gt=0, strict=True)
     dialects: list[str] | None = Field(None, min_length=1)
     rates: dict[str, str] = Field(default_factory=dict)
@@ -54,6 +55,7 @@ class _Rule(_Limits):
     host: str | None = None
     payee: str | None = None
     rail: str | None = None
+    tool: str | None = None
 
 
 class _Budget(_Limits):
@@ -78,9 +80,18 @@ class _Budget(_Limits):
         return value
 
 
+class _Preference(Record):
+    host: str | None = None
+    path: str | None = None
+    wallets: list[str] = Field(default_factory=list)
+    only: bool = Field(False, strict=True)
+    cheapest: bool = Field(False, strict=True)
+
+
 class _File(Record):
     client: dict[str, Any] = Field(default_factory=dict)
     budget: dict[str, Any] = Field(default_factory=dict)
+    prefer: list[dict[str, Any]] = Field(default_factory=list)
     wallets: list[dict[str, Any]] = Field(min_length=1)
 
 
@@ -117,7 +128,7 @@ def payer_from_toml(path: str | Path, *, rails: Collection[str] = (), at_most: M
     if not wallets:
         raise ConfigurationError(f"{path} has no wallet on {', '.join(sorted(rails))}")
     try:
-        return Payer(
+        payer = Payer(
             wallets,
             budget=budget if at_most is None else budget.tightened(at_most),
             journal=_beside(file.path, client.journal),
@@ -127,10 +138,13 @@ def payer_from_toml(path: str | Path, *, rails: Collection[str] = (), at_most: M
         )
     except ConfigurationError as error:
         raise file.error(("client",), error.detail) from error
+    _prefer(file, payer, is_whole=not rails)
+    payer.file_limits = budget  # as the file has them, whatever `at_most` says
+    return payer
 
 
 def journal_from_toml(path: str | Path) -> tuple[Journal, Budget]:
-    """Return the journal and the budget that a `wallets.toml` names. No secret in it is looked at.
+    """Return the journal and the budget that a `wallets.toml` names. No wallet's secret is looked at.
 
     Raises:
         ConfigurationError: with the file, the line, the key and what is allowed there.
@@ -183,6 +197,22 @@ def _setting(value: Any) -> Any:
     if isinstance(value, list) and value and isinstance(value[0], _Rule):
         return [Rule(**dict(rule)) for rule in value]
     return value
+
+
+def _prefer(file: TomlFile, payer: Payer, *, is_whole: bool) -> None:
+    """Give the payer the file's preferences; where some wallets are left out, so is what is said of them."""
+    found = []
+    for index in range(len(file.tables("prefer"))):
+        table = file.table(_Preference, "prefer", index)
+        try:
+            preference = Preference(**dict(table))
+            if is_whole:
+                payer.preferences = [preference]
+        except ConfigurationError as error:
+            raise file.error(("prefer", index), error.detail) from error
+        found.append(preference)
+    if is_whole:
+        payer.preferences = found
 
 
 def _wallet(file: TomlFile, index: int, name: str) -> Wallet:

@@ -184,6 +184,33 @@ class PostgresDatabase:
                 if not may_repeat or tries == _TRIES:
                     raise self._translated(error) from error
 
+    async def transact(
+        self, work: Callable[[Connection], Awaitable[T]], *, lock: Callable[[Connection], Awaitable[object]]
+    ) -> T:
+        """Run `work` as one transaction, also where connections are lost: then the server says whether it was done.
+
+        Args:
+            lock: takes what only one transaction has, and has until its end. It is taken before the server is asked,
+                so that a lost transaction has ended.
+
+        Raises:
+            psycopg.errors.UniqueViolation, StoreError: as `run`.
+        """
+        begun: tuple[str, T] | None = None
+
+        async def attempt(connection: Connection) -> T:
+            nonlocal begun
+            async with connection.transaction():
+                await lock(connection)
+                if begun is not None and await _one(connection, "outcome", {"transaction": begun[0]}) == "committed":
+                    return begun[1]
+                transaction = str(await _one(connection, "transaction", {}))
+                result = await work(connection)
+                begun = transaction, result  # from here on it may be done without anybody hearing of it
+            return result
+
+        return await self.run(attempt, repeatable=True)
+
     async def _closing_what_is_of_no_use(self, connection: Connection, work: Callable[[Connection], Awaitable[T]]) -> T:
         try:
             return await work(connection)
@@ -254,6 +281,11 @@ class PostgresDatabase:
         said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
         text = f"the PostgreSQL store {self.address}: {said or str(error).strip() or type(error).__name__}"
         return ConnectionLost(text) if _is_lost(error) else StoreError(text)
+
+
+async def _one(connection: Connection, query: str, values: Mapping[str, Any]) -> object:
+    row = await (await connection.execute(_SQL[query], values)).fetchone()
+    return None if row is None else row[0]
 
 
 def _is_alive(connection: Connection) -> bool:

@@ -1,4 +1,5 @@
--- What the journal asks, by name.
+-- What the journal asks, by name, in the SQL that SQLite and PostgreSQL have in common. A PostgreSQL gets `:name` in its
+-- own form, and the tables have `rail402_` before their names there.
 
 -- name: insert_purchase
 INSERT INTO purchases (id, version, order_digest, state, lease_until, created_at, purchase)
@@ -10,10 +11,14 @@ UPDATE purchases
    SET version = :version, state = :state, lease_until = :lease_until, purchase = :purchase
  WHERE id = :id AND version = :version - 1 AND is_open;
 
--- name: reopen_purchase
+-- name: rewrite_purchase
+-- The same for a row that is resolved.
 UPDATE purchases
    SET version = :version, state = :state, lease_until = :lease_until, purchase = :purchase
  WHERE id = :id AND version = :version - 1;
+
+-- name: is_leased
+SELECT 1 FROM purchases WHERE id = :id AND lease_until > :now;
 
 -- name: get_purchase
 SELECT purchase FROM purchases WHERE id = :id;
@@ -27,23 +32,23 @@ SELECT purchase FROM purchases WHERE is_open ORDER BY created_at, id;
 -- name: newest
 SELECT purchase
   FROM purchases
- WHERE :before IS NULL OR (created_at, id) < (SELECT created_at, id FROM purchases WHERE id = :before)
+ WHERE CAST(:before AS TEXT) IS NULL OR (created_at, id) < (SELECT created_at, id FROM purchases WHERE id = :before)
  ORDER BY created_at DESC, id DESC
  LIMIT :limit;
 
 -- name: insert_spending
 INSERT INTO spending (purchase_id, scope, period, currency, amount, spent_at, is_open)
-VALUES (:id, :scope, :period, :currency, :amount, :now, 1);
+VALUES (:id, :scope, :period, :currency, :amount, :now, TRUE);
 
 -- name: window
 -- What one window holds: all of it, and what is not resolved.
-SELECT coalesce(sum(amount), 0), coalesce(sum(amount) FILTER (WHERE is_open), 0)
+SELECT CAST(coalesce(sum(amount), 0) AS BIGINT), CAST(coalesce(sum(amount) FILTER (WHERE is_open), 0) AS BIGINT)
   FROM spending
  WHERE scope = :scope AND period = :period AND currency = :currency AND (is_open OR spent_at > :since);
 
 -- name: windows
 -- The same for every scope and currency of a period.
-SELECT scope, currency, sum(amount), coalesce(sum(amount) FILTER (WHERE is_open), 0)
+SELECT scope, currency, CAST(sum(amount) AS BIGINT), CAST(coalesce(sum(amount) FILTER (WHERE is_open), 0) AS BIGINT)
   FROM spending
  WHERE period = :period AND (is_open OR spent_at > :since)
  GROUP BY scope, currency
@@ -54,7 +59,7 @@ SELECT scope, period, amount FROM spending WHERE purchase_id = :id AND is_open;
 
 -- name: close_spending
 UPDATE spending
-   SET amount = :amount, spent_at = :now, is_open = 0
+   SET amount = :amount, spent_at = :now, is_open = FALSE
  WHERE purchase_id = :id AND scope = :scope AND period = :period;
 
 -- name: delete_spending
@@ -78,34 +83,41 @@ INSERT INTO pause (id, since) VALUES (1, :now) ON CONFLICT (id) DO NOTHING;
 -- name: unpause
 DELETE FROM pause;
 
+-- name: confirmed_limits
+SELECT limits FROM confirmed_limits;
+
+-- name: confirm_limits
+INSERT INTO confirmed_limits (id, limits, confirmed_at) VALUES (1, :limits, :now)
+    ON CONFLICT (id) DO UPDATE SET limits = excluded.limits, confirmed_at = excluded.confirmed_at;
+
 -- name: payees_of
 SELECT payee FROM pinned_payees
- WHERE origin = :origin AND rail = :rail AND network = :network ORDER BY pinned_at, payee;
+ WHERE host = :host AND rail = :rail AND network = :network ORDER BY pinned_at, payee;
 
 -- name: price_of
 SELECT amount FROM pinned_prices
- WHERE origin = :origin AND method = :method AND path = :path AND currency = :currency;
+ WHERE host = :host AND method = :method AND path = :path AND currency = :currency;
 
 -- name: pin_payee
-INSERT INTO pinned_payees (origin, rail, network, payee, pinned_at) VALUES (:origin, :rail, :network, :payee, :now)
-    ON CONFLICT (origin, rail, network, payee) DO NOTHING;
+INSERT INTO pinned_payees (host, rail, network, payee, pinned_at) VALUES (:host, :rail, :network, :payee, :now)
+    ON CONFLICT (host, rail, network, payee) DO NOTHING;
 
 -- name: pin_price
-INSERT INTO pinned_prices (origin, method, path, currency, amount, pinned_at)
-VALUES (:origin, :method, :path, :currency, :amount, :now)
-    ON CONFLICT (origin, method, path, currency) DO NOTHING;
+INSERT INTO pinned_prices (host, method, path, currency, amount, pinned_at)
+VALUES (:host, :method, :path, :currency, :amount, :now)
+    ON CONFLICT (host, method, path, currency) DO NOTHING;
 
 -- name: forget_price
-DELETE FROM pinned_prices WHERE origin = :origin AND method = :method AND path = :path AND currency = :currency;
+DELETE FROM pinned_prices WHERE host = :host AND method = :method AND path = :path AND currency = :currency;
 
 -- name: pinned_payees
-SELECT origin, rail, network, payee, pinned_at FROM pinned_payees ORDER BY origin, rail, network, pinned_at, payee;
+SELECT host, rail, network, payee, pinned_at FROM pinned_payees ORDER BY host, rail, network, pinned_at, payee;
 
 -- name: pinned_prices
-SELECT origin, method, path, currency, amount, pinned_at FROM pinned_prices ORDER BY origin, path, method, currency;
+SELECT host, method, path, currency, amount, pinned_at FROM pinned_prices ORDER BY host, path, method, currency;
 
 -- name: unpin_payees
-DELETE FROM pinned_payees WHERE origin = :origin;
+DELETE FROM pinned_payees WHERE host = :host;
 
 -- name: unpin_prices
-DELETE FROM pinned_prices WHERE origin = :origin;
+DELETE FROM pinned_prices WHERE host = :host;

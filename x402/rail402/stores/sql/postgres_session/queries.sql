@@ -23,3 +23,11 @@ SELECT version FROM rail402_schema WHERE part = %(part)s;
 -- name: put_version
 INSERT INTO rail402_schema (part, version) VALUES (%(part)s, %(version)s)
 ON CONFLICT (part) DO UPDATE SET version = excluded.version;
+
+-- name: transaction
+-- The number of this transaction, by which the server knows it after its connection is gone.
+SELECT pg_current_xact_id()::text;
+
+-- name: outcome
+-- `committed` or `aborted`; the number of one that is too old to be known is an error, or no value.
+SELECT pg_xact_status(CAST(%(transaction)s AS xid8));

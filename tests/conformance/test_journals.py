@@ -1,13 +1,13 @@
+"""Both databases of a journal: nothing is bought beyond a limit, twice or unrecorded, whoever shares it."""
+
 from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import os
-import sqlite3
-import stat
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import closing, suppress
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,65 +15,43 @@ import pytest
 
 from rail402.client.budget import Budget
 from rail402.client.journal import Journal, JournalConflict
+from rail402.client.journal_postgres import PostgresJournal
+from rail402.client.pins import Pin
 from rail402.client.records import PurchaseRecord, PurchaseState
 from rail402.client.rules import Rule, Subject
-from rail402.errors import BudgetExceeded, ConfigurationError, StoreError
+from rail402.errors import BudgetExceeded, ConfigurationError, OfferRefused, StoreError
 from rail402.money import Money
-from rail402.protocol.offer import Flow, Offer
 from rail402.protocol.order import Order
-from rail402.stores.sql import migrations
+from tests.services.postgres import PostgresServer
+from tests.unit.client.purchases import NOW, ORDER, entries, hour, pin, record, reserve
 
-NOW = 1_800_000_000
 KEY_A, KEY_B, KEY_C = ({"kty": "OKP", "crv": "Ed25519", "x": name, "kid": name.lower()} for name in "ABC")
-ORDER = Order(method="GET", url="https://shop.test/a", route="")
-OFFER = Offer(
-    rail="fake",
-    mechanism="signed",
-    network="fake:fake",
-    asset="usd",
-    amount=1_000_000,
-    currency="USD",
-    exponent=6,
-    payee="shop",
-    expires_at=NOW + 300,
-    timeout_seconds=60,
-    flow=Flow.UPFRONT,
-    token="the-token",
-    dialect="x402-v2",
-    envelope={"accepted": {"extra": {"token": "the-token"}}},
-)
 
 
-def record(number: int = 0, *, cost: str = "1 USD", order: Order = ORDER, **fields: Any) -> PurchaseRecord:
-    defaults = {"created_at": NOW + number, "lease_until": NOW + 120, "wallet": "w", "order": order, "offer": OFFER}
-    return PurchaseRecord(id=f"rec_{number:026d}", reserved=Money.parse(cost), **(defaults | fields))
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new, empty journal that processes can share."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/wallet.db"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.schema()
 
 
-def entries(budget: Budget, cost: str) -> Any:
-    return budget.entries(Money.parse(cost), {})
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/wallet.db"
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Journal]:
+    # By the clock of the test, and not by the server's.
+    journal = Journal(url if url.startswith("sqlite:") else PostgresJournal(url, server_clock=False))
+    await journal.start()
+    try:
+        yield journal
+    finally:
+        await journal.close()
 
 
 @pytest.fixture
 async def journal(url: str) -> AsyncIterator[Journal]:
-    journal = Journal(url)
-    await journal.start()
-    yield journal
-    await journal.close()
-
-
-async def reserve(journal: Journal, wanted: PurchaseRecord, *, budget: Budget | None = None, now: int = NOW) -> Any:
-    await journal.reserve(wanted, entries(budget or Budget(), str(wanted.reserved)), now=now)
-    return wanted
-
-
-async def hour(journal: Journal, currency: str = "USD", *, now: int = NOW) -> tuple[str, str]:
-    spent = (await journal.spent(now=now))["hour"].get(currency)
-    return ("0", "0") if spent is None else (str(spent.total), str(spent.unresolved))
+    async with opened(url) as journal:
+        yield journal
 
 
 # --- purchases
@@ -219,17 +197,6 @@ async def test_the_first_write_notes_when_the_wallet_was_asked_at_the_latest(jou
     assert (later.asked_by, await journal.get(later.id)) == (NOW + 1000, later)
 
 
-async def test_a_file_that_was_replaced_takes_no_new_purchase(journal: Journal) -> None:
-    first = await reserve(journal, record())
-    journal.path.rename(journal.path.with_name("moved.db"))
-    for _ in range(2):
-        with pytest.raises(StoreError, match="another file"):
-            await reserve(journal, record(1))
-        journal.path.touch()
-    # What is under way can still be brought to its end.
-    await journal.save(first.changed(state=PurchaseState.RELEASED), now=NOW)
-
-
 async def test_currencies_have_windows_of_their_own(journal: Journal) -> None:
     await reserve(journal, record(cost="1 USD"))
     await reserve(journal, record(1, cost="1000 sat"))
@@ -244,139 +211,6 @@ async def test_64_tasks_never_pass_a_limit(journal: Journal) -> None:
     assert sum(isinstance(result, PurchaseRecord) for result in results) == 5
     assert sum(isinstance(result, BudgetExceeded) for result in results) == 59
     assert await hour(journal) == ("5 USD", "5 USD")
-
-
-RACED = Budget(
-    per_hour="50 USD",
-    per_day=None,
-    total="10 USD",
-    rules=[Rule(host="*", per_day="3 USD"), Rule(host="own.test", total="1 USD"), Rule(rail="base", per_hour="5 USD")],
-)
-HOSTS, RAILS = ("a.test", "b.test", "own.test", "c.test", "d.test"), ("base", "lightning", "stripe")
-
-
-def _spend(url: str, worker: int, results: Any) -> None:
-    async def run() -> list[tuple[str, str]]:
-        journal, won = Journal(url, busy_timeout=120), []
-        await journal.start()
-        for number in range(4):
-            host, rail = HOSTS[(worker + number) % len(HOSTS)], RAILS[(worker + number) % len(RAILS)]
-            wanted = record(worker * 100 + number)
-            counted = RACED.entries(wanted.reserved, {}, Subject(host, "payee", rail))
-            with suppress(BudgetExceeded):
-                await journal.reserve(wanted, counted, now=NOW)
-                won.append((host, rail))
-        await journal.close()
-        return won
-
-    results.put(asyncio.run(run()))
-
-
-def _race(url: str, results: Any) -> None:
-    """Fork 64 processes out of one that has loaded everything: 64 interpreters would take a minute to start."""
-    fork = multiprocessing.get_context("fork")
-    workers = [fork.Process(target=_spend, args=(url, number, results), daemon=True) for number in range(64)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-
-
-async def test_64_processes_never_pass_any_limit(journal: Journal, url: str) -> None:
-    """Each makes four purchases of 1 USD: 256 that race for a total of 10 USD, at five hosts and on three rails."""
-    spawn = multiprocessing.get_context("spawn")
-    results = spawn.Queue()
-    parent = spawn.Process(target=_race, args=(url, results))
-    parent.start()
-    try:
-        won = [each for _ in range(64) for each in await asyncio.to_thread(results.get, timeout=60)]
-    finally:
-        await asyncio.to_thread(parent.join, 70)
-    hosts, rails = Counter(host for host, _ in won), Counter(rail for _, rail in won)
-    assert len(won) == len(await journal.unresolved()) == 10, "the other limits leave room for all of the total"
-    assert hosts["own.test"] <= 1
-    assert max(hosts.values()) <= 3
-    assert rails["base"] <= 5
-
-
-# --- the keys of issuers
-
-
-async def test_the_first_keys_are_pinned_and_later_ones_need_a_pinned_one(journal: Journal) -> None:
-    assert await journal.pin("https://a.test", [KEY_A], now=NOW)
-    assert not await journal.pin("https://a.test", [KEY_B], now=NOW)
-    assert await journal.pin("https://a.test", [KEY_B, KEY_A], now=NOW + 1)
-    assert await journal.pin("https://a.test", [KEY_C, KEY_B], now=NOW + 2)
-    assert await journal.pinned("https://a.test") == [KEY_A, KEY_B, KEY_C]
-    assert await journal.pinned("https://b.test") == []
-
-
-async def test_no_keys_pin_nothing_and_forgotten_keys_are_gone(journal: Journal) -> None:
-    assert not await journal.pin("https://a.test", [], now=NOW)
-    await journal.pin("https://a.test", [KEY_A], now=NOW)
-    await journal.forget("https://a.test")
-    assert await journal.pin("https://a.test", [KEY_B], now=NOW)
-
-
-# --- the file
-
-
-async def test_the_file_is_private(journal: Journal) -> None:
-    await reserve(journal, record())
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in journal.path.parent.iterdir()}
-    assert set(modes.values()) == {0o600}
-    assert "wallet.db-wal" in modes
-
-
-async def test_an_open_file_is_made_private_again(journal: Journal) -> None:
-    await journal.close()
-    os.chmod(journal.path, 0o644)
-    await journal.start()
-    assert stat.S_IMODE(journal.path.stat().st_mode) == 0o600
-
-
-async def test_a_file_that_cannot_be_made_private_is_refused(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    await journal.close()
-    os.chmod(journal.path, 0o644)
-
-    def refuse(path: object, mode: int) -> None:
-        raise PermissionError("not the owner")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("os.chmod", refuse)
-        with pytest.raises(ConfigurationError, match="chmod 600"):
-            await journal.start()
-    await journal.start()
-
-
-@pytest.mark.parametrize("url", ["wallet.db", "postgres://x", "sqlite:///", "sqlite:///:memory:", "sqlite:///a?b", ""])
-def test_other_urls_are_refused(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="write"):
-        Journal(url)
-
-
-async def test_another_programs_file_is_refused(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "other.db") as connection:
-        connection.execute("CREATE TABLE things (name TEXT)")
-    connection.close()
-    with pytest.raises(ConfigurationError, match="another program"):
-        await Journal(f"sqlite:///{tmp_path}/other.db").start()
-
-
-async def test_what_cannot_be_opened_is_a_store_error(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="cannot be opened"):
-        await Journal(f"sqlite:///{tmp_path}/no/such/folder/wallet.db").start()
-    with pytest.raises(StoreError, match="not open"):
-        await Journal(f"sqlite:///{tmp_path}/wallet.db").unresolved()
-
-
-async def test_a_damaged_record_is_a_store_error(journal: Journal) -> None:
-    await reserve(journal, record())
-    with sqlite3.connect(journal.path) as connection:
-        connection.execute("UPDATE purchases SET purchase = '{}'")
-    connection.close()
-    with pytest.raises(StoreError, match="cannot be read"):
-        await journal.unresolved()
 
 
 async def test_sums_beyond_all_counting_fail_closed(journal: Journal) -> None:
@@ -415,41 +249,181 @@ async def test_a_scope_holds_its_own_and_what_it_did_cost(journal: Journal) -> N
     assert str(later["rail base"]["hour"]["USD"].total) == "1 USD", "what is not resolved counts"
 
 
-async def test_what_was_bought_before_there_was_a_total_counts_in_it(tmp_path: Path) -> None:
-    first, second, scopes = migrations("journal")[:3]
-    with closing(sqlite3.connect(tmp_path / "old.db")) as connection:
-        connection.executescript(first.script + second.script)
-        connection.execute("INSERT INTO purchases VALUES ('rec_1', 0, 'o', 'committed', 0, 1, '{}')")
-        for period in ("hour", "day"):
-            connection.execute("INSERT INTO spending VALUES ('rec_1', ?, 'USD', 150000000000, 1, 0)", [period])
-        connection.executescript(scopes.script)
-        found = connection.execute("SELECT scope, period, amount FROM spending ORDER BY period").fetchall()
-    assert found == [("", period, 150_000_000_000) for period in ("day", "hour", "total")]
+async def test_what_came_back_is_kept_beside_what_was_spent(journal: Journal) -> None:
+    spent = await journal.save((await reserve(journal, record())).changed(state=PurchaseState.COMMITTED), now=NOW)
+    back = spent.changed(refunded=Money.parse("0.4 USD"))
+    await journal.refund(back, now=NOW)
+    assert await journal.get(back.id) == back
+    assert await journal.refunded() == {"USD": Money.parse("0.4 USD")}
+    assert await hour(journal) == ("1 USD", "0 USD")
+    with pytest.raises(JournalConflict):
+        await journal.refund(back, now=NOW)
 
 
-# --- secrets
+# --- many processes
 
 
-async def test_secrets_are_not_shown() -> None:
-    shown = repr(record(proof={"signature": "s3cret"}, receipt="eyJ.s3cret.x"))
-    assert "s3cret" not in shown
-    assert "the-token" not in shown
-    assert "rec_" in shown
+RACED = Budget(
+    per_hour="50 USD",
+    per_day=None,
+    total="10 USD",
+    rules=[
+        Rule(host="*", per_day="3 USD"),
+        Rule(host="own.test", total="1 USD"),
+        Rule(rail="base", per_hour="5 USD"),
+        Rule(tool="search", per_hour="2 USD"),
+    ],
+)
+HOSTS, RAILS = ("a.test", "b.test", "own.test", "c.test", "d.test"), ("base", "lightning", "stripe")
+TOOLS = ("search", "search", None, "search", "write", "search", None)
+
+
+def _spend(url: str, worker: int, results: Any) -> None:
+    async def run() -> list[tuple[str, str, str | None]]:
+        journal, won = Journal(url, busy_timeout=120), []
+        await journal.start()
+        for number in range(4):
+            host, rail = HOSTS[(worker + number) % len(HOSTS)], RAILS[(worker + number) % len(RAILS)]
+            tool = TOOLS[(worker + number) % len(TOOLS)]
+            wanted = record(worker * 100 + number)
+            counted = RACED.entries(wanted.reserved, {}, Subject(host, "payee", rail, tool))
+            with suppress(BudgetExceeded):
+                await journal.reserve(wanted, counted, now=NOW)
+                won.append((host, rail, tool))
+        await journal.close()
+        return won
+
+    results.put(asyncio.run(run()))
+
+
+def _race(url: str, results: Any) -> None:
+    """Fork 64 processes out of one that has loaded everything: 64 interpreters would take a minute to start."""
+    fork = multiprocessing.get_context("fork")
+    workers = [fork.Process(target=_spend, args=(url, number, results), daemon=True) for number in range(64)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+
+
+async def test_64_processes_never_pass_any_limit(journal: Journal, url: str) -> None:
+    """Each makes four purchases of 1 USD: 256 that race for a total of 10 USD, at five hosts, on three rails and
+    for two tools, one of which most of them are for."""
+    spawn = multiprocessing.get_context("spawn")
+    results = spawn.Queue()
+    parent = spawn.Process(target=_race, args=(url, results))
+    parent.start()
+    try:
+        won = [each for _ in range(64) for each in await asyncio.to_thread(results.get, timeout=60)]
+    finally:
+        await asyncio.to_thread(parent.join, 70)
+    hosts, rails, tools = (Counter(each) for each in zip(*won, strict=True))
+    assert len(won) == len(await journal.unresolved()) == 10, "the other limits leave room for all of the total"
+    assert hosts["own.test"] <= 1
+    assert max(hosts.values()) <= 3
+    assert rails["base"] <= 5
+    assert tools["search"] <= 2
+
+
+# --- the kill switch
 
 
 async def test_while_it_is_paused_nothing_new_is_reserved(journal: Journal, url: str) -> None:
-    other = Journal(url)
-    await other.start()
-    before = await reserve(journal, record(1))
-    await journal.pause(now=NOW)
-    await journal.pause(now=NOW + 5)
-    assert await other.paused_since() == NOW
-    with pytest.raises(BudgetExceeded, match="purchases are paused"):
-        await reserve(other, record(2))
-    assert await other.get(record(2).id) is None
-    resolved = await other.save(before.changed(state=PurchaseState.RELEASED), now=NOW)
-    assert resolved.state is PurchaseState.RELEASED, "what is open can still be resolved"
-    await other.unpause()
-    assert await journal.paused_since() is None
-    await reserve(journal, record(2))
-    await other.close()
+    async with opened(url) as other:
+        before = await reserve(journal, record(1))
+        await journal.pause(now=NOW)
+        await journal.pause(now=NOW + 5)
+        assert await other.paused_since() == NOW
+        with pytest.raises(BudgetExceeded, match="purchases are paused"):
+            await reserve(other, record(2))
+        assert await other.get(record(2).id) is None
+        resolved = await other.save(before.changed(state=PurchaseState.RELEASED), now=NOW)
+        assert resolved.state is PurchaseState.RELEASED, "what is open can still be resolved"
+        await other.unpause()
+        assert await journal.paused_since() is None
+        await reserve(journal, record(2))
+
+
+# --- the keys of issuers
+
+
+async def test_the_first_keys_are_pinned_and_later_ones_need_a_pinned_one(journal: Journal) -> None:
+    assert await journal.pin("https://a.test", [KEY_A], now=NOW)
+    assert not await journal.pin("https://a.test", [KEY_B], now=NOW)
+    assert await journal.pin("https://a.test", [KEY_B, KEY_A], now=NOW + 1)
+    assert await journal.pin("https://a.test", [KEY_C, KEY_B], now=NOW + 2)
+    assert await journal.pinned("https://a.test") == [KEY_A, KEY_B, KEY_C]
+    assert await journal.pinned("https://b.test") == []
+
+
+async def test_no_keys_pin_nothing_and_forgotten_keys_are_gone(journal: Journal) -> None:
+    assert not await journal.pin("https://a.test", [], now=NOW)
+    await journal.pin("https://a.test", [KEY_A], now=NOW)
+    await journal.forget("https://a.test")
+    assert await journal.pin("https://a.test", [KEY_B], now=NOW)
+
+
+# --- payees and prices
+
+
+async def bought(journal: Journal, *pins: Pin) -> None:
+    number = len(await journal.newest())
+    for offset, each in enumerate(pins):
+        await journal.reserve(record(number + offset), (), now=NOW, pin=each)
+
+
+@pytest.mark.parametrize(
+    "elsewhere", ["http://shop.test/a/b", "https://SHOP.test.:444/a/b", "https://shop.test:8443/a/b?n=2"]
+)
+async def test_another_port_or_scheme_begins_nothing_anew(journal: Journal, elsewhere: str) -> None:
+    await bought(journal, pin())
+    with pytest.raises(OfferRefused, match=r"shop\.test was paid at shop on fake:fake, and now .* at thief"):
+        await bought(journal, pin(payee="thief", url=elsewhere))
+    with pytest.raises(OfferRefused, match=r"GET shop\.test/a/b did cost 1 USD, and now 2 USD"):
+        await bought(journal, pin("2 USD", url=elsewhere))
+    await bought(journal, pin(url=elsewhere))
+    assert [len(found) for found in await journal.pins()] == [1, 1]
+
+
+async def test_the_first_purchase_pins(journal: Journal) -> None:
+    await bought(journal, pin(), pin("1.25 USD"))
+    for changed in (pin("1.26 USD"), pin(payee="thief")):
+        with pytest.raises(OfferRefused, match=r"unpin shop\.test") as caught:
+            await bought(journal, changed)
+        assert caught.value.code == "terms_changed"
+    payees, prices = await journal.pins()
+    assert [(found.host, found.payee) for found in payees] == [("shop.test", "shop")]
+    assert [(found.method, found.path, str(found.price)) for found in prices] == [("GET", "/a/b", "1 USD")]
+    assert len(await journal.newest()) == 2, "what was refused left nothing"
+
+
+async def test_other_places_are_other_pins(journal: Journal) -> None:
+    others = [
+        pin("9 USD", url="https://shop.test:8443/c"),
+        pin("9 USD", method="POST"),
+        pin("9 USD", payee="thief", url="https://other.test/a/b"),
+        replace(pin(payee="node"), network="fake:other"),
+    ]
+    await bought(journal, pin(), *others)
+
+
+async def test_what_was_approved_is_known_from_then_on(journal: Journal) -> None:
+    await bought(journal, pin())
+    dear = pin("2 USD", payee="new")
+    for approved in ((), ("price",), ("payee",), ("amount",)):
+        with pytest.raises(OfferRefused):
+            await bought(journal, replace(dear, approved=frozenset(approved)))
+    await bought(journal, replace(dear, approved=frozenset({"price", "payee"})))
+    await bought(journal, dear, pin("2.5 USD"))
+    with pytest.raises(OfferRefused, match=r"did cost 2 USD, and now 2\.6 USD, over 25 % more"):
+        await bought(journal, pin("2.6 USD"))
+
+
+async def test_what_is_forgotten_is_believed_anew(journal: Journal) -> None:
+    await bought(journal, pin(), pin(url="https://other.test/"))
+    assert await journal.unpin("SHOP.test") == 2
+    assert await journal.unpin("shop.test") == 0
+    await bought(journal, pin("9 USD", payee="new"))
+    assert {found.payee for found in (await journal.pins())[0]} == {"new", "shop"}
+    with pytest.raises(ConfigurationError):
+        await journal.unpin("*")
