@@ -64,9 +64,10 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def served(app: Any, found: socket.socket) -> AsyncIterator[None]:
-    """Serve an app at a socket, in this event loop."""
-    server = _Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_keep_alive=1))
+async def served(app: Any, found: socket.socket, **settings: Any) -> AsyncIterator[None]:
+    """Serve an app at a socket, in this event loop; with further settings of `uvicorn.Config`."""
+    quiet: dict[str, Any] = {"log_config": None, "access_log": False, "ws": "none", "timeout_keep_alive": 1}
+    server = _Server(uvicorn.Config(app, **quiet, **settings))
     serving = asyncio.create_task(server.serve(sockets=[found]))
     try:
         while not server.started:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import logging
-import signal
 import socket
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rail402.cli.exit_codes import ExitCode, table
+from rail402.cli.serving import listening, serve, set_logging, url_of
 from rail402.config import resolve_secret
 from rail402.errors import ConfigurationError
 
@@ -23,13 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["facilitator"]
 
-_HELP = f"""Check and hand in x402 payments for sellers: /verify, /settle, /supported and /health.
+_HELP = """Check and hand in x402 payments for sellers: /verify, /settle, /supported and /health.
 
 It pays the gas, so it settles only for the payees that are named, unless it is --open. Asked to stop (Ctrl-C, SIGTERM)
-it finishes what is under way, and ends with 0.
-
-{table(ExitCode.DONE, ExitCode.FAILED, ExitCode.WRONG_USAGE)}
-"""
+it finishes what is under way, and ends with 0."""
 
 _Config = Annotated[Path | None, typer.Option(help="A facilitator.toml: what is taken, for whom, and the store.")]
 _Sandbox = Annotated[bool, typer.Option("--sandbox", help="Play money on this machine, and no configuration.")]
@@ -58,10 +52,10 @@ def facilitator(
         secret = None if token is None else resolve_secret(token)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--token") from error
-    _set_logging(as_json=as_json)
+    set_logging(as_json=as_json)
     made = _configured(config, pay_to or [], any_payee)
-    with _listening(host, port) as listening:
-        asyncio.run(_serve(made, secret or made.token, listening, as_json=as_json))
+    with listening(host, port) as found:
+        asyncio.run(_serve(made, secret or made.token, found, as_json=as_json))
 
 
 facilitator.__doc__ = _HELP
@@ -89,49 +83,16 @@ def _configured(config: Path | None, pay_to: list[str], any_payee: bool) -> Conf
     return Configured(Facilitator([rail], store=store, settings=settings))
 
 
-@contextlib.contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family)
-    except OSError as error:
-        typer.echo(f"rail402: cannot listen at {host}:{port}: {error.strerror or error}", err=True)
-        raise typer.Exit(ExitCode.FAILED) from error
-    with listening:
-        # asyncio does not see that a socket of this origin is TCP, and would let an answer's second half wait 40 ms.
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        yield listening
-
-
-async def _serve(made: Configured, token: str | None, listening: socket.socket, *, as_json: bool) -> None:
-    import uvicorn
-
+async def _serve(made: Configured, token: str | None, found: socket.socket, *, as_json: bool) -> None:
     from rail402.facilitator.app import facilitator_app
 
-    class Server(uvicorn.Server):
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            """Leave signals to us: uvicorn would raise them again, before the facilitator is closed."""
-            yield
-
     app = facilitator_app(made.facilitator, token=token)
-    settings = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=30)
-    server = Server(settings)
-
-    def stop(*_: object) -> None:
-        server.should_exit = True
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    async with made.facilitator:
-        _announce(made, token, listening, as_json=as_json)
-        await server.serve(sockets=[listening])
+    announce = partial(_announce, made, token, url_of(found), as_json=as_json)
+    await serve(app, found, opened=made.facilitator, announce=announce)
 
 
-def _announce(made: Configured, token: str | None, listening: socket.socket, *, as_json: bool) -> None:
+def _announce(made: Configured, token: str | None, url: str, *, as_json: bool) -> None:
     """Say what is served, once it is."""
-    host, port, *_ = listening.getsockname()
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     service = made.facilitator
     payees = None if service.policy.any_payee else sorted(set(service.settings.pay_to))
     if as_json:
@@ -143,25 +104,3 @@ def _announce(made: Configured, token: str | None, listening: socket.socket, *, 
     typer.echo(f"for {'everybody' if payees is None else ', '.join(payees)}")
     typer.echo("callers need the token" if token is not None else "callers need no token")
     typer.echo(f"Facilitator listening on {url}")
-
-
-class _JsonFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        said = {
-            "time": self.formatTime(record),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            said["exception"] = self.formatException(record.exc_info)
-        return json.dumps(said)
-
-
-def _set_logging(*, as_json: bool) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_JsonFormatter() if as_json else logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    for name, level in (("rail402", logging.INFO), ("uvicorn", logging.WARNING)):
-        logger = logging.getLogger(name)
-        logger.addHandler(handler)
-        logger.setLevel(level)
