@@ -11,7 +11,7 @@ import httpx
 import pytest
 import typer
 
-from rail402.cli.pay import _Asked, _run
+from rail402.cli.pay import _Asked, _Get, _run
 from tests.unit.client.shop import URL, BrokenStream, Market, Pieces
 
 
@@ -41,7 +41,7 @@ def test_what_was_paid_for_is_not_said_to_have_had_no_answer(
     paying = payer.transport(httpx.MockTransport(handle))
     monkeypatch.setattr(payer, "transport", lambda: paying)
     with pytest.raises(typer.Exit) as ended:
-        _run(_Asked(request=httpx.Request("GET", URL), payer=payer, dry_run=False, as_json=True))
+        _run(_Asked(request=httpx.Request("GET", URL), payer=payer, options=_Get(url=URL, as_json=True)))
     said = json.loads(capsys.readouterr().out)
     assert (ended.value.exit_code, said["outcome"], said["record_id"][:4]) == (6, "paid", "rec_")
     assert market.ledger.count("pay") == 1

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from rail402.cli.show import clean, new_console, relative, show_facts
+from rail402.cli.show import clean, new_console, relative, show_facts, visible
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,28 @@ from rail402.cli.show import clean, new_console, relative, show_facts
 )
 def test_nothing_is_left_that_a_terminal_obeys(text: str, shown: str) -> None:
     assert clean(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain – ünï 学\u3000", "plain – ünï 学\u3000"),
+        ("one\r\ntwo\n\tthree", "one\ntwo\n\tthree"),
+        ("over\rwritten", "over\\rwritten"),
+        ("\x1b[31mred\x9b0m\x00\x7f", "\\x1b[31mred\\x9b0m\\x00\\x7f"),
+        ("pay \u202egnp.exe\u200b", "pay \\u202egnp.exe\\u200b"),
+        ("\U000e0041", "\\U000e0041"),
+    ],
+)
+def test_a_whole_text_keeps_everything_visible(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+@given(st.text(st.characters(), max_size=300))
+def test_a_whole_text_commands_no_terminal(text: str) -> None:
+    shown = visible(text)
+    assert not any((ord(char) < 32 and char not in "\n\t") or 127 <= ord(char) < 160 for char in shown)
+    assert len(shown.splitlines()) <= text.count("\n") + 1
 
 
 @given(st.text(st.characters(), max_size=300))

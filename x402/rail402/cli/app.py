@@ -17,8 +17,10 @@ from rail402.cli.exit_codes import ExitCode
 from rail402.cli.facilitator import facilitator
 from rail402.cli.init import init
 from rail402.cli.inspect import inspect
+from rail402.cli.manual import fill_in
 from rail402.cli.mcp import mcp
 from rail402.cli.pay import get, post
+from rail402.cli.proxy import proxy
 from rail402.cli.receipts import receipts
 from rail402.clock import system_random
 from rail402.errors import Rail402Error
@@ -28,8 +30,9 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="rail402",
-    help="HTTP 402 on any payment rail.",
+    help="Pay for URLs that are answered with 402 Payment Required, and sell such: over Base, Lightning and Stripe.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # help is plain text, as in a manual
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -43,9 +46,11 @@ app.command()(mcp)
 app.command()(get)
 app.command()(post)
 app.command()(inspect)
+app.command()(proxy)
 app.command()(facilitator)
 app.command(context_settings={"ignore_unknown_options": True})(decode)  # a text may begin with a minus sign
 
+Directory = Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Where the two files go; made with mode 700.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -54,7 +59,7 @@ def demo(as_json: AsJson = False) -> None:
     """Sell and buy over three rails, with play money, on this machine only.
 
     Starts a publisher on a loopback port, then an agent that buys one route on each rail, repeats a request, is
-    refused by its budget, and verifies its receipts offline. Exit code 1 where anything was not as it should be.
+    refused by its budget, and verifies its receipts offline.
     """
     from rail402.cli.demo import run_demo  # needs every rail, which the other commands do not
 
@@ -63,7 +68,7 @@ def demo(as_json: AsJson = False) -> None:
 
 @app.command()
 def keygen(
-    directory: Annotated[Path, typer.Argument(help="Where the two files go; made with mode 700.")] = Path("keys"),
+    directory: Directory = Path("keys"),
     as_json: AsJson = False,
 ) -> None:
     """Make the secrets that a gate needs in production: the offer secret and the receipt key.
@@ -88,6 +93,9 @@ def keygen(
     typer.echo("[server]")
     for name, reference in references.items():
         typer.echo(f'{name} = "{reference}"')
+
+
+fill_in(app)
 
 
 def run() -> None:

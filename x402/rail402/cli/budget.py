@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from rail402.cli.exit_codes import ExitCode, table
+from rail402.cli.exit_codes import ExitCode
 from rail402.cli.pay import Wallets, open_journal
 from rail402.cli.show import clean, print_json, relative
 from rail402.client.budget import Budget
@@ -23,8 +23,6 @@ __all__ = ["budget"]
 
 T = TypeVar("T")
 
-_CODES = table(ExitCode.DONE, ExitCode.FAILED, ExitCode.WRONG_USAGE)
-
 budget = typer.Typer(name="budget", help="The limits, what of them is used, and the kill switch.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -36,30 +34,39 @@ class _State:
 
     spent: Mapping[str, Mapping[Level, Mapping[str, Spent]]]
     paused_since: int | None
+    unconfirmed: Sequence[str] = ()
+    refunded: Sequence[Money] = ()
 
 
-@budget.command("show", help=f"Show the limits, and what of them is spent and held. No wallet is opened.\n\n{_CODES}")
+@budget.command("show", help="Show the limits, and what of them is spent and held. No wallet is opened.")
 def show(wallets: Wallets = None, as_json: Json = False) -> None:
-    async def read(journal: Journal) -> _State:
-        return _State(await journal.spent_by_scope(now=system_clock()), await journal.paused_since())
-
     journal, limits = open_journal(wallets)
-    state = asyncio.run(_with(journal, read)) if journal.path.exists() else _State({}, None)
+
+    async def read(opened: Journal) -> _State:
+        spent = await opened.spent_by_scope(now=system_clock())
+        refunded = tuple((await opened.refunded()).values())
+        return _State(spent, await opened.paused_since(), await opened.looser(limits), refunded)
+
+    state = asyncio.run(_with(journal, read)) if journal.exists() else _State({}, None)
     if as_json:
         print_json(_facts(limits, state))
         return
     if state.paused_since is not None:
         typer.echo(f"paused {relative(state.paused_since - system_clock())}: nothing is bought")
+    for why in state.unconfirmed:
+        typer.echo(f"not confirmed, so that nothing is bought: {clean(why)}")
     for level in LEVELS:
         typer.echo(f"{phrase(level):<13}{_or(limits, level)}")
         for used in _used(state, "", level):
             typer.echo(f"{'':<13}{used}")
+    if state.refunded:
+        typer.echo(f"{'refunded':<13}{', '.join(map(str, state.refunded))}, which counts as used all the same")
     for rule in limits.rules:
         typer.echo(f"{rule}: " + ", ".join(f"{either(most)} {phrase(level)}" for level, most in _limited(rule)))
         for scope in _scopes(rule, limits, state):
             for level, _ in _limited(rule):
                 for used in _used(state, scope, level):
-                    typer.echo(f"{'':<13}{scope}: {used} {phrase(level)}")
+                    typer.echo(f"{'':<13}{clean(scope)}: {used} {phrase(level)}")
     if limits.price_tolerance is not None:
         typer.echo(f"price_tolerance: {limits.price_tolerance} % above the first price")
     if limits.asks_above:
@@ -70,15 +77,13 @@ def show(wallets: Wallets = None, as_json: Json = False) -> None:
         typer.echo(f"{name}: {', '.join(names) or 'nobody'}")
 
 
-@budget.command(
-    "pause", help=f"Stop all purchases of this journal, now. What is open can still be resolved.\n\n{_CODES}"
-)
+@budget.command("pause", help="Stop all purchases of this journal, now. What is open can still be resolved.")
 def pause(wallets: Wallets = None) -> None:
     asyncio.run(_with(open_journal(wallets)[0], lambda journal: journal.pause(now=system_clock())))
     typer.echo("paused: nothing is bought until `rail402 budget resume`")
 
 
-@budget.command("resume", help=f"Let purchases be made again. It asks first, unless --yes is given.\n\n{_CODES}")
+@budget.command("resume", help="Let purchases be made again. It asks first, unless --yes is given.")
 def resume(
     wallets: Wallets = None, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
 ) -> None:
@@ -89,24 +94,44 @@ def resume(
     typer.echo("purchases are made again")
 
 
-@budget.command("pins", help=f"Show whom each host was paid at, and what its resources did cost at first.\n\n{_CODES}")
+@budget.command(
+    "confirm",
+    help="Let limits hold that are looser than before. It asks first, unless --yes is given.",
+)
+def confirm(
+    wallets: Wallets = None, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
+) -> None:
+    journal, limits = open_journal(wallets)
+    looser = asyncio.run(_with(journal, lambda opened: opened.accept(limits, now=system_clock())))
+    for why in looser:
+        typer.echo(clean(why))
+    if not looser:
+        typer.echo("nothing is looser than what was confirmed last")
+        return
+    if not yes:
+        typer.confirm("let purchases be made within these limits?", abort=True)
+    asyncio.run(_with(journal, lambda opened: opened.accept(limits, now=system_clock(), is_confirmed=True)))
+    typer.echo("confirmed")
+
+
+@budget.command("pins", help="Show whom each host was paid at, and what its resources did cost at first.")
 def pins(wallets: Wallets = None, as_json: Json = False) -> None:
     journal = open_journal(wallets)[0]
-    payees, prices = asyncio.run(_with(journal, lambda opened: opened.pins())) if journal.path.exists() else ((), ())
+    payees, prices = asyncio.run(_with(journal, lambda opened: opened.pins())) if journal.exists() else ((), ())
     if as_json:
         listed = [asdict(price) | {"price": str(price.price)} for price in prices]
         print_json({"payees": [asdict(payee) for payee in payees], "prices": listed})
         return
     for payee in payees:
-        typer.echo(f"{payee.origin}  paid at {clean(payee.payee)} on {payee.network}")
+        typer.echo(f"{payee.host}  paid at {clean(payee.payee)} on {clean(payee.network)}")
     for price in prices:
-        typer.echo(f"{price.origin}  {price.method} {clean(price.path)} did cost {price.price}")
+        typer.echo(f"{price.host}  {price.method} {clean(price.path)} did cost {price.price}")
 
 
 @budget.command(
     "unpin",
-    help=f"Forget what is known of a host: its next payee and prices are believed. It asks first, unless --yes is "
-    f"given.\n\n{_CODES}",
+    help="Forget what is known of a host: its next payee and prices are believed. It asks first, unless --yes is "
+    "given.",
 )
 def unpin(
     host: Annotated[str, typer.Argument(metavar="HOST", help="Such as api.example.com, on all of its ports.")],
@@ -170,10 +195,12 @@ def _lists(limits: Budget) -> dict[str, Sequence[str]]:
 def _facts(limits: Budget, state: _State) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "paused_since": state.paused_since,
+        "unconfirmed": list(state.unconfirmed),
         "per_request": {"limits": [str(limit) for limit in limits.limits("request")]},
     }
     for window in WINDOWS:
         facts[LEVELS[window]] = _window_facts(limits.limits(window), state, "", window)
+    facts["refunded"] = [str(each) for each in state.refunded]
     facts["rules"] = [_rule_facts(rule, limits, state) for rule in limits.rules]
     facts |= {
         "pin_payees": limits.pin_payees,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 import typer
 
 from rail402.cli.charge_texts import facts_of, show_charge, show_list, show_report, sum_of
-from rail402.cli.exit_codes import ExitCode, table
+from rail402.cli.exit_codes import ExitCode
 from rail402.cli.show import clean, new_console, print_json
 from rail402.clock import system_clock
 from rail402.config import TomlFile, resolve_secret
@@ -46,22 +46,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 ChargeId = Annotated[str, typer.Argument(metavar="CHARGE", help="Its id, ch_…, as in the header Rail402-Charge.")]
 _CONFIG: Final = Path("rail402.toml")
 
-_LIST_HELP: Final = f"""List charges, the newest first. Only the store is opened: no rail, and no secret.
+_LIST_HELP: Final = """List charges, the newest first. Only the store is opened: no rail, and no secret."""
+_SHOW_HELP: Final = """Show all that is known of one charge, with its receipts. Only the store is opened."""
+_REFUND_HELP: Final = """Give all of a charge's money back to who paid it, once however often it is asked for.
 
-{table(ExitCode.DONE, ExitCode.FAILED, ExitCode.WRONG_USAGE)}"""
-_SHOW_HELP: Final = f"""Show all that is known of one charge, with its receipts. Only the store is opened.
+It says how much goes back and to whom, and asks first, unless --yes is given."""
+_RECONCILE_HELP: Final = """Look up everything that is open, now, and say what stays open and what to do about it.
 
-{table(ExitCode.DONE, ExitCode.FAILED, ExitCode.WRONG_USAGE)}"""
-_REFUND_HELP: Final = f"""Give all of a charge's money back to who paid it, once however often it is asked for.
-
-It says how much goes back and to whom, and asks first, unless --yes is given.
-
-{table(ExitCode.DONE, ExitCode.FAILED, ExitCode.WRONG_USAGE, ExitCode.STILL_OPEN)}"""
-_RECONCILE_HELP: Final = f"""Look up everything that is open, now, and say what stays open and what to do about it.
-
-What a running server is at work on is left to it.
-
-{table(ExitCode.DONE, ExitCode.FAILED, ExitCode.WRONG_USAGE, ExitCode.STILL_OPEN)}"""
+What a running server is at work on is left to it."""
 
 
 # --- list and show, which read the store and nothing else

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import httpx
 import typer
 
-from rail402.cli.exit_codes import ExitCode, table
+from rail402.cli.exit_codes import ExitCode
 from rail402.cli.explaining import MAX_TEXT, READABLE, Explainer
 from rail402.cli.hiding import revealed
 from rail402.cli.reading import installed
@@ -25,16 +25,14 @@ __all__ = ["decode"]
 _MAX_JWKS: Final = 65_536
 _SECONDS: Final = 10
 
-_HELP = f"""Say what a string of this field says: headers, invoices, macaroons, receipts, tokens, the body of a 402.
+_HELP = """Explain a text: a header, an invoice, a macaroon, a receipt, a token, a payment URI, the body of a 402.
 
-Nothing is sent anywhere, except that --jwks fetches a URL. Secrets are shown only with --secrets.
-
-{table(ExitCode.DONE, ExitCode.FAILED, ExitCode.WRONG_USAGE)}"""
+Nothing is sent anywhere, except that --jwks fetches a URL. Secrets are shown only with --secrets."""
 
 
 def decode(
     text: Annotated[
-        str, typer.Argument(help="The text, or a whole header line; - reads standard input, @PATH a file.")
+        str, typer.Argument(metavar="TEXT", help="It, or a whole header line; - reads standard input, @PATH a file.")
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
     secrets: Annotated[bool, typer.Option("--secrets", help="Show preimages, signatures and tokens in full.")] = False,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final
 
-__all__ = ["ExitCode", "table"]
+__all__ = ["MEANINGS", "ExitCode"]
 
 
 class ExitCode(IntEnum):
@@ -20,19 +21,14 @@ class ExitCode(IntEnum):
     OVER_BUDGET = 7
 
 
-_MEANINGS = {
-    ExitCode.DONE: "done (inspect: at least one offer can be paid; decode: it was read)",
-    ExitCode.FAILED: "it did not go as it should (no answer, or an error; decode: cannot be read or does not verify)",
+MEANINGS: Final = {
+    ExitCode.DONE: "done",
+    ExitCode.FAILED: "it did not go as it should; standard error says why",
     ExitCode.WRONG_USAGE: "wrong usage",
-    ExitCode.NOT_402: "inspect: the answer is not a 402",
-    ExitCode.ADMINISTRATIVE: "a 402 without payment terms, a billing matter that no payment settles",
-    ExitCode.NOT_PAYABLE: "a 402 with terms, none of which can be paid with the rails (get: the wallets) here",
-    ExitCode.STILL_OPEN: "it is not known yet what became of some money (charges: reconcile; get: run it again)",
-    ExitCode.OVER_BUDGET: "get: the limits, lists or pins of the budget do not allow it; nothing was paid",
+    ExitCode.NOT_402: "the answer is not a 402",
+    ExitCode.ADMINISTRATIVE: "a 402 without payment terms: a bill, which no payment settles",
+    ExitCode.NOT_PAYABLE: "a 402 with terms, none of which can be paid from here",
+    ExitCode.STILL_OPEN: "what became of some money is not known yet; run it again",
+    ExitCode.OVER_BUDGET: "the budget does not allow it; nothing was paid",
 }
-
-
-def table(*codes: ExitCode) -> str:
-    """Return the rows of these codes, as a command's help shows them; all of them where none is named."""
-    rows = [f"{code.value}  {_MEANINGS[code]}" for code in codes or ExitCode]
-    return "\b\nExit codes:\n" + "\n".join(rows)
+"""What each of them means in general, a line each."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 from pydantic import SecretStr, ValidationError
 
 from rail402.cli.hiding import hidden, offer_token, only_public, read_macaroon
-from rail402.cli.reading import read_entries
+from rail402.cli.reading import PAYMENT_WORDS, read_entries
 from rail402.dialects import auth_params
 from rail402.dialects._base64_json import compact_json, from_base64, to_base64
 from rail402.dialects._payment_proof import parse_proof
@@ -58,7 +58,6 @@ _RECORDS: Final[Mapping[str, tuple[type[Receipt | RefundReceipt], _Verify, str]]
     REFUND_TYPE: (RefundReceipt, verify_refund, "refund receipt of rail402 (JWS)"),
 }
 _NO_RECORD: Final = (None, verify_receipt, "JWS, no receipt of rail402")
-_PAYMENT_WORDS: Final = ("payment", "l402", "lsat")
 _PROOF_DIALECTS: Final = ("x-payment", "x-price", "payment-uri")
 _PRIVATE_KEY_MEMBERS: Final = frozenset(("d", "p", "q", "dp", "dq", "qi", "oth", "k"))
 
@@ -160,12 +159,12 @@ class Explainer:
 
     def _challenges(self, text: str) -> Explained | None:
         schemes = auth_params.parse(text)
-        ours = [scheme for scheme in schemes if scheme.name in _PAYMENT_WORDS and scheme.params]
+        ours = [scheme for scheme in schemes if scheme.name in PAYMENT_WORDS and scheme.params]
         if not ours:
             return None
         facts: dict[str, Any] = {"challenges": [self._challenge(scheme) for scheme in ours]}
         facts["offers"] = self._offers(Fields([("www-authenticate", text)]))
-        others = sorted({scheme.name for scheme in schemes} - set(_PAYMENT_WORDS))
+        others = sorted({scheme.name for scheme in schemes} - PAYMENT_WORDS)
         notes = [f"other schemes beside it, which ask for no payment: {', '.join(others)}"] if others else []
         names = {"payment": "MPP", "l402": "L402", "lsat": "L402"}
         kinds = dict.fromkeys(names[scheme.name] for scheme in ours)

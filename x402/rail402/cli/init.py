@@ -8,18 +8,16 @@ from typing import Annotated, Final
 
 import typer
 
-from rail402.cli.exit_codes import ExitCode, table
+from rail402.cli.exit_codes import ExitCode
 from rail402.cli.show import print_json
 from rail402.client.toml import wallets_file
 from rail402.plugins import installed_rails
 
 __all__ = ["init"]
 
-_HELP: Final = f"""Write a wallets.toml to begin with, readable by you alone. It never writes over one that is there.
+_HELP: Final = """Write a wallets.toml to begin with, readable by you alone. It never writes over one that is there.
 
-It pays with play money on every rail that is installed; the comments in it say what to write for real money.
-
-{table(ExitCode.DONE, ExitCode.FAILED, ExitCode.WRONG_USAGE)}"""
+It pays with play money on every rail that is installed; the comments in it say what to write for real money."""
 
 _HEAD: Final = """\
 # Who pays for `rail402 get`, and how much at most. All keys: docs/client.md, "wallets.toml".
@@ -54,7 +52,8 @@ _REAL: Final = {
 
 def init(
     path: Annotated[
-        Path | None, typer.Argument(help="Where; ~/.config/rail402/wallets.toml, or $RAIL402_WALLETS, if left out.")
+        Path | None,
+        typer.Argument(metavar="PATH", help="Where; ~/.config/rail402/wallets.toml, or $RAIL402_WALLETS, if left out."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:

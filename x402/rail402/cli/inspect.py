@@ -13,25 +13,19 @@ import httpx
 import typer
 from rich.text import Text
 
-from rail402.cli.exit_codes import ExitCode, table
+from rail402.cli.exit_codes import ExitCode
 from rail402.cli.hiding import revealed
-from rail402.cli.reading import DIALECTS, Entry, installed, read_entries
-from rail402.cli.request import PAYMENT_WORDS, Data, Header, Method, Url, build_request
+from rail402.cli.reading import DIALECTS, PAYMENT_WORDS, SAFE_BYTES, Entry, challenge_bytes, installed, read_entries
+from rail402.cli.request import MAX_BODY, Data, Header, Method, Url, ask, build_request, order_of
 from rail402.cli.show import clean, new_console, print_json, show_facts
-from rail402.client.bodies import read_async
 from rail402.clock import system_clock
 from rail402.dialects import auth_params
 from rail402.errors import MalformedInput
-from rail402.protocol.base import Json, parse_json, sha256_hex
+from rail402.protocol.base import Json, parse_json
 from rail402.protocol.dialect import Fields
 from rail402.protocol.order import Order
 
 __all__ = ["inspect"]
-
-SAFE_BYTES: Final = 7168
-"""Bytes of challenge fields above which common proxies may cut or refuse an answer."""
-
-MAX_BODY: Final = 1_048_576
 
 _LIKE_TERMS = re.compile(r"payment|price|l402|paywall", re.IGNORECASE)
 
@@ -47,11 +41,9 @@ _MEANINGS: Final = {
 
 _STYLES: Final = {"payable": "green", "refused": "red", "unreadable": "red"}
 
-_HELP = f"""Show every offer of a 402 and what is wrong with each. Pays nothing, and sends no payment.
+_HELP = """Show every offer of a 402 and what is wrong with each. Pays nothing, and sends no payment.
 
-Makes one request and follows no redirect.
-
-{table(*(code for code in ExitCode if code <= ExitCode.NOT_PAYABLE))}"""
+Makes one request and follows no redirect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +95,9 @@ inspect.__doc__ = _HELP
 async def _ask(request: httpx.Request, timeout: int) -> _Answer:
     headers = {"User-Agent": "rail402-inspect", "Accept-Encoding": "gzip, deflate"}
     async with asyncio.timeout(timeout), httpx.AsyncClient(timeout=timeout, headers=headers) as client:
-        built = client.build_request(request.method, request.url, headers=request.headers, content=request.content)
-        response = await client.send(built, stream=True)
-        body = await read_async(response, MAX_BODY)
-    url = built.url
+        response, body = await ask(client, request)
     return _Answer(
-        order=Order(
-            method=built.method,
-            url=f"{url.scheme}://{url.netloc.decode('ascii')}{url.raw_path.decode('ascii')}",
-            route="",
-            body_digest=sha256_hex(request.content),
-        ),
+        order=order_of(request),
         status=response.status_code,
         reason=response.reason_phrase,
         fields=Fields.from_raw(response.headers.raw),
@@ -127,7 +111,7 @@ async def _ask(request: httpx.Request, timeout: int) -> _Answer:
 def _report(answer: _Answer, entries: Sequence[Entry], missing: Sequence[str], now: int) -> dict[str, Any]:
     """Return all that is to be said, as JSON values."""
     offers = [revealed(entry.facts(now), secrets=False) for entry in entries]
-    size = _challenge_bytes(answer.fields)
+    size = challenge_bytes(answer.fields)
     return {
         "url": answer.order.url,
         "method": answer.order.method,
@@ -206,12 +190,6 @@ def _strange_terms(answer: _Answer) -> list[str]:
     known = {name.lower() for dialect in DIALECTS for name in dialect.response_fields} | {"receipt-record", "vary"}
     names = dict.fromkeys(name for name, _ in answer.fields if _LIKE_TERMS.search(name) and name not in known)
     return [name for name in names if not name.startswith("access-control-")][:8]
-
-
-def _challenge_bytes(fields: Fields) -> int:
-    names = {name.lower() for dialect in DIALECTS for name in dialect.response_fields}
-    lines = [(name, value) for name, value in fields if name in names and (name != "link" or "payment" in value)]
-    return sum(len(name) + len(value) + 4 for name, value in lines)
 
 
 def _pay_urls(answer: _Answer) -> list[dict[str, str]]:

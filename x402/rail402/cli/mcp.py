@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 import httpx
 import typer
 
-from rail402.cli.exit_codes import ExitCode, table
 from rail402.cli.pay import Wallets, open_payer
 from rail402.errors import ConfigurationError
 from rail402.tools.agent import DEFAULT_CAP, AgentTools
@@ -20,16 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = ["mcp"]
 
-_HELP: Final = f"""Serve the tools fetch, quote, budget, receipts and wallets to a model, over MCP.
+_HELP: Final = """Serve the tools fetch, quote, budget, receipts and wallets to a model, over MCP.
 
 Over standard input and output, which is how hosts start it; with --port over HTTP on this machine. A model pays within
-the budget, at most --max a call, and reaches public addresses only.
-
-{table(ExitCode.DONE, ExitCode.FAILED, ExitCode.WRONG_USAGE)}"""
+the budget, at most --max a call, and reaches public addresses only."""
 
 _Max = Annotated[str, typer.Option("--max", help="The most that one call may cost; the budget holds as well.")]
 _Rails = Annotated[list[str] | None, typer.Option("--rail", help="Pay on this rail only; repeatable.")]
 _Private = Annotated[bool, typer.Option("--allow-private", help="Let the model reach private addresses too.")]
+_Tool = Annotated[str, typer.Option("--tool", help="What rules of the budget know this agent by.")]
 _Port = Annotated[int | None, typer.Option(min=1, max=65_535, help="Serve streamable HTTP at 127.0.0.1:PORT/mcp.")]
 
 
@@ -38,11 +36,13 @@ def mcp(
     most: _Max = DEFAULT_CAP,
     rail: _Rails = None,
     allow_private: _Private = False,
+    tool: _Tool = "fetch",
     port: _Port = None,
 ) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)  # standard output belongs to the protocol
     payer = open_payer(wallets, rails=rail or [])
-    tools = AgentTools(payer, cap=most, transport=httpx.AsyncHTTPTransport() if allow_private else None)
+    transport = httpx.AsyncHTTPTransport() if allow_private else None
+    tools = AgentTools(payer, cap=most, transport=transport, tool=tool)
     asyncio.run(_serve(tools, port))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -13,13 +14,15 @@ from typing import Annotated, Any, Final
 import httpx
 import typer
 
-from rail402.cli.exit_codes import ExitCode, table
+from rail402.cli.body import Output, Raw, check_output, write_body
+from rail402.cli.exit_codes import ExitCode
 from rail402.cli.request import Data, Header, Url, build_request
 from rail402.cli.show import clean, new_console, print_json, show_facts
 from rail402.client.approval import question
 from rail402.client.budget import Budget
 from rail402.client.choice import OF_THE_OWNER
-from rail402.client.httpx import EXTENSION, bought_by
+from rail402.client.fetch import fetch
+from rail402.client.httpx import EXTENSION
 from rail402.client.journal import Journal
 from rail402.client.payer import Payer
 from rail402.client.records import Purchase, Quote
@@ -31,29 +34,17 @@ from rail402.errors import (
     ClientError,
     ConfigurationError,
     PaymentActionRequired,
-    PaymentOutcomeUnknown,
     Rail402Error,
 )
 from rail402.money import Money
 
 __all__ = ["Wallets", "get", "open_journal", "open_payer", "post"]
 
-_CODES: Final = (
-    ExitCode.DONE,
-    ExitCode.FAILED,
-    ExitCode.WRONG_USAGE,
-    ExitCode.ADMINISTRATIVE,
-    ExitCode.NOT_PAYABLE,
-    ExitCode.STILL_OPEN,
-    ExitCode.OVER_BUDGET,
-)
 _WALLETS: Final = "~/.config/rail402/wallets.toml"
-_HELP: Final = f"""{{what}} and pay for it if it is answered with a 402, within the budget.
+_HELP: Final = """{what} and pay for it if it is answered with a 402, within the budget.
 
 The body goes to standard output; what was paid, and whether the receipt verifies, goes to standard error. The same
-command after an interruption goes on with the same payment and never makes a second one.
-
-{table(*_CODES)}"""
+command after an interruption goes on with the same payment and never makes a second one."""
 
 _SANDBOX: Final = "sandbox"
 Wallets = Annotated[
@@ -74,46 +65,55 @@ _TIMEOUT: Final = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Get:
+    """The options of `get`, as typer reads them off the class."""
+
+    url: Url
+    header: Header = None
+    wallets: Wallets = None
+    most: _Max = None
+    rail: _Rails = None
+    dry_run: _DryRun = False
+    output: Output = None
+    raw: Raw = False
+    as_json: _Json = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Post(_Get):
+    """Those of `post`."""
+
+    data: Data = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
-    """What the options say."""
+    """What is asked for, who pays, and what else the options say."""
 
     request: httpx.Request
     payer: Payer
-    dry_run: bool
-    as_json: bool
+    options: _Get
 
 
-def get(
-    url: Url,
-    header: Header = None,
-    wallets: Wallets = None,
-    most: _Max = None,
-    rail: _Rails = None,
-    dry_run: _DryRun = False,
-    as_json: _Json = False,
-) -> None:
-    request = build_request(url, "GET", header or [], None)
-    payer = open_payer(wallets, rails=rail or [], most=most)
-    _run(_Asked(request=request, payer=payer, dry_run=dry_run, as_json=as_json))
+def _command(options: type[_Get], method: str, what: str) -> Callable[..., None]:
+    """Return a command with the options of a class."""
+
+    def command(**given: Any) -> None:
+        said = options(**given)
+        data = (said.data or "") if isinstance(said, _Post) else None
+        request = build_request(said.url, method, said.header or [], data)
+        check_output(said.output)
+        payer = open_payer(said.wallets, rails=said.rail or [], most=said.most)
+        _run(_Asked(request=request, payer=payer, options=said))
+
+    command.__name__, command.__doc__ = method.lower(), _HELP.format(what=what)
+    command.__signature__ = inspect.signature(options, eval_str=True)  # type: ignore[attr-defined]
+    command.__annotations__ = {}
+    return command
 
 
-def post(
-    url: Url,
-    data: Data = None,
-    header: Header = None,
-    wallets: Wallets = None,
-    most: _Max = None,
-    rail: _Rails = None,
-    dry_run: _DryRun = False,
-    as_json: _Json = False,
-) -> None:
-    request = build_request(url, "POST", header or [], data or "")
-    payer = open_payer(wallets, rails=rail or [], most=most)
-    _run(_Asked(request=request, payer=payer, dry_run=dry_run, as_json=as_json))
-
-
-get.__doc__ = _HELP.format(what="Get a URL,")
-post.__doc__ = _HELP.format(what="Post to a URL,")
+get = _command(_Get, "GET", "Get a URL,")
+post = _command(_Post, "POST", "Post to a URL,")
 
 
 def open_payer(wallets: str | None, *, rails: Sequence[str] = (), most: str | None = None) -> Payer:
@@ -150,14 +150,18 @@ def _file(wallets: str | None) -> Path:
 
 def _run(asked: _Asked) -> None:
     try:
-        code = asyncio.run(_quote(asked) if asked.dry_run else _buy(asked))
+        if asked.options.dry_run:
+            asyncio.run(_quote(asked))
+            return
+        response = asyncio.run(_buy(asked))
     except ClientError as error:
         _fail(asked, error, _code_of(error))
     except Rail402Error as error:
         _fail(asked, error, ExitCode.FAILED)
     except (httpx.HTTPError, TimeoutError, OSError) as error:
         _no_answer(asked, str(error) or type(error).__name__)
-    raise typer.Exit(code)
+    else:
+        _tell(asked, response)
 
 
 async def _approve(quote: Quote) -> bool:
@@ -165,42 +169,27 @@ async def _approve(quote: Quote) -> bool:
     return typer.confirm(clean(question(quote), 4000), default=False, err=True)
 
 
-async def _buy(asked: _Asked) -> ExitCode:
+async def _buy(asked: _Asked) -> httpx.Response:
     if sys.stdin.isatty() and sys.stderr.isatty():
         asked.payer.approve = _approve
-    async with asked.payer as payer, httpx.AsyncClient(transport=payer.transport(), timeout=_TIMEOUT) as client:
-        built = client.build_request(
-            asked.request.method, asked.request.url, headers=asked.request.headers, content=asked.request.content
+    request = asked.request
+    async with asked.payer as payer:
+        return await fetch(
+            str(request.url), method=request.method, headers=request.headers, body=request.content, payer=payer
         )
-        try:
-            response = await client.send(built)
-        except httpx.HTTPError as error:
-            if (bought := bought_by(built)) is None:
-                raise
-            why = f"the answer cannot be read ({error or type(error).__name__}); see rail402 receipts show"
-            raise PaymentOutcomeUnknown(why, outcome=bought.outcome, record_id=bought.record_id) from error
-    purchase: Purchase | None = response.extensions.get(EXTENSION)
-    if asked.as_json:
-        print_json(_answer(response, purchase))
-    else:
-        sys.stdout.buffer.write(response.content)
-        sys.stdout.flush()
-        typer.echo(f"{response.status_code} {clean(response.reason_phrase)} · {_bought(purchase)}", err=True)
-    return ExitCode.DONE if response.status_code < 400 else ExitCode.FAILED
 
 
-async def _quote(asked: _Asked) -> ExitCode:
+async def _quote(asked: _Asked) -> None:
     async with asked.payer as payer, httpx.AsyncHTTPTransport() as inner:
         request = asked.request
         request.extensions = {"timeout": httpx.Timeout(_TIMEOUT).as_dict()}
         quote = await payer.quote(request, inner)
-    if asked.as_json:
+    if asked.options.as_json:
         print_json({"url": str(asked.request.url), "quote": None if quote is None else _terms(quote)})
     elif quote is None:
         typer.echo("it is not answered with a 402: nothing would be paid")
     else:
         show_facts(new_console(), "would be paid", _terms(quote), now=system_clock(), style="green")
-    return ExitCode.DONE
 
 
 def _terms(quote: Quote) -> dict[str, Any]:
@@ -223,13 +212,31 @@ def _terms(quote: Quote) -> dict[str, Any]:
 # --- what is said
 
 
-def _answer(response: httpx.Response, purchase: Purchase | None) -> dict[str, Any]:
+def _tell(asked: _Asked, response: httpx.Response) -> None:
+    """Hand over the body and say what was paid; end the command."""
+    purchase: Purchase | None = response.extensions.get(EXTENSION)
+    try:
+        if asked.options.output is not None or not asked.options.as_json:
+            write_body(response.content, asked.options.output, raw=asked.options.raw)
+    except OSError as error:
+        typer.echo(f"rail402: the body cannot be written: {error.strerror} · {_bought(purchase)}", err=True)
+        raise typer.Exit(ExitCode.FAILED) from error
+    if asked.options.as_json:
+        print_json(_answer(asked, response, purchase))
+    else:
+        typer.echo(f"{response.status_code} {clean(response.reason_phrase)} · {_bought(purchase)}", err=True)
+    raise typer.Exit(ExitCode.DONE if response.status_code < 400 else ExitCode.FAILED)
+
+
+def _answer(asked: _Asked, response: httpx.Response, purchase: Purchase | None) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "url": str(response.url),
         "status": response.status_code,
         "content_type": response.headers.get("content-type"),
         "purchase": None if purchase is None else _facts(purchase),
     }
+    if asked.options.output is not None:
+        return answer | {"output": str(asked.options.output)}
     try:
         return answer | {"body": response.content.decode()}
     except UnicodeDecodeError:
@@ -277,7 +284,7 @@ def _code_of(error: ClientError) -> ExitCode:
 
 def _no_answer(asked: _Asked, why: str) -> None:
     """Say that nothing came back; nothing was paid then, or it would be another error."""
-    if asked.as_json:
+    if asked.options.as_json:
         print_json({"url": str(asked.request.url), "status": None, "error": why})
     else:
         typer.echo(f"rail402: no answer from {asked.request.url}: {clean(why)}", err=True)
@@ -289,7 +296,7 @@ def _fail(asked: _Asked, error: Rail402Error, code: ExitCode) -> None:
     outcome = error.outcome if isinstance(error, ClientError) else None
     record = error.record_id if isinstance(error, ClientError) else None
     link = error.url if isinstance(error, PaymentActionRequired) else None
-    if asked.as_json:
+    if asked.options.as_json:
         said = {"code": error.code, "error": str(error), "outcome": outcome, "record_id": record, "action_url": link}
         print_json({"url": str(asked.request.url), **said})
     else:

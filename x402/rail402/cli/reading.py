@@ -24,12 +24,28 @@ from rail402.protocol.offer import Offer
 from rail402.protocol.order import Order
 from rail402.protocol.rail import RailSpec, Registry
 
-__all__ = ["DIALECTS", "Entry", "Reading", "Verdict", "installed", "read_entries"]
+__all__ = [
+    "DIALECTS",
+    "PAYMENT_WORDS",
+    "SAFE_BYTES",
+    "Entry",
+    "Reading",
+    "Verdict",
+    "challenge_bytes",
+    "installed",
+    "read_entries",
+]
 
 DIALECTS: Final[tuple[Dialect, ...]] = (*DEFAULT_DIALECTS, *OPTIONAL_DIALECTS)
 """Every dialect that there is, whether or not it is on by default."""
 
 _SCHEMES: Final = {"mpp": ("payment",), "l402": ("l402", "lsat")}
+PAYMENT_WORDS: Final = frozenset(word for words in _SCHEMES.values() for word in words)
+"""The authentication schemes that are payments and no logins."""
+
+SAFE_BYTES: Final = 7168
+"""Bytes of challenge fields above which common proxies may cut or refuse an answer."""
+
 _MAX_ENTRIES: Final = 64
 _MAX_WIRES: Final = 16  # of a challenge that is not taken apart
 
@@ -128,6 +144,13 @@ def read_entries(
                 if not any(_same(entry, other) for other in entries):
                     entries.append(entry)
     return entries[:_MAX_ENTRIES]
+
+
+def challenge_bytes(fields: Fields) -> int:
+    """Return how many bytes the fields of an answer take that hold a challenge."""
+    names = {name.lower() for dialect in DIALECTS for name in dialect.response_fields}
+    lines = [(name, value) for name, value in fields if name in names and (name != "link" or "payment" in value)]
+    return sum(len(name) + len(value) + 4 for name, value in lines)
 
 
 # --- one entry at a time

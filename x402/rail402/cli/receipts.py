@@ -17,12 +17,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rail402.cli.exit_codes import ExitCode, table
+from rail402.cli.exit_codes import ExitCode
 from rail402.cli.pay import Wallets, open_journal, open_payer
 from rail402.cli.show import clean, new_console, print_json, relative, show_facts
 from rail402.client.journal import Journal
+from rail402.client.payer import Recovered
 from rail402.client.receipts import check_subject
 from rail402.client.records import PurchaseRecord, PurchaseState
+from rail402.client.refunds import LookedAt, find_refunds
 from rail402.clock import system_clock
 from rail402.errors import ConfigurationError, MalformedInput
 from rail402.protocol.receipt import verify_receipt
@@ -43,21 +45,20 @@ receipts = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 RecordId = Annotated[str, typer.Argument(metavar="RECORD", help="Its id, rec_…, as get prints it.")]
 
-_READS: Final = table(ExitCode.DONE, ExitCode.FAILED, ExitCode.WRONG_USAGE)
-_LIST_HELP: Final = f"List purchases, the newest first.\n\n{_READS}"
-_SHOW_HELP: Final = f"Show all that is known of one purchase. Proofs are not shown.\n\n{_READS}"
-_VERIFY_HELP: Final = f"""\
+_LIST_HELP: Final = "List purchases, the newest first."
+_SHOW_HELP: Final = "Show all that is known of one purchase. Proofs are not shown."
+_VERIFY_HELP: Final = """\
 Verify receipts offline, by the keys that were pinned when they came; all of them if none is named.
 
-It ends with 1 where a receipt does not verify. A purchase without a receipt is said to have none, which is no failure.
+A purchase without a receipt is said to have none, which is no failure."""
+_EXPORT_HELP: Final = "Print all purchases, the newest first, as CSV or as JSON lines."
+_REFUNDS_HELP: Final = """\
+Ask the sellers what they gave back, and write it down where they have signed it.
 
-{_READS}"""
-_EXPORT_HELP: Final = f"Print all purchases, the newest first, as CSV or as JSON lines.\n\n{_READS}"
-_RECOVER_HELP: Final = f"""Ask the wallets what became of every purchase that is open.
+It counts in the budget as before: limits are for what leaves the wallets."""
+_RECOVER_HELP: Final = """Ask the wallets what became of every purchase that is open.
 
-What was not paid is released. What was paid stays open until the same request is made again and served.
-
-{table(ExitCode.DONE, ExitCode.FAILED, ExitCode.WRONG_USAGE, ExitCode.STILL_OPEN)}"""
+What was not paid is released. What was paid stays open until the same request is made again and served."""
 
 
 class Format(StrEnum):
@@ -92,17 +93,18 @@ def list_receipts(
 @receipts.command("show", help=_SHOW_HELP)
 def show(record: RecordId, wallets: Wallets = None, as_json: Json = False) -> None:
     found = _run(wallets, lambda journal: _get(journal, record))
-    facts = _facts(found) | {"receipt": found.receipt}
+    facts = _facts(found) | {"receipt": found.receipt, "refund_receipt": found.refund_receipt}
     if as_json:
         print_json(facts)
     else:
-        facts["receipt"] = "there is one; --json has its text" if found.receipt else None
+        for name in ("receipt", "refund_receipt"):
+            facts[name] = "there is one; --json has its text" if facts[name] else None
         show_facts(new_console(), found.id, facts, now=system_clock(), style=_STYLES.get(found.state, "yellow"))
 
 
 @receipts.command("verify", help=_VERIFY_HELP)
 def verify(
-    record: Annotated[list[str] | None, typer.Argument(metavar="[RECORD]...", help="The ids, rec_….")] = None,
+    record: Annotated[list[str] | None, typer.Argument(metavar="RECORD", help="The ids, rec_….")] = None,
     wallets: Wallets = None,
     as_json: Json = False,
 ) -> None:
@@ -138,26 +140,70 @@ def export(
             if form is Format.CSV:
                 typer.echo(_csv_line(["" if facts[name] is None else str(facts[name]) for name in _COLUMNS]), nl=False)
             else:
-                typer.echo(json.dumps(facts | {"receipt": each.receipt}, separators=(",", ":")))
+                signed = {"receipt": each.receipt, "refund_receipt": each.refund_receipt}
+                typer.echo(json.dumps(facts | signed, separators=(",", ":")))
 
     _run(wallets, write)
+
+
+@receipts.command("refunds", help=_REFUNDS_HELP)
+def refunds(
+    record: Annotated[list[str] | None, typer.Argument(metavar="RECORD", help="The ids, rec_….")] = None,
+    wallets: Wallets = None,
+    days: Annotated[int, typer.Option(min=1, max=10_000, help="How long ago it was bought, at most.")] = 30,
+    as_json: Json = False,
+) -> None:
+    async def ask(journal: Journal) -> list[LookedAt]:
+        since = system_clock() - days * 86_400
+        if record:
+            asked = [await _get(journal, each) for each in record]
+        else:
+            asked = [each async for each in _all(journal, since=since)]
+        return [each async for each in find_refunds(journal, asked, now=system_clock())]
+
+    found = _run(wallets, ask)
+    bad = sum(1 for each in found if each.error is not None)
+    if as_json:
+        print_json({"asked": [_facts(each.record) | {"error": each.error} for each in found]})
+    else:
+        for each in found:
+            if each.error is not None:
+                typer.echo(f"{each.record.id}  {clean(each.error)}")
+            elif each.record.refunded is not None:
+                typer.echo(f"{each.record.id}  {each.record.refunded} given back")
+        back = sum(1 for each in found if each.record.refunded is not None)
+        typer.echo(f"{back} given back, of {len(found)} that were asked about")
+    raise typer.Exit(ExitCode.FAILED if bad else ExitCode.DONE)
 
 
 @receipts.command("recover", help=_RECOVER_HELP)
 def recover(wallets: Wallets = None, as_json: Json = False) -> None:
     async def ask() -> list[dict[str, Any]]:
         async with open_payer(wallets) as payer:
-            return [_facts(each.record) | {"outcome": each.outcome} for each in await payer.recover()]
+            return [_facts(each.record) | _became(each) for each in await payer.recover()]
 
     found = asyncio.run(ask())
     if as_json:
         print_json({"recovered": found})
     else:
-        advice = {"not_paid": "released", "paid": "ask for it again to have it served", "unknown": "still open"}
         for each in found:
-            typer.echo(f"{each['record']}  {each['outcome']}: {advice[each['outcome']]} · {clean(each['url'], 200)}")
+            typer.echo(f"{each['record']}  {each['outcome']}: {each['advice']} · {clean(each['url'], 200)}")
         typer.echo(f"{len(found)} were open")
     raise typer.Exit(ExitCode.STILL_OPEN if any(each["outcome"] == "unknown" for each in found) else ExitCode.DONE)
+
+
+def _became(found: Recovered) -> dict[str, str]:
+    """Return what became of a purchase, and what to do about it."""
+    advice = {
+        "not_paid": "released",
+        "paid": "ask for it again to have it served",
+        "unknown": "still open; the same request goes on with it",
+    }
+    left = found.record.lease_until - system_clock()
+    if found.outcome == "unknown" and left > 0:
+        busy = f"another process is at it, or ended in the middle of it; try again in {left} s"
+        return {"outcome": found.outcome, "advice": busy}
+    return {"outcome": found.outcome, "advice": advice[found.outcome]}
 
 
 # --- the journal
@@ -174,8 +220,8 @@ def _run(wallets: str | None, work: Callable[[Journal], Awaitable[T]]) -> T:
 @asynccontextmanager
 async def _journal(wallets: str | None) -> AsyncIterator[Journal]:
     journal, _ = open_journal(wallets)
-    if not journal.path.exists():
-        raise ConfigurationError(f"there is no journal {journal.path}: nothing was bought yet")
+    if not journal.exists():
+        raise ConfigurationError(f"there is no journal {journal.address}: nothing was bought yet")
     await journal.start()
     try:
         yield journal
@@ -190,10 +236,12 @@ async def _get(journal: Journal, record_id: str) -> PurchaseRecord:
     return record
 
 
-async def _all(journal: Journal) -> AsyncIterator[PurchaseRecord]:
+async def _all(journal: Journal, *, since: int = 0) -> AsyncIterator[PurchaseRecord]:
     before = None
     while page := await journal.newest(limit=_PAGE, before=before):
         for record in page:
+            if record.created_at < since:
+                return
             yield record
         before = page[-1].id
 
@@ -215,7 +263,7 @@ async def _verified(journal: Journal, record: PurchaseRecord) -> dict[str, Any]:
 
 _COLUMNS: Final = (
     *("record", "created_at", "state", "method", "url", "rail", "network", "dialect"),
-    *("price", "cost", "reserved", "payee", "wallet", "detail"),
+    *("price", "cost", "reserved", "refunded", "payee", "wallet", "detail"),
 )
 
 
@@ -224,7 +272,7 @@ def _facts(record: PurchaseRecord) -> dict[str, Any]:
     return {
         "record": record.id,
         "created_at": record.created_at,
-        "state": record.state.value,
+        "state": record.standing,
         "method": record.order.method,
         "url": record.order.url,
         "rail": record.offer.rail,
@@ -233,6 +281,7 @@ def _facts(record: PurchaseRecord) -> dict[str, Any]:
         "price": str(record.offer.price),
         "cost": None if record.cost is None else str(record.cost),
         "reserved": str(record.reserved),
+        "refunded": None if record.refunded is None else str(record.refunded),
         "payee": record.offer.payee,
         "wallet": record.wallet,
         "detail": record.detail,
@@ -261,7 +310,7 @@ def _show_list(console: Console, records: Sequence[PurchaseRecord], *, now: int)
             relative(record.created_at - now),
             clean(record.offer.rail, 40),
             str(record.offer.price),
-            Text(record.state.value, _STYLES.get(record.state, "yellow")),
+            Text(record.standing, _STYLES.get(record.state, "yellow")),
             "yes" if record.receipt else "no",
             Text(clean(f"{record.order.method} {record.order.url}", 120)),
         )

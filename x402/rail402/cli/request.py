@@ -11,14 +11,17 @@ from typing import Annotated, Final
 import httpx
 import typer
 
-from rail402.cli.reading import DIALECTS
+from rail402.cli.reading import PAYMENT_WORDS
 from rail402.cli.show import clean
-from rail402.dialects import auth_params
+from rail402.client.bodies import read_async
+from rail402.dialects import PAYMENT_FIELDS, auth_params
+from rail402.protocol.base import sha256_hex
+from rail402.protocol.order import Order
 
-__all__ = ["PAYMENT_WORDS", "Data", "Header", "Method", "Url", "build_request"]
+__all__ = ["MAX_BODY", "Data", "Header", "Method", "Url", "ask", "build_request", "order_of"]
 
-PAYMENT_WORDS: Final = frozenset(("payment", "l402", "lsat"))
-"""The authentication schemes that are payments and no logins."""
+MAX_BODY: Final = 1_048_576
+"""Bytes of an answer's body that are read."""
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="What to ask for, http:// or https://.")]
 Method = Annotated[str | None, typer.Option("--method", "-X", help="GET, or POST where there is --data.")]
@@ -59,10 +62,24 @@ def build_request(url: str, method: str | None, headers: Sequence[str], data: st
     return httpx.Request(verb.upper(), target.copy_with(fragment=None), headers=fields, content=body)
 
 
+async def ask(client: httpx.AsyncClient, request: httpx.Request) -> tuple[httpx.Response, bytes | None]:
+    """Send a request, and return the answer and its body; None where that is too large or too slow."""
+    built = client.build_request(request.method, request.url, headers=request.headers, content=request.content)
+    response = await client.send(built, stream=True)
+    return response, await read_async(response, MAX_BODY)
+
+
+def order_of(request: httpx.Request) -> Order:
+    """Return what a request asks to buy."""
+    url = request.url
+    target = f"{url.scheme}://{url.netloc.decode('ascii')}{url.raw_path.decode('ascii')}"
+    return Order(method=request.method, url=target, route="", body_digest=sha256_hex(request.content))
+
+
 def _pays(name: str, value: str) -> bool:
     if name == "authorization":  # a login is none, and often needed to be shown the price
         return any(scheme.name in PAYMENT_WORDS for scheme in auth_params.parse(value))
-    return any(name in dialect.request_fields for dialect in DIALECTS)
+    return name in PAYMENT_FIELDS
 
 
 def _body(data: str | None) -> bytes | None:

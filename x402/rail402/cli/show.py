@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["clean", "new_console", "print_json", "relative", "show_facts"]
+__all__ = ["clean", "new_console", "print_json", "relative", "show_facts", "visible"]
 
 MAX_VALUE: Final = 600
 """Characters of one value that are shown."""
@@ -38,6 +39,16 @@ def clean(text: str, limit: int = MAX_VALUE) -> str:
     if len(head) > limit:
         return f"{head[: limit - 12]}…{head[-8:]}"
     return head if len(text) <= 4 * limit else f"{head}…"
+
+
+def visible(text: str) -> str:
+    """Return a stranger's text whole, with whatever a terminal would act on or hide as an escape such as `\\x1b`; line
+    ends and tabs stay."""
+    return "".join(char if _is_shown(char) else ascii(char)[1:-1] for char in text.replace("\r\n", "\n"))
+
+
+def _is_shown(char: str) -> bool:
+    return char.isprintable() or char in "\n\t" or unicodedata.category(char) == "Zs"
 
 
 def relative(seconds: int) -> str:

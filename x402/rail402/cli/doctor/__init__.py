@@ -12,26 +12,23 @@ import typer
 from rich.text import Text
 
 from rail402.cli.doctor.findings import Finding
-from rail402.cli.exit_codes import ExitCode, table
-from rail402.cli.pay import Wallets
+from rail402.cli.exit_codes import ExitCode
 from rail402.cli.show import clean, new_console, print_json
 
 __all__ = ["doctor"]
 
-_HELP: Final = f"""Check a paid URL from outside, a server by its rail402.toml, or an agent by its wallets.toml.
+_HELP: Final = """Check a paid URL from outside, a server by its rail402.toml, or an agent by its wallets.toml.
 
 It says what is as it should be, what is worth a thought, and what is wrong, each with what to do. Nothing is paid, and
-nothing is changed, but that a store or a journal is made where it is missing. It ends with 1 where something is wrong.
-
-{table(ExitCode.DONE, ExitCode.FAILED, ExitCode.WRONG_USAGE)}"""
+nothing is changed, but that a store or a journal is made where it is missing."""
 
 _STYLES: Final = {"ok": "green", "warning": "yellow", "wrong": "red"}
 
 
 def doctor(
-    url: Annotated[str | None, typer.Argument(help="A paid URL, asked for without paying.")] = None,
+    url: Annotated[str | None, typer.Argument(metavar="URL", help="A paid URL, asked for without paying.")] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="A server's rail402.toml.")] = None,
-    wallets: Wallets = None,
+    wallets: Annotated[str | None, typer.Option(help="An agent's wallets.toml, or the word sandbox.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
     if url is None and config is None and wallets is None:

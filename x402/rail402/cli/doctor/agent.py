@@ -32,7 +32,7 @@ async def agent_findings(wallets: str) -> AsyncIterator[Finding]:
         yield wrong("journal", error.detail, "put `journal` right, or the mode of its folder")
         return
     try:
-        yield ok("journal", f"{payer.journal.path} can be written")
+        yield ok("journal", f"{payer.journal.address} can be written")
         async for finding in _journal(payer):
             yield finding
         async for finding in _wallets(payer):

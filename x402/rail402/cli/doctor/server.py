@@ -15,6 +15,7 @@ from rail402.config import TomlFile
 from rail402.errors import ConfigurationError, Rail402Error, StoreError
 from rail402.protocol.endpoint import DISCOVERY
 from rail402.protocol.rail import PaymentRail
+from rail402.proxy.toml import proxy_from_toml
 from rail402.server.gate import Gate
 from rail402.server.services import Services
 from rail402.server.toml import gate_from_toml
@@ -29,7 +30,9 @@ async def server_findings(path: Path) -> AsyncIterator[Finding]:
     """Yield what is found about the server that a file describes. It serves nothing meanwhile."""
     try:
         file = TomlFile(path)
-        gate = gate_from_toml(path)
+        table = file.data.get("proxy")  # whose `to` may be on the command line instead
+        proxy = proxy_from_toml(path) if isinstance(table, dict) and "to" in table else None
+        gate = gate_from_toml(path) if proxy is None else proxy.gate
     except ConfigurationError as error:
         yield wrong("configuration", error.detail, "put that line right")
         return
@@ -38,8 +41,19 @@ async def server_findings(path: Path) -> AsyncIterator[Finding]:
         yield finding
     if not file.tables("routes"):
         yield ok("routes", "none in the file: they are marked in the program")
+    if proxy is not None:
+        yield await _upstream(proxy.upstream.to)
     async for finding in _opened(gate):
         yield finding
+
+
+async def _upstream(to: str) -> Finding:
+    try:
+        async with httpx.AsyncClient(timeout=TIMEOUT, trust_env=False) as client:
+            await client.head(to)
+    except httpx.HTTPError as error:
+        return wrong("proxy", f"{to} does not answer: {type(error).__name__}", "start the service, or put `to` right")
+    return ok("proxy", f"{to} answers")
 
 
 async def _opened(gate: Gate) -> AsyncIterator[Finding]:

@@ -8,21 +8,17 @@ from typing import Final
 import httpx
 
 from rail402.cli.doctor.findings import TIMEOUT, Finding, clock_finding, ok, warning, wrong
-from rail402.cli.reading import DIALECTS, installed, read_entries
-from rail402.cli.request import build_request
-from rail402.client.bodies import read_async
+from rail402.cli.reading import SAFE_BYTES, challenge_bytes, installed, read_entries
+from rail402.cli.request import MAX_BODY, ask, build_request, order_of
 from rail402.clock import system_clock
 from rail402.errors import MalformedInput
-from rail402.protocol.base import parse_json, sha256_hex
+from rail402.protocol.base import parse_json
 from rail402.protocol.dialect import Fields
 from rail402.protocol.endpoint import DISCOVERY
-from rail402.protocol.order import Order
 from rail402.upstream import is_private_host
 
 __all__ = ["url_findings"]
 
-_MAX_BODY: Final = 1 << 20
-_SAFE_BYTES: Final = 7168
 _HEADERS: Final = {"User-Agent": "rail402-doctor", "Origin": "https://rail402-doctor.example"}
 
 
@@ -31,8 +27,7 @@ async def url_findings(url: str) -> AsyncIterator[Finding]:
     request = build_request(url, "GET", [], None)
     async with httpx.AsyncClient(timeout=TIMEOUT, headers=_HEADERS) as client:
         try:
-            response = await client.send(client.build_request("GET", request.url), stream=True)
-            body = await read_async(response, _MAX_BODY)
+            response, body = await ask(client, request)
         except httpx.HTTPError as error:
             yield wrong("answer", f"none from {request.url}: {error or type(error).__name__}", "check the address")
             return
@@ -55,11 +50,8 @@ async def url_findings(url: str) -> AsyncIterator[Finding]:
 
 
 def _offers(response: httpx.Response, body: bytes | None) -> Finding:
-    url = response.request.url
-    target = f"{url.scheme}://{url.netloc.decode('ascii')}{url.raw_path.decode('ascii')}"
-    order = Order(method="GET", url=target, route="", body_digest=sha256_hex(b""))
     plugins, _ = installed()
-    fields = Fields.from_raw(response.headers.raw)
+    fields, order = Fields.from_raw(response.headers.raw), order_of(response.request)
     entries = read_entries(plugins, fields, body or b"", now=system_clock(), order=order)
     payable = sorted({f"{entry.verdict}" for entry in entries})
     good = sum(1 for entry in entries if entry.verdict == "payable")
@@ -79,12 +71,11 @@ def _offers(response: httpx.Response, body: bytes | None) -> Finding:
 
 
 def _size(response: httpx.Response) -> Finding:
-    names = {name.lower() for dialect in DIALECTS for name in dialect.response_fields}
-    size = sum(len(name) + len(value) + 4 for name, value in response.headers.multi_items() if name.lower() in names)
-    if size > _SAFE_BYTES:
+    size = challenge_bytes(Fields.from_raw(response.headers.raw))
+    if size > SAFE_BYTES:
         return warning(
             "header size",
-            f"{size} bytes of challenge fields; many proxies buffer no more than {_SAFE_BYTES}",
+            f"{size} bytes of challenge fields; many proxies buffer no more than {SAFE_BYTES}",
             "offer fewer dialects or rails on this route, or raise the proxy's buffer",
         )
     return ok("header size", f"{size} bytes of challenge fields")
@@ -125,8 +116,8 @@ def _scripts(response: httpx.Response) -> Finding:
 async def _discovery(client: httpx.AsyncClient, response: httpx.Response) -> Finding:
     url = response.request.url.copy_with(raw_path=f"{DISCOVERY}jwks.json".encode())
     try:
-        body = await read_async(await client.send(client.build_request("GET", url), stream=True), _MAX_BODY)
-        keys = len(parse_json(body or b"", field="body", max_bytes=_MAX_BODY)["keys"])
+        _, body = await ask(client, httpx.Request("GET", url))
+        keys = len(parse_json(body or b"", field="body", max_bytes=MAX_BODY)["keys"])
     except (httpx.HTTPError, MalformedInput, LookupError, TypeError):
         return warning(
             "receipts", f"{url} has no key set: our receipts cannot be verified", "let it through to the gate"
