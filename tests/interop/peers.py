@@ -26,7 +26,7 @@ PROGRAMS: Final = Path(__file__).parent / "programs"
 SECONDS: Final = 60
 """How long a peer may take for one purchase; what has hung by then never ends."""
 
-Role = Literal["client", "server", "validator", "library"]
+Role = Literal["client", "server", "validator", "library", "kit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Case:
     """What one peer does.
 
     Attributes:
-        role: what the peer is: a client of our server, a server for our client, …
+        role: what the peer is: a client of our server, a server for our client, a kit whose agents we pay for, …
         route: on what, such as `stripe`.
         reason: why it does not work, where it cannot; its test sees that it fails in just that way.
     """
@@ -86,6 +86,13 @@ X402_AXIOS: Final = Package("npm", "@x402/axios", "peers_x402")
 X402_EXPRESS: Final = Package("npm", "@x402/express", "peers_x402")
 X402_FETCH_V1: Final = Package("npm", "x402-fetch", "peers_x402")
 X402_EXPRESS_V1: Final = Package("npm", "x402-express", "peers_x402")
+OPENAI: Final = Package("PyPI", "openai", "peers_agents")
+LANGCHAIN: Final = Package("PyPI", "langchain", "peers_agents")
+CREWAI: Final = Package("PyPI", "crewai-tools", "peers_crewai")
+
+X402_MCP: Final = Package("PyPI", "x402", "peers_mcp")
+MPPX_MCP: Final = Package("npm", "mppx", "peers_mcp")
+PYMPP_MCP: Final = Package("PyPI", "pympp", "peers_mcp")
 
 _FORGETS: Final = "it keeps no answers, and refuses the payment that is shown again; nothing is paid twice"
 
@@ -154,6 +161,20 @@ CASES: Final = [
     Case(X402_EXPRESS_V1, "server", "version 1, settled by the facilitator of PyPI `x402`"),
     Case(X402_EXPRESS_V1, "server", "version 1, settled by our facilitator"),
     Case(X402_EXPRESS_V1, "server", "version 1, its answer lost", _FORGETS),
+    Case(OPENAI, "kit", "chat completions and streams, async and sync, on base"),
+    Case(OPENAI, "kit", "chat completions and streams, async and sync, on lightning"),
+    Case(LANGCHAIN, "kit", "an agent with our tools"),
+    Case(CREWAI, "kit", "`rail402 mcp` by its MCP adapter"),
+    Case(X402_MCP, "client", "a tool over MCP"),
+    Case(MPPX_MCP, "client", "a tool over MCP, stripe"),
+    Case(MPPX_MCP, "client", "a tool over MCP, evm"),
+    Case(MPPX_MCP, "client", "a tool over MCP, custom method"),
+    Case(PYMPP_MCP, "client", "a tool over MCP that asks as MPP does, stripe"),
+    Case(PYMPP_MCP, "client", "a tool over MCP that asks as MPP does, evm"),
+    Case(PYMPP_MCP, "client", "a tool over MCP that asks as MPP does, custom method"),
+    Case(PYMPP_MCP, "client", "a tool over MCP", "it reads the error of MPP only, and cannot announce itself"),
+    Case(X402_MCP, "server", "a tool over MCP, settled by its own facilitator"),
+    Case(MPPX_MCP, "server", "a tool over MCP, stripe"),
 ]
 
 

@@ -25,6 +25,7 @@ _ROLES: Final = {
     "server": "server for our client",
     "validator": "validator of our server",
     "library": "library",
+    "kit": "kit with our payer",
 }
 _HEAD: Final = """# Interoperability
 

@@ -1,4 +1,5 @@
 // mppx pays once: `node mppx_client.mjs '{"url", "bank", "method", "key", "token", "body"}'`.
+// With a `tool`, it pays for that, over MCP, and shows the payment again.
 import { createHmac, randomBytes } from 'node:crypto'
 import { Credential, Method, Receipt, z } from 'mppx'
 import { evm, Mppx, stripe } from 'mppx/client'
@@ -54,16 +55,39 @@ const methods = {
   fake: () => custom,
 }
 
-const mppx = Mppx.create({ methods: [methods[given.method]()], polyfill: false })
-const request = given.body
-  ? { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(given.body) }
-  : {}
-const response = await mppx.fetch(given.url, request)
-const receipt = response.headers.get('payment-receipt')
-console.log(
-  JSON.stringify({
+async function callTool() {
+  const { Client } = await import('@modelcontextprotocol/sdk/client/index.js')
+  const { StreamableHTTPClientTransport } = await import('@modelcontextprotocol/sdk/client/streamableHttp.js')
+  const { McpClient } = await import('mppx/mcp/client')
+  const client = new Client({ name: 'peer', version: '1' })
+  await client.connect(new StreamableHTTPClientTransport(new URL(given.url)))
+  const plain = client.callTool.bind(client)
+  const paid = []
+  const progress = []
+  client.callTool = (params, ...rest) => {
+    if (params._meta?.['org.paymentauth/credential']) paid.push(params)
+    return plain(params, ...rest)
+  }
+  McpClient.wrap(client, { methods: [methods[given.method]()] })
+  const onprogress = (each) => progress.push([each.progress, each.total, each.message])
+  const answer = await client.callTool({ name: given.tool, arguments: { n: 1 } }, undefined, { onprogress })
+  const again = await plain(paid[0])
+  await client.close()
+  return { content: answer.content, receipt: answer.receipt, again, payments: paid.length, progress }
+}
+
+async function fetchOnce() {
+  const mppx = Mppx.create({ methods: [methods[given.method]()], polyfill: false })
+  const request = given.body
+    ? { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(given.body) }
+    : {}
+  const response = await mppx.fetch(given.url, request)
+  const receipt = response.headers.get('payment-receipt')
+  return {
     status: response.status,
     body: await response.json(),
     receipt: receipt ? Receipt.deserialize(receipt) : null,
-  }),
-)
+  }
+}
+
+console.log(JSON.stringify(await (given.tool ? callTool() : fetchOnce())))

@@ -1,6 +1,7 @@
-// mppx sells on /stripe and /evm: `node mppx_server.mjs '{"port", "bank", "profile", "recipient", "token"}'`.
+// mppx sells on /stripe and /evm: `node mppx_server.mjs '{"port", "bank", "profile", "recipient", "token", "mcp"}'`.
+// With `mcp`, it sells the tool `stripe` over MCP; its evm method takes requests of HTTP only.
 import { createServer } from 'node:http'
-import { evm, Mppx, Request, stripe } from 'mppx/server'
+import { evm, Mppx, Request, stripe, Transport } from 'mppx/server'
 
 const given = JSON.parse(process.argv[2])
 
@@ -35,7 +36,7 @@ async function settle({ payload }) {
   return { reference: (await response.json()).transaction }
 }
 
-const mppx = Mppx.create({
+const settings = {
   methods: [
     stripe.charge({ client, networkId: given.profile, paymentMethodTypes: ['card'], currency: 'usd', decimals: 2 }),
     evm.charge({
@@ -49,20 +50,41 @@ const mppx = Mppx.create({
   ],
   realm: '127.0.0.1',
   secretKey: 'a secret of the interop tests, 32 bytes or more',
-})
-
-const routes = {
-  '/stripe': mppx.stripe.charge({ amount: '0.50' }),
-  '/evm': mppx.evm.charge({ amount: '0.003' }),
-  '/evm/x402': mppx.evm.charge({ amount: '0.003' }),
 }
 let served = 0
 
-async function answer(request) {
-  const result = await routes[new URL(request.url).pathname](request)
-  if (result.status === 402) return result.challenge
-  served += 1
-  return result.withReceipt(Response.json({ n: served }))
+function routes() {
+  const mppx = Mppx.create(settings)
+  const sold = {
+    '/stripe': mppx.stripe.charge({ amount: '0.50' }),
+    '/evm': mppx.evm.charge({ amount: '0.003' }),
+    '/evm/x402': mppx.evm.charge({ amount: '0.003' }),
+  }
+  return Request.toNodeListener(async (request) => {
+    const result = await sold[new URL(request.url).pathname](request)
+    if (result.status === 402) return result.challenge
+    served += 1
+    return result.withReceipt(Response.json({ n: served }))
+  })
 }
 
-createServer(Request.toNodeListener(answer)).listen(given.port, '127.0.0.1')
+async function tools() {
+  const { McpServer } = await import('@modelcontextprotocol/sdk/server/mcp.js')
+  const { StreamableHTTPServerTransport } = await import('@modelcontextprotocol/sdk/server/streamableHttp.js')
+  const mppx = Mppx.create({ ...settings, transport: Transport.mcpSdk() })
+  const charge = mppx.stripe.charge({ amount: '0.50' })
+  return async (request, response) => {
+    const server = new McpServer({ name: 'peer', version: '1' })
+    server.registerTool('stripe', {}, async (extra) => {
+      const result = await charge(extra)
+      if (result.status === 402) throw result.challenge
+      served += 1
+      return result.withReceipt({ content: [{ type: 'text', text: `report ${served}` }] })
+    })
+    const transport = new StreamableHTTPServerTransport({ sessionIdGenerator: undefined })
+    await server.connect(transport)
+    await transport.handleRequest(request, response)
+  }
+}
+
+createServer(given.mcp ? await tools() : routes()).listen(given.port, '127.0.0.1')

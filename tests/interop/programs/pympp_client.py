@@ -1,4 +1,7 @@
-"""pympp pays once: `python pympp_client.py '{"url", "bank", "method", "key", "token", "body"}'`."""
+"""pympp pays once: `python pympp_client.py '{"url", "bank", "method", "key", "token", "body"}'`.
+
+With a `tool`, it pays for that, over MCP, and shows the payment again.
+"""
 
 import asyncio
 import base64
@@ -71,7 +74,34 @@ def method():
             return ClientMethod(method=definition, create_credential=sign)
 
 
-async def main():
+async def call_tool():
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+    from mpp.extensions.mcp import McpClient
+
+    paid = []
+
+    class Session(ClientSession):
+        async def call_tool(self, name, arguments=None, *args, **more):
+            if "org.paymentauth/credential" in (more.get("meta") or {}):
+                paid.append(more["meta"])
+            return await super().call_tool(name, arguments, *args, **more)
+
+    async with streamablehttp_client(given["url"]) as (read, write, _), Session(read, write) as session:
+        await session.initialize()
+        answer = await McpClient(session, methods=[method()]).call_tool(given["tool"], {"n": 1})
+        if answer.receipt is None:
+            return {"content": [each.model_dump() for each in answer.content], "is_error": answer.isError}
+        again = await session.call_tool(given["tool"], {"n": 1}, meta=paid[0])
+    return {
+        "content": [each.model_dump(exclude_none=True) for each in answer.content],
+        "receipt": answer.receipt.to_dict(),
+        "again": again.model_dump(by_alias=True, exclude_none=True),
+        "payments": len(paid) - 1,
+    }
+
+
+async def fetch():
     async with Mpp(methods=[method()]) as mpp:
         transport = mpp.payment_transport
         async with httpx.AsyncClient(transport=transport) as client:
@@ -79,7 +109,7 @@ async def main():
             response = await client.post(given["url"], json=body) if body else await client.get(given["url"])
         shown = response.headers.get("payment-receipt")
         receipt = json.loads(base64.urlsafe_b64decode(shown + "==")) if shown else None
-        print(json.dumps({"status": response.status_code, "body": response.json(), "receipt": receipt}))
+        return {"status": response.status_code, "body": response.json(), "receipt": receipt}
 
 
-asyncio.run(main())
+print(json.dumps(asyncio.run(call_tool() if "tool" in given else fetch())))

@@ -14,7 +14,9 @@ import httpx
 import pytest
 
 from rail402.client.budget import Budget
-from rail402.errors import ConfigurationError
+from rail402.client.httpx import TOOL
+from rail402.client.rules import Rule
+from rail402.errors import BudgetExceeded, ConfigurationError
 from rail402.tools.agent import AgentTools
 from tests.unit.client.shop import LOST, URL, Market, Pieces
 
@@ -252,3 +254,32 @@ async def test_a_port_is_one(tools: Make) -> None:
     async with tools() as opened:
         for port in (0, 65_536, 99_999):
             assert "url must" in (await opened.fetch(f"https://shop.test:{port}/"))["error"]
+
+
+async def test_agents_have_limits_of_their_own(tools: Make, market: Market) -> None:
+    """Forty calls at once, of two agents and of a caller without a name, in one budget."""
+    rules = [Rule(tool="*", per_day="0.009 USD"), Rule(tool="scout", total="0.006 USD")]
+    budget = Budget(per_request="0.01 USD", per_hour="1 USD", per_day="1 USD", rules=rules)
+    async with tools(tool="scout", budget=budget) as scout:
+        payer = scout._payer
+        writer = AgentTools(payer, transport=httpx.MockTransport(market.shop.handle), cap="0.01 USD", tool="writer")
+        said = await asyncio.gather(
+            *(agent.fetch(f"{URL}?n={number}") for number in range(20) for agent in (scout, writer))
+        )
+        errors = [each["error"] for each in said if "error" in each]
+        assert len(errors) == 40 - 2 - 3
+        assert all("for the tool scout" in each or "for the tool writer" in each for each in errors)
+        async with httpx.AsyncClient(transport=payer.transport(httpx.MockTransport(market.shop.handle))) as client:
+            assert (await client.get(f"{URL}?n=99")).status_code == 200, "who has no name is under no such limit"
+            with pytest.raises(BudgetExceeded, match=r"of 0\.006 USD in total for the tool scout 0 USD is left"):
+                await client.get(f"{URL}?n=100", extensions={TOOL: "scout"})
+        used = (await scout.budget())["used_by"]
+        assert used == {
+            "tool scout": {"total": {"used": ["0.006 USD"], "held": []}},
+            "tool writer": {"per_day": {"used": ["0.009 USD"], "held": []}},
+        }
+
+
+async def test_what_cannot_name_a_tool_is_said_at_once(tools: Make) -> None:
+    with pytest.raises(ConfigurationError, match="cannot name a tool"):
+        tools(tool="two words")

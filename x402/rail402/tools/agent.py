@@ -19,11 +19,12 @@ import httpx
 
 from rail402.client.bodies import beginning, encoding_of
 from rail402.client.guard import PublicOnly
-from rail402.client.httpx import APPROVE, AT_MOST, EXTENSION, bought_by
+from rail402.client.httpx import APPROVE, AT_MOST, EXTENSION, TOOL, bought_by
 from rail402.client.limits import LEVELS, WINDOWS, Spent
 from rail402.client.payer import Payer
 from rail402.client.records import Approve, Purchase, PurchaseRecord
-from rail402.dialects import DEFAULT_DIALECTS, OPTIONAL_DIALECTS
+from rail402.client.rules import tool_name
+from rail402.dialects import PAYMENT_FIELDS
 from rail402.errors import ClientError, ConfigurationError, OfferRefused, PaymentActionRequired, Rail402Error
 from rail402.money import Money, as_money
 
@@ -40,10 +41,6 @@ _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}", re.ASCII)
 _VALUE: Final = re.compile(r"[\t -~]{0,8192}", re.ASCII)
 _TEXT_TYPES: Final = re.compile(r"text/|application/(?:[a-z0-9.+-]*\+)?(?:json|xml|yaml|javascript)", re.ASCII)
-# A login may stand in Authorization; a payment there is one that somebody else has made.
-_PAYMENT_FIELDS: Final = frozenset(
-    name for dialect in (*DEFAULT_DIALECTS, *OPTIONAL_DIALECTS) for name in dialect.request_fields
-) - {"authorization"}
 # They say how a request is carried, or to whom it goes: another Host would reach a neighbour of who is to be paid.
 _CARRIAGE: Final = frozenset(
     ("host", "connection", "content-length", "expect", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
@@ -69,15 +66,22 @@ class AgentTools:
         payer: pays, within its budget.
         cap: the most that one call may cost, whatever is asked for.
         transport: what requests go through; only to public addresses, if left out.
+        tool: what a `Rule` of the budget knows these calls by; one name for each agent gives each limits of its own.
 
     Raises:
-        ConfigurationError: the cap is in a currency that the budget has no limit per request in.
+        ConfigurationError: the cap is in a currency that the budget has no limit per request in, or the tool's name
+            cannot be one.
     """
 
     def __init__(
-        self, payer: Payer, *, cap: str | Money = DEFAULT_CAP, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        payer: Payer,
+        *,
+        cap: str | Money = DEFAULT_CAP,
+        transport: httpx.AsyncBaseTransport | None = None,
+        tool: str = "fetch",
     ) -> None:
-        self._payer, self._cap = payer, as_money(cap)
+        self._payer, self._cap, self._tool = payer, as_money(cap), tool_name(tool)
         payer.budget.tightened(self._cap)
         self._transport = _InTime(transport or PublicOnly())
         self._client = httpx.AsyncClient(
@@ -238,7 +242,8 @@ class AgentTools:
             raise ConfigurationError(
                 "url must begin with http:// or https://, hold no password and be of bearable length"
             )
-        if taken := _PAYMENT_FIELDS & {name.lower() for name in headers}:
+        # A login may stand in Authorization; a payment there is one that somebody else has made.
+        if taken := PAYMENT_FIELDS & {name.lower() for name in headers}:
             raise OfferRefused(f"{', '.join(sorted(taken))} would be a payment, which only the wallet makes")
         limits = (self._cap,) if max_cost is None else (self._cap, as_money(max_cost))
         self._payer.budget.tightened(limits[-1])  # one that says nothing is refused before anything is sent
@@ -248,7 +253,7 @@ class AgentTools:
             target.copy_with(fragment=None),
             headers=headers,
             content=content,
-            extensions={AT_MOST: limits},
+            extensions={AT_MOST: limits, TOOL: self._tool},
         )
 
     async def _answer(self, response: httpx.Response) -> dict[str, Any]:
@@ -343,7 +348,7 @@ def _paid(purchase: Purchase | None) -> dict[str, Any] | None:
 def _line(record: PurchaseRecord) -> dict[str, Any]:
     return {
         "record": record.id,
-        "state": record.state.value,
+        "state": record.standing,
         "url": record.order.url,
         "method": record.order.method,
         "price": str(record.offer.price),
