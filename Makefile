@@ -34,7 +34,7 @@ fuzz: $(VENV)/.developing # hostile bytes for every parser, SECONDS each
 chaos: $(VENV)/.developing # kill servers and clients at random, for SECONDS; SEED=... again
 	$(BIN)/python -m tests.crashes --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
 
-crashes: $(VENV)/.developing # kill them at every step of every flow (a quarter of an hour), and write docs/crashes.md
+crashes: $(VENV)/.developing # kill them at every step of every flow (about an hour), and write docs/crashes.md
 	$(BIN)/python -m tests.crashes all $(CHAOS_ARGS)
 	$(BIN)/python -m tests.crashes.report
 

@@ -11,10 +11,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any, Final, cast
+from dataclasses import replace
+from typing import Any, Final
 
 from tests.crashes.matrix import Sweep, clean_steps, perform_all, plans_of, write
-from tests.crashes.scenarios import AWAY, SCENARIOS, Bank, Ending, Plan, Scenario
+from tests.crashes.scenarios import ALONE, AWAY, SCENARIOS, Bank, Ending, Plan, Scenario
 from tests.crashes.services import available, running
 from tests.crashes.worker import Found, Worker
 
@@ -25,8 +26,11 @@ _FLOWS: Final[dict[Bank, tuple[str, ...]]] = {
     "lightning": ("upfront",),
     "stripe": ("escrow", "upfront"),
     "anvil": ("authorization", "upfront"),
+    "facilitator": ("authorization", "upfront"),
     "lnd": ("upfront",),
+    "lnbits": ("upfront",),
 }
+_SANDBOXES: Final[list[Bank]] = ["base", "lightning", "stripe"]
 _GOOD: Final[tuple[Ending, ...]] = ("whole", "stream")
 _BAD: Final[tuple[Ending, ...]] = ("fails", "raises")
 _LAST_STEP: Final = 60
@@ -47,6 +51,8 @@ def random_run(seed: int, banks: Sequence[Bank]) -> tuple[Scenario, Plan]:
     first, second = rng.choice(((1, 0), (0, 1), (1, 1), (2, 0), (0, 2), (2, 1), (3, 0)))
     ends = [tuple(rng.randint(1, _LAST_STEP // (life + 1)) for life in range(lives)) for lives in (first, second)]
     plan = Plan(server=ends[0], client=ends[1], after=rng.choice((*AWAY, 5, 300)), clients=clients)
+    if bank == "facilitator":
+        plan = replace(plan, facilitator=tuple(rng.randint(1, _LAST_STEP) for _ in range(rng.choice((0, 1, 1, 2)))))
     return Scenario(bank, flow, tuple(handler)), plan
 
 
@@ -72,12 +78,12 @@ class _Table:
         """The summary, by rail and flow."""
         rows: dict[str, Counter[str]] = {}
         for scenario, sweep in self.sweeps.items():
-            row = rows.setdefault(f"{scenario.bank} {scenario.flow}", Counter())
+            row = rows.setdefault(str(replace(scenario, handler=())), Counter())
             row.update({"runs": sum(sweep.outcomes.values()), "kills": sum(sweep.kills.values())})
             row.update({"wrong": len(sweep.wrong)} | dict(sweep.outcomes))
         for name, row in sorted(rows.items()):
             counts = ", ".join(f"{count} {what}" for what, count in row.items() if count or what == "wrong")
-            print(f"{name:22} {counts}")
+            print(f"{name:30} {counts}")
 
     @property
     def code(self) -> int:
@@ -99,14 +105,14 @@ def _chaos(seconds: int, seed: int, banks: Sequence[Bank], where: dict[str, Any]
     return table.code
 
 
-def _all(scenarios: Sequence[Scenario], where: dict[str, Any], workers: int, thorough: bool) -> int:
+def _all(scenarios: Sequence[Scenario], where: dict[str, Any], workers: int, **which: Any) -> int:
     began, runs, table = time.monotonic(), list[tuple[Scenario, Plan]](), _Table()
     with Worker.open(where) as worker:
         for scenario in scenarios:
             sweep = table.sweeps[scenario] = Sweep()
             for who, names in clean_steps(worker, scenario).items():
                 sweep.steps[who] = len(names)
-                runs += [(scenario, plan) for plan in plans_of(who, names, thorough=thorough)]
+                runs += [(scenario, plan) for plan in plans_of(who, names, **which)]
     table.total = len(runs)
     left = Counter(scenario for scenario, _ in runs)
 
@@ -132,22 +138,23 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--workers", type=int, default=max(os.cpu_count() or 1, 2))
     parser.add_argument("--sandboxes", action="store_true", help="leave the real services out")
     parser.add_argument("--thorough", action="store_true", help="all: each step with each time to be away")
+    parser.add_argument("--at-most", type=int, default=10**6, help="all: so many steps of each process, not all")
     asked = parser.parse_intermixed_args(arguments)
     with ExitStack() as stack:
         real = set() if asked.sandboxes else available()
         if asked.mode == "replay":
             scenario, plan = Scenario.parse(asked.what[0]), Plan.read(json.loads(asked.what[1]))
-            where = stack.enter_context(running(real & {scenario.bank}))
+            where = stack.enter_context(running(real & scenario.services))
             found = stack.enter_context(Worker.open(where)).perform(scenario, plan)
             print(f"{scenario} {plan}: {found.outcome}", *found.violations, found.path, sep="\n")
             return int(bool(found.violations))
         if asked.mode == "all":
             chosen = [each for each in SCENARIOS if not asked.what or str(each) in asked.what]
-            chosen = [each for each in chosen if each.bank in {"base", "lightning", "stripe", *real}]
-            where = stack.enter_context(running(real & {each.bank for each in chosen}))
-            return _all(chosen, where, asked.workers, asked.thorough)
+            chosen = [each for each in chosen if each.services <= real]
+            where = stack.enter_context(running({service for each in chosen for service in each.services}))
+            return _all(chosen, where, asked.workers, thorough=asked.thorough, at_most=asked.at_most)
         # Each rail's sandbox twice: the real services take one run at a time.
-        banks = cast("list[Bank]", 2 * ["base", "lightning", "stripe"] + sorted(real))
+        banks = 2 * _SANDBOXES + [bank for bank in _FLOWS if bank in ALONE and Scenario(bank, "").services <= real]
         where = stack.enter_context(running(real))
         seed = random.SystemRandom().randrange(10**6) if asked.seed is None else asked.seed
         return _chaos(asked.seconds, seed, banks, where, asked.workers)

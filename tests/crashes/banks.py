@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import httpx
 
@@ -23,14 +23,15 @@ from rail402_base.rpc.backend import RelaySettings
 from rail402_base.sandbox import ENDOWMENT, SandboxChain
 from rail402_base.tokens import BASE_SEPOLIA_USDC
 from rail402_base.wallet import BaseWallet
-from rail402_lightning import LightningRail, LightningWallet
+from rail402_lightning import LightningRail, LightningWallet, LndSender
+from rail402_lightning.refunds import Refunding
 from rail402_lightning.sandbox import SandboxLightning
 from rail402_stripe import StripeRail, StripeWallet
 from rail402_stripe.api import SANDBOX_LEDGER
 from tests.services.anvil import ETHER, USDC, Account, EvmChain
 from tests.services.lnd import LndNode
 
-__all__ = ["Bank", "Books", "open_bank"]
+__all__ = ["Anvil", "Bank", "Books", "Lnd"]
 
 PUBLISHER = bytes(31) + b"\1"
 """The key of the address that is paid in the sandbox."""
@@ -67,8 +68,8 @@ class Bank(Protocol):
         """It is `now`."""
         ...
 
-    def rail(self, clock: Clock) -> PaymentRail:
-        """What the shop takes."""
+    def rail(self, clock: Clock, *, refunds: bool) -> PaymentRail:
+        """What the shop takes; and gives back, with `refunds`."""
         ...
 
     def wallet(self, number: int, clock: Clock) -> Wallet:
@@ -98,8 +99,9 @@ class BaseSandbox(_Sandbox):
 
     _address = address_of(PUBLISHER)
 
-    def rail(self, clock: Clock) -> PaymentRail:
-        return BaseRail.sandbox(self.path, pay_to=self._address, clock=clock)
+    def rail(self, clock: Clock, *, refunds: bool) -> PaymentRail:
+        rail = BaseRail.sandbox(self.path, pay_to=self._address, clock=clock)
+        return rail.with_refunds(PUBLISHER.hex()) if refunds else rail
 
     def wallet(self, number: int, clock: Clock) -> Wallet:
         return BaseWallet.sandbox(self.path, private_key=f"{number + 2:064x}", clock=clock)
@@ -114,7 +116,7 @@ class BaseSandbox(_Sandbox):
 class LightningSandbox(_Sandbox):
     """The sandbox node."""
 
-    def rail(self, clock: Clock) -> PaymentRail:
+    def rail(self, clock: Clock, *, refunds: bool) -> PaymentRail:
         return LightningRail.sandbox(self.path, clock=clock)
 
     def wallet(self, number: int, clock: Clock) -> Wallet:
@@ -134,7 +136,7 @@ class LightningSandbox(_Sandbox):
 class StripeSandbox(_Sandbox):
     """The sandbox of Stripe. What payers paid is on the charges to their cards, what the shop got in its balance."""
 
-    def rail(self, clock: Clock) -> PaymentRail:
+    def rail(self, clock: Clock, *, refunds: bool) -> PaymentRail:
         return StripeRail.sandbox(self.path, clock=clock)
 
     def wallet(self, number: int, clock: Clock) -> Wallet:
@@ -157,43 +159,44 @@ class Anvil:
     """USDC on a real EVM, handed in by a relayer of our own. Every bank has accounts of its own there."""
 
     def __init__(self, path: Path, where: Mapping[str, Any]) -> None:
-        self._evm = EvmChain(where["url"], where["slots"], httpx.Client(trust_env=False, timeout=30))
+        self.evm = EvmChain(where["url"], where["slots"], httpx.Client(trust_env=False, timeout=30))
         self._relayer_db = f"sqlite:///{path / 'relayer.db'}"
-        self._payee, self._relayer = self._evm.account(), self._evm.account(ether=ETHER)
+        self.payee, self._relayer = self.evm.account(), self.evm.account(ether=ETHER)
         self._payers: list[Account] = []
 
     def now(self) -> int:
-        return max(self._evm.now(), int(time.time()))
+        return max(self.evm.now(), int(time.time()))
 
     def passed(self, now: int) -> None:
-        if now > self._evm.now():
-            self._evm.call("evm_setNextBlockTimestamp", now)
-            self._evm.mine(4)  # what is mined now is final
+        if now > self.evm.now():
+            self.evm.call("evm_setNextBlockTimestamp", now)
+            self.evm.mine(4)  # what is mined now is final
 
-    def rail(self, clock: Clock) -> PaymentRail:
-        return BaseRail.rpc(
-            self._evm.url,
+    def rail(self, clock: Clock, *, refunds: bool) -> PaymentRail:
+        rail = BaseRail.rpc(
+            self.evm.url,
             self._relayer.private_key,
-            pay_to=self._payee.address,
+            pay_to=self.payee.address,
             token=BASE_SEPOLIA_USDC,
             relayer_db=self._relayer_db,
             settings=RelaySettings(poll_ms=20, tend_seconds=1, max_fee_per_gas=20 * 10**9),
             clock=clock,
         )
+        return rail.with_refunds(self.payee.private_key) if refunds else rail
 
     def wallet(self, number: int, clock: Clock) -> Wallet:
-        chain = ChainReader(self._evm.url, BASE_SEPOLIA_USDC, clock=clock)
+        chain = ChainReader(self.evm.url, BASE_SEPOLIA_USDC, clock=clock)
         key = self._payer(number).private_key
         return BaseWallet.from_private_key(key, tokens=[BASE_SEPOLIA_USDC], chain=chain)
 
     def _payer(self, number: int) -> Account:
         while len(self._payers) <= number:
-            self._payers.append(self._evm.account(usdc=10 * USDC))
+            self._payers.append(self.evm.account(usdc=10 * USDC))
         return self._payers[number]
 
     def books(self) -> Books:
-        paid = sum(10 * USDC - self._evm.usdc_of(payer.address) for payer in self._payers)
-        return Books(paid=paid, got=self._evm.usdc_of(self._payee.address))
+        paid = sum(10 * USDC - self.evm.usdc_of(payer.address) for payer in self._payers)
+        return Books(paid=paid, got=self.evm.usdc_of(self.payee.address))
 
 
 class Lnd:
@@ -208,9 +211,15 @@ class Lnd:
     def passed(self, now: int) -> None:
         pass
 
-    def rail(self, clock: Clock) -> PaymentRail:
+    def rail(self, clock: Clock, *, refunds: bool) -> PaymentRail:
         node = self._alice
-        return LightningRail.lnd(node.rest_url, node.macaroon_hex, "regtest", tls_cert=node.tls_cert_path)
+        rail = LightningRail.lnd(node.rest_url, node.macaroon_hex, "regtest", tls_cert=node.tls_cert_path)
+        sender = LndSender(node.rest_url, node.macaroon_hex, tls_cert=node.tls_cert_path)
+        return rail.with_refunds(Refunding(sender, clock=clock)) if refunds else rail
+
+    def invoice(self, msat: int) -> str:
+        """An invoice of the agents' node."""
+        return self._bob.create_invoice(msat)
 
     def wallet(self, number: int, clock: Clock) -> Wallet:
         node = self._bob
@@ -229,18 +238,3 @@ class Lnd:
 
 def _node(where: Mapping[str, str]) -> LndNode:
     return LndNode(where["url"], Path(where["cert"]), Path(), where["macaroon"], "")
-
-
-def open_bank(name: str, path: Path, where: Mapping[str, Any]) -> Bank:
-    """The bank of that name, with what is its own in `path`; `where` says where the real services are."""
-    match name:
-        case "base":
-            return BaseSandbox(path)
-        case "lightning":
-            return LightningSandbox(path)
-        case "stripe":
-            return StripeSandbox(path)
-        case "anvil":
-            return cast(Bank, Anvil(path, where["anvil"]))
-        case _:
-            return Lnd(where["lnd"])

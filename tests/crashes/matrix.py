@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,15 +13,13 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Final
 
-from tests.crashes.scenarios import AWAY, Plan, Scenario
+from tests.crashes.scenarios import ALONE, AWAY, Plan, Scenario
 from tests.crashes.worker import ROOT, Found, Worker
 
-__all__ = ["RESULTS", "WHO", "Sweep", "clean_steps", "command", "once_each", "perform_all", "plans_of", "write"]
+__all__ = ["RESULTS", "Sweep", "clean_steps", "command", "once_each", "perform_all", "plans_of", "sampled", "write"]
 
 RESULTS: Final[Path] = ROOT / "build" / "crashes"
 """Where sweeps are written down, a file for each scenario."""
-
-WHO: Final = {"server": "server", "client": "client-0"}
 
 
 @dataclass
@@ -39,7 +38,8 @@ class Sweep:
 
     def add(self, scenario: Scenario, plan: Plan, found: Found) -> None:
         """Count a run."""
-        self.kills["server" if plan.server else "client"] += found.kills
+        (who,) = [who for who in scenario.who if getattr(plan, who)][:1] or ["client"]
+        self.kills[who] += found.kills
         self.outcomes[found.outcome] += 1
         for violation in found.violations:
             self.wrong.append(f"{violation}\n    {command(scenario, plan)}\n    {found.path}")
@@ -54,13 +54,16 @@ def clean_steps(worker: Worker, scenario: Scenario) -> dict[str, list[str]]:
     """The steps of a run in which nobody dies, by who takes them."""
     found = worker.perform(scenario, Plan())
     assert not found.violations, f"{scenario}, where nobody dies: {found}"
-    return {who: list(found.steps[name]) for who, name in WHO.items()}
+    return {who: list(found.steps[name]) for who, name in scenario.who.items()}
 
 
-def plans_of(who: str, steps: list[str], *, thorough: bool) -> Iterator[Plan]:
-    """A plan for each step: for each time to be away where that is asked for, else these take turns."""
-    for step in range(1, len(steps) + 1):
-        for after in AWAY if thorough else (AWAY[step % len(AWAY)],):
+def plans_of(who: str, steps: list[str], *, thorough: bool, at_most: int) -> Iterator[Plan]:
+    """A plan for each step, or for so many from the first to the last: for each time to be away where that is asked
+    for, else these take turns."""
+    count = min(at_most, len(steps))
+    for turn in range(1, count + 1):
+        step = turn * len(steps) // count
+        for after in AWAY if thorough else (AWAY[turn % len(AWAY)],):
             yield Plan.of(who, step, after)
 
 
@@ -71,6 +74,12 @@ def once_each(who: str, steps: list[str]) -> Iterator[Plan]:
     chosen = [number for number, name in enumerate(steps, 1) if not name.startswith("after ") or number == last]
     for turn, number in enumerate(chosen):
         yield Plan.of(who, number, AWAY[turn % len(AWAY)])
+
+
+def sampled(scenario: Scenario, who: str, steps: list[str], count: int) -> list[Plan]:
+    """Some of these plans: the same for the same scenario, as long as its steps are."""
+    plans = list(once_each(who, steps))
+    return random.Random(f"{scenario} {who}").sample(plans, min(count, len(plans)))
 
 
 def perform_all(
@@ -89,7 +98,7 @@ def perform_all(
                     run = next(left, None)
                 if run is None:
                     return
-                with alone if run[0].bank in ("anvil", "lnd") else nullcontext():
+                with alone if run[0].bank in ALONE else nullcontext():
                     found = worker.perform(*run)
                 with telling:
                     tell(*run, found)

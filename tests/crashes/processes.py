@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
+import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import uvicorn
 from fastapi import FastAPI
 
-__all__ = ["Child", "warm_up"]
+__all__ = ["RECONCILE", "Child", "bound", "listen", "warm_up"]
+
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Any, Send], Awaitable[None]]
+
+RECONCILE: Final = "/-/reconcile"
+"""POSTed to, the reconciler of a server runs once."""
 
 _LONGEST: Final = 60
 """Seconds of real time after which a child that should have ended hangs."""
@@ -62,6 +71,32 @@ class Child:
         if not self.ended:
             os.kill(self.pid, signal.SIGKILL)
             _, self._status = os.waitpid(self.pid, 0)
+
+
+def bound(port: int) -> socket.socket:
+    """A socket at that port, which does not listen yet; the port may have several of them."""
+    claim = socket.socket()
+    claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    claim.bind(("127.0.0.1", port))
+    return claim
+
+
+def listen(app: App, port: int, step: Callable[[str], None], paths: Collection[str]) -> None:
+    """Serve an app until killed; each message that leaves from one of these paths is a step."""
+
+    async def watched(scope: Message, receive: Any, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            what = f"{message['type']} {message.get('status', '')}".strip()
+            step(f"before {what}")
+            await send(message)
+            step(f"after {what}")
+
+        await app(scope, receive, sending if scope.get("path") in paths else send)
+
+    logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    config = uvicorn.Config(watched, log_level="warning", access_log=False, loop="asyncio")
+    uvicorn.Server(config).run(sockets=[bound(port)])
 
 
 def warm_up() -> None:

@@ -26,7 +26,9 @@ _RAILS: Final = {
     "lightning": "Lightning, sandbox",
     "stripe": "Stripe, sandbox",
     "anvil": "Base, an EVM (anvil) with our relayer",
+    "facilitator": "Base, an EVM (anvil) with our facilitator",
     "lnd": "Lightning, two lnd nodes",
+    "lnbits": "Lightning, two LNbits",
 }
 _HANDLERS: Final = {
     "whole": "answers",
@@ -36,23 +38,28 @@ _HANDLERS: Final = {
 }
 _HEAD: Final = """# Crashes
 
-A server and a client are killed (SIGKILL) at every step of every flow: before and after each write that lasts, each
-call of a rail and of the service behind it, each message that leaves. Who died is started again: at once, after 130
-seconds (leases have ended) or after 700 (the replay window has ended), in turns. The reconciler and `payer.recover()`
-run, the client asks again for what it has not got, and every payment that ever left is shown once more, by a stranger
-who overheard it. Then the money is counted on both sides, in the rail's own books: the sandboxes' ledgers, token
-balances on an EVM, the channels of two lnd nodes.
+A server and a client, and the facilitator where there is one, are killed (SIGKILL) at every step of every flow: before
+and after each write that lasts, each call of a rail and of the service behind it, each message that leaves. Who died is
+started again: at once, after 130 seconds (leases have ended) or after 700 (the replay window has ended), in turns. The
+reconciler and `payer.recover()` run, the client asks again for what it has not got, and every payment that ever left is
+shown once more, by a stranger who overheard it. Then the money is counted on both sides, in the rail's own books: the
+sandboxes' ledgers, token balances on an EVM, the channels of two lnd nodes, the wallets of two LNbits that have to
+agree with them.
 
 What must hold, each time: the payers have less by what the shop has more, and that is the price times what was served;
 nothing is held; no charge and no purchase is left open; store and journal say the same as the books; the handler ran
 once, and once more for each run that was lost; a payment that is shown again gets the answer of the first time or
-nothing; what was released or refunded cost nothing.
+nothing; what was released or refunded cost nothing. A pass gives as many answers as it is good for, to who bought it,
+and then no more: a use that failed, or died with its server, is given back.
 
-`make crashes` runs all of this and writes this page. `make test` runs each step of the sandboxes once, and a sample on
-the real services. `make chaos SECONDS=60` draws at random, and prints the seed: rails, flows, failing handlers, several
-clients, and several deaths, those during recovery too.
+`make crashes` runs all of this and writes this page. `make test` runs each step of the first sandboxes once, and a
+sample of the others. `make chaos SECONDS=60` draws at random, and prints the seed: rails, flows, failing handlers,
+several clients, and several deaths, those during recovery too.
 
-| rail | flow | the handler | steps (server, client) | killed (server, client) | wrong | how it ended |
+Where fewer were killed than there are steps, it was at that many, evenly spaced (`all --at-most 12`). With `--thorough`
+each step has each of the three times.
+
+| rail | flow | the handler | steps (server, client, facilitator) | killed | wrong | how it ended |
 |---|---|---|---|---|---|---|
 """
 _FOOT: Final = """
@@ -62,7 +69,8 @@ How it can end for who pays:
 - **released**: nothing was taken. It was **claimed again** with the same payment, or **bought anew** with another; or
   neither, where the handler never works, and on lnd after 700 seconds: its time cannot be moved, its invoices are too
   old;
-- **refunded**: taken, and given back because the handler failed;
+- **refunded**: taken, and given back because the handler failed; on lnd the seller grants it, and the payer fetches it
+  with an invoice of its own;
 - **had it in hand**: the client died after its journal had closed the purchase and before it used the goods; it buys
   anew. What a program does with an answer is not in the journal;
 - **came when the window was over**: the answer was stored, and its payer came for it later than the route's `valid`
@@ -85,7 +93,9 @@ def results() -> dict[Scenario, dict[str, Any]]:
 def title(scenario: Scenario) -> str:
     """The cells by which a row is known."""
     handler = ", then ".join(_HANDLERS[ending] for ending in scenario.handler)
-    return f"{_RAILS[scenario.bank]} | {scenario.flow} | {handler}"
+    rail = _RAILS[scenario.bank] + (", PostgreSQL" if scenario.store == "postgres" else "")
+    flow = scenario.flow + (f", a pass for {scenario.uses}" if scenario.uses > 1 else "")
+    return f"{rail} | {flow} | {handler}"
 
 
 def render(found: Mapping[Scenario, Mapping[str, Any]]) -> str:
@@ -94,7 +104,8 @@ def render(found: Mapping[Scenario, Mapping[str, Any]]) -> str:
 
 
 def _row(scenario: Scenario, row: Mapping[str, Any]) -> str:
-    steps, kills = (f"{row[name].get('server', 0)}, {row[name].get('client', 0)}" for name in ("steps", "kills"))
+    who = [name for name in ("server", "client", "facilitator") if name in row["steps"]]
+    steps, kills = (", ".join(str(row[name].get(each, 0)) for each in who) for name in ("steps", "kills"))
     wrong = f"**{len(row['wrong'])}**" if row["wrong"] else "0"
     outcomes = sorted(row["outcomes"].items(), key=lambda pair: (-pair[1], pair[0]))
     ended = "; ".join(f"{count} {what}" for what, count in outcomes)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,29 +13,24 @@ from typing import Any, Final
 
 from rail402.client.journal import Journal
 from rail402.client.records import PurchaseRecord, PurchaseState
-from rail402.protocol.charge import Charge
-from rail402.stores.sqlite import SqliteStore
+from rail402.protocol.charge import Charge, PaymentState
+from rail402.stores import open_store
 from tests.crashes.agent import Phase, live
 from tests.crashes.banks import Books
-from tests.crashes.processes import Child
+from tests.crashes.facilitated import Facilitated, facilitate
+from tests.crashes.processes import RECONCILE, Child
 from tests.crashes.scenarios import Plan, Scenario
-from tests.crashes.shop import RECONCILE, serve
+from tests.crashes.servers import HarnessFailed, Server
+from tests.crashes.shop import serve
 from tests.crashes.world import World, lines
 
-__all__ = ["WINDOW", "Facts", "HarnessFailed", "Shown", "gather", "perform"]
+__all__ = ["Facts", "HarnessFailed", "Shown", "gather", "perform"]
 
 _HOUR: Final = 3600
-_WEEK: Final = 8 * 24 * _HOUR
+_DAY: Final = 24 * _HOUR
+_WEEK: Final = 8 * _DAY
 # How long an agent that was not served waits before it asks again: leases, authorizations, invoices and holds end.
 _PATIENCE: Final = (0, 5, 130, 130, 700, 2 * _HOUR, _WEEK) + 2 * (0, 130, 2 * _HOUR, _WEEK)
-_START_SECONDS: Final = 30
-
-WINDOW: Final = 600
-"""Seconds for which a shop keeps an answer for who paid, unless it says otherwise."""
-
-
-class HarnessFailed(Exception):
-    """The harness itself went wrong, or a process ended by an error of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +52,7 @@ class Facts:
         runs: how often the handler ran, by charge; received: the bodies that agents have in hand.
         in_window: purchases that were closed by an agent that then died with the goods in its memory.
         away: seconds that passed between the first death and the end of all waiting.
+        failed_runs: how often the handler failed.
         kills: how many processes died; steps: those of each process's first life.
     """
 
@@ -72,6 +66,7 @@ class Facts:
     shown: Sequence[Shown]
     in_window: int
     away: int
+    failed_runs: int
     kills: int
     steps: Mapping[str, Sequence[str]] = field(repr=False)
 
@@ -94,17 +89,22 @@ def perform(path: Path, scenario: Scenario, plan: Plan, where: Mapping[str, Any]
 class _Run:
     def __init__(self, world: World, plan: Plan) -> None:
         self._world, self._plan = world, plan
-        self._server_ends, self._client_ends = iter(plan.server), iter(plan.client)
-        self._shop: Child | None = None
+        self._client_ends = iter(plan.client)
+        self._servers: dict[str, Server] = {}
+        if isinstance(world.bank, Facilitated):
+            self._servers["facilitator"] = self._server("facilitator", world.bank.port, facilitate)
+        self._shop = self._servers["server"] = self._server("server", world.port, serve)
         self._agents: list[Child] = []
         self._kills = self._in_window = self._away = 0
         self._steps: dict[str, Sequence[str]] = {}
         self._shown: list[Shown] = []
 
     def close(self) -> None:
-        for child in [*self._agents, *filter(None, [self._shop])]:
-            child.kill()
-        self._world.claim.close()
+        for agent in self._agents:
+            agent.kill()
+        for server in self._servers.values():
+            server.kill()
+        self._world.close()
 
     def to_the_end(self) -> Facts:
         world = self._world
@@ -117,10 +117,10 @@ class _Run:
             self._away += seconds
             self._wait(seconds)
             self._phase("go on")
-            self._keep_steps("server")  # what comes after the first time is the same again
-        self._keep_steps("server")
+            self._keep_all_steps()  # what comes after the first time is the same again
+        self._keep_all_steps()
         self._show_again(late=False)
-        for seconds in (0, 130, 700):
+        for seconds in (0, 130, 700, _DAY if world.scenario.uses > 1 else 0):
             self._wait(seconds)
         if self._open_purchases():
             self._phase("look")
@@ -138,36 +138,20 @@ class _Run:
             shown=self._shown,
             in_window=self._in_window,
             away=self._away,
+            failed_runs=sum(ending in ("fails", "raises") for ending in world.scenario.handler),
             kills=self._kills,
             steps=self._steps,
         )
 
-    # --- the server
+    # --- the servers
 
     def _start(self) -> None:
-        """Start the shop, again where it dies meanwhile."""
-        deadline = time.monotonic() + _START_SECONDS
-        while True:
-            work = partial(serve, self._world, next(self._server_ends, 0))
-            self._shop = Child(work, self._world.log("server"))
-            while not self._listens():
-                if self._shop.has_failed or time.monotonic() > deadline:
-                    raise HarnessFailed(f"the shop does not start: {self._tail('server')}")
-                if self._shop.ended:
-                    break
-                time.sleep(0.004)
-            else:
-                return
-            self._count_death("server")
+        for server in self._servers.values():
+            server.start()
 
-    def _listens(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self._world.port, timeout=5)
-        with closing(connection):
-            try:
-                connection.connect()
-            except OSError:
-                return False
-        return True
+    def _server(self, who: str, port: int, live: Callable[[World, int], None]) -> Server:
+        work, ends = partial(live, self._world), iter(getattr(self._plan, who))
+        return Server(port, work, ends, self._world.log(who), partial(self._count_death, who))
 
     def _count_death(self, who: str) -> None:
         self._kills += 1
@@ -178,37 +162,19 @@ class _Run:
         if path.exists():
             self._steps.setdefault(who, path.read_text().splitlines())
 
+    def _keep_all_steps(self) -> None:
+        for who in self._servers:
+            self._keep_steps(who)
+
     def _revive(self) -> None:
-        """Have the shop back where it died."""
-        assert self._shop is not None
-        if self._shop.has_failed:
-            raise HarnessFailed(f"the shop failed: {self._tail('server')}")
-        if self._shop.ended:
-            self._count_death("server")
-            self._start()
+        for server in self._servers.values():
+            server.revive()
 
     def _wait(self, seconds: int) -> None:
-        """Let time pass, then have the reconciler run."""
+        """Let time pass, then have the reconcilers run."""
         self._world.pass_time(seconds)
-        for _ in range(2):
-            self._ask("POST", RECONCILE)
-
-    def _ask(self, method: str, path: str, fields: Mapping[str, str] | None = None) -> tuple[int, str, bool]:
-        """Ask the shop, which may die of it; it is asked again then."""
-        deadline = time.monotonic() + _START_SECONDS
-        while time.monotonic() < deadline:
-            self._revive()
-            connection = http.client.HTTPConnection("127.0.0.1", self._world.port, timeout=30)
-            with closing(connection):
-                try:
-                    connection.request(method, path, headers=dict(fields or {}))
-                    answer = connection.getresponse()
-                    body = answer.read().decode()
-                except (OSError, http.client.HTTPException):
-                    time.sleep(0.02)
-                    continue
-            return answer.status, body, answer.getheader("idempotent-replayed") == "true"
-        raise HarnessFailed(f"the shop does not answer: {self._tail('server')}")
+        for server in 2 * [*self._servers.values()]:
+            server.ask("POST", RECONCILE)
 
     # --- the agents
 
@@ -221,8 +187,7 @@ class _Run:
             self._agents.append(Child(work, world.log(f"client-{number}")))
         server_died = False
         while sum(agent.ended for agent in self._agents) < len(self._agents):
-            assert self._shop is not None
-            if self._shop.ended:
+            if any(server.is_dead for server in self._servers.values()):
                 server_died = True
                 if plan.after == 0:
                     self._revive()
@@ -230,7 +195,8 @@ class _Run:
                 break
             time.sleep(0.004)
         if any(agent.has_failed for agent in self._agents):
-            raise HarnessFailed(f"an agent failed: {self._tail('client-0')}")
+            log = self._world.log("client-0")
+            raise HarnessFailed(f"an agent failed: {log.read_text(errors='replace')[-2000:]}")
         agents, self._agents = self._agents, []
         agent_died = agents[0].was_killed
         if agent_died:
@@ -246,14 +212,20 @@ class _Run:
     def _count_window(self) -> None:
         """What a journal calls bought is in the hands of who asked; if that dies, so do they."""
         closed = [each for each in _purchases(self._world, 0) if each.state is PurchaseState.COMMITTED and each.receipt]
-        self._in_window = max(self._in_window, len(closed) - len(lines(self._world.received(0))))
+        if self._world.scenario.uses == 1:  # a use is repeated with its key
+            self._in_window = max(self._in_window, len(closed) - len(lines(self._world.received(0))))
 
     def _is_done(self) -> bool:
-        if self._world.scenario.never_serves:
+        scenario, clients = self._world.scenario, range(self._plan.clients)
+        if scenario.is_fetched and self._is_owed_back():
+            return False
+        if scenario.never_serves or scenario.is_stuck(self._away):
             return not self._open_purchases()
-        if self._world.scenario.bank == "lnd" and self._away > WINDOW:  # see `verdict`
-            return not self._open_purchases()
-        return all(lines(self._world.received(number)) for number in range(self._plan.clients))
+        return all(len(lines(self._world.received(number))) >= scenario.uses for number in clients)
+
+    def _is_owed_back(self) -> bool:
+        charges, _ = gather(self._world, 0)
+        return any(charge.payment is not PaymentState.REFUNDED for charge in charges if charge.settled_at is not None)
 
     def _open_purchases(self) -> list[PurchaseRecord]:
         found = (_purchases(self._world, number) for number in range(self._plan.clients))
@@ -262,27 +234,26 @@ class _Run:
     def _show_again(self, *, late: bool) -> None:
         """Show every payment that ever left once more, as whoever overheard it might."""
         for fields in self._presented():
-            status, body, is_replay = self._ask("GET", "/goods", fields)
+            status, body, is_replay = self._shop.ask("GET", "/goods", fields)
             self._shown.append(Shown(status, body, is_replay, late))
 
     def _presented(self) -> Iterator[Mapping[str, str]]:
         known: set[str] = set()
         for number in range(self._plan.clients):
-            for fields in lines(self._world.presented(number)):
+            shown = lines(self._world.presented(number))
+            if self._world.scenario.uses > 1:  # as somebody who does not know the keys
+                shown += [{name: fields[name] for name in fields if name != "idempotency-key"} for fields in shown]
+            for fields in shown:
                 if (text := json.dumps(fields, sort_keys=True)) not in known:
                     known.add(text)
                     yield fields
-
-    def _tail(self, who: str) -> str:
-        path = self._world.log(who)
-        return path.read_text(errors="replace")[-2000:] if path.exists() else "(it wrote nothing)"
 
 
 def gather(world: World, clients: int) -> tuple[Sequence[Charge], Sequence[PurchaseRecord]]:
     """What the shop's store and the agents' journals hold."""
 
     async def read() -> Sequence[Charge]:
-        store = SqliteStore(world.store)
+        store = open_store(world.store)
         await store.start()
         try:
             return await store.recent(limit=100)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.services import anvil, lightning
+from tests.services import anvil, lightning, lnbits, postgres
 from tests.services.anvil import EvmChain
 from tests.services.lightning import RegtestNetwork
+from tests.services.lnbits import LnbitsPair
 
-__all__ = ["available", "of_evm", "of_regtest", "running"]
+__all__ = ["available", "of_evm", "of_lnbits", "of_postgres", "of_regtest", "running"]
 
 
 def of_evm(evm: EvmChain) -> dict[str, Any]:
@@ -31,20 +33,35 @@ def of_regtest(network: RegtestNetwork) -> dict[str, Any]:
     }
 
 
+def of_lnbits(pair: LnbitsPair) -> dict[str, Any]:
+    """How to reach the two LNbits."""
+    return {"lnbits": {"publisher": asdict(pair.publisher), "payer": asdict(pair.payer)}}
+
+
+def of_postgres(server: postgres.PostgresServer) -> dict[str, Any]:
+    """How to reach a database."""
+    return {"postgres": server.url}
+
+
 def available() -> set[str]:
-    """The banks whose services are installed."""
-    missing = {"anvil": anvil.missing(), "lnd": lightning.missing()}
-    return {name for name, reason in missing.items() if reason is None}
+    """The services that are installed."""
+    modules = {"anvil": anvil, "lnd": lightning, "lnbits": lnbits, "postgres": postgres}
+    return {name for name, module in modules.items() if module.missing() is None}
 
 
 @contextmanager
-def running(banks: set[str]) -> Iterator[dict[str, Any]]:
-    """Start what these banks need, until the block ends."""
+def running(names: set[str]) -> Iterator[dict[str, Any]]:
+    """Start these services, until the block ends."""
     with ExitStack() as stack:
         where: dict[str, Any] = {}
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rail402-services-")))
-        if "anvil" in banks:
+        if "anvil" in names:
             where |= of_evm(stack.enter_context(anvil.evm_chain(folder / "evm")))
-        if "lnd" in banks:
-            where |= of_regtest(stack.enter_context(lightning.regtest_network(folder / "regtest")))
+        if "lnd" in names:
+            network = stack.enter_context(lightning.regtest_network(folder / "regtest"))
+            where |= of_regtest(network)
+            if "lnbits" in names:
+                where |= of_lnbits(stack.enter_context(lnbits.lnbits_pair(network, folder / "lnbits")))
+        if "postgres" in names:
+            where |= of_postgres(stack.enter_context(postgres.postgres_server(folder / "postgres")))
         yield where

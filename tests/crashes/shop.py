@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from collections.abc import AsyncIterator
+from typing import Final
 
-import uvicorn
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from rail402 import Gate
-from tests.crashes.scenarios import PRICES
+from rail402 import Gate, Receipts
+from rail402.protocol.charge import Delivery, PaymentState
+from rail402_lightning.refunds import REFUND_PATH
+from tests.crashes.processes import RECONCILE, listen
+from tests.crashes.scenarios import PASS_VALID, PRICES
 from tests.crashes.steps import Steps, watch_shop
-from tests.crashes.world import World, bound, lines, note
+from tests.crashes.world import World, lines, note
 
-__all__ = ["RECONCILE", "serve"]
+__all__ = ["GRANT", "REFUND", "serve"]
 
-RECONCILE: Final = "/-/reconcile"
-"""POSTed to, the reconciler runs once."""
+GRANT: Final = "/-/grant"
+"""POSTed to, the seller refunds what was paid for nothing."""
+
+REFUND: Final = f"/.well-known/rail402/{REFUND_PATH}"
 
 _KEY: Final = {"kty": "OKP", "crv": "Ed25519", "d": "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"}
 _KEY_X: Final = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"  # RFC 8037, appendix A
-
-Message = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
 
 
 def serve(world: World, kill_at: int) -> None:
     """Live until killed, at the latest at step `kill_at`."""
     steps = Steps(world.path / "server.steps", kill_at)
-    rail = world.bank.rail(world.clock)
+    scenario = world.scenario
+    rail = world.bank.rail(world.clock, refunds=scenario.never_serves)
     watch_shop(steps, rail)
     gate = Gate(
         rails=[rail],
-        store=f"sqlite:///{world.store}",
+        store=world.store,
         public_url=world.origin,
         secret="of this test, 32 bytes and a few more",
         receipt_key=_KEY | {"x": _KEY_X, "kid": "test"},
@@ -47,14 +48,18 @@ def serve(world: World, kill_at: int) -> None:
     gate.install(app)
 
     @app.get("/goods")
-    @gate.paid(PRICES[world.scenario.bank], flow=world.scenario.flow)
+    @gate.paid(
+        PRICES[scenario.bank],
+        flow=scenario.flow,
+        receipt=Receipts(PASS_VALID, scenario.uses) if scenario.uses > 1 else None,
+    )
     async def goods(request: Request) -> Response:
         charge = gate.charge(request)
         assert charge is not None
         note(world.runs, charge.id)
         steps("the handler has begun")
         run = len(lines(world.runs))
-        endings = world.scenario.handler
+        endings = scenario.handler
         try:
             return _end(endings[min(run, len(endings)) - 1], f"run {run} of {charge.id}")
         finally:
@@ -64,19 +69,14 @@ def serve(world: World, kill_at: int) -> None:
     async def reconcile() -> dict[str, int]:
         return {"closed": await gate.reconcile()}
 
-    async def watched(scope: Message, receive: Any, send: Send) -> None:
-        async def sending(message: Message) -> None:
-            what = f"{message['type']} {message.get('status', '')}".strip()
-            steps(f"before {what}")
-            await send(message)
-            steps(f"after {what}")
+    @app.post(GRANT)
+    async def grant() -> dict[str, int]:
+        charges = await gate.services().store.recent(limit=100)
+        paid = [each for each in charges if each.payment is PaymentState.SETTLED]
+        owed = [each.id for each in paid if each.delivery is Delivery.FAILED]
+        return {"granted": len([await gate.refund(charge) for charge in owed])}
 
-        await app(scope, receive, sending if scope.get("path") == "/goods" else send)
-
-    logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    config = uvicorn.Config(watched, log_level="warning", access_log=False, loop="asyncio")
-    uvicorn.Server(config).run(sockets=[bound(world.port)])
+    listen(app, world.port, steps, {"/goods", REFUND})
 
 
 def _end(ending: str, text: str) -> Response:

@@ -14,8 +14,9 @@ from typing import Any, Final
 import httpx
 
 from rail402.client.journal import Journal
-from rail402.protocol.rail import Holds, PaymentRail, Refunds, Wallet
+from rail402.protocol.rail import Holds, PaymentRail, Refunds, RefundsOnDemand, Wallet
 from rail402.stores.base import Store
+from rail402.stores.postgres import PostgresStore
 from rail402.stores.sqlite import SqliteStore
 from rail402_base.rpc.relayer_store import RelayerStore, SqliteRelayerStore
 from rail402_stripe.sandbox import SandboxTransport
@@ -85,9 +86,10 @@ def watch_shop(steps: Steps, rail: PaymentRail) -> None:
     """Watch what the server writes and whom it asks."""
     for verb in _verbs(Store):
         steps.watch(SqliteStore, verb, _of_store)
+        steps.watch(PostgresStore, verb, _of_store)
     for verb in _verbs(RelayerStore):
         steps.watch(SqliteRelayerStore, verb, lambda verb, _: f"relayer.{verb}")
-    for capability in (PaymentRail, Holds, Refunds):
+    for capability in (PaymentRail, Holds, Refunds, RefundsOnDemand):
         if isinstance(rail, capability):
             for verb in _verbs(capability):
                 steps.watch(type(rail), verb, lambda verb, _: f"rail.{verb}")

@@ -54,6 +54,18 @@ Charge.is_owed = False
         ("server", "the handler has begun"),
         "and nobody has what it bought",
     ),
+    "a use that died with its server is lost": (
+        """
+from rail402.stores.sqlite import SqliteStore
+take = SqliteStore.take_use
+async def broken(self, charge_id, use, *, now, lease_until, slot=""):
+    return await take(self, charge_id, use, now=0, lease_until=lease_until, slot=slot)
+SqliteStore.take_use = broken
+""",
+        Scenario("base", "authorization", ("whole", "fails", "whole"), uses=3),
+        ("server", "after store.take_use"),
+        "1 passes for 3 requests gave",
+    ),
     "a lost claim is served again": (
         """
 from rail402.stores.sqlite import SqliteStore

@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.crashes.banks import Bank, open_bank
+from tests.crashes.banks import Anvil, Bank, BaseSandbox, LightningSandbox, Lnd, StripeSandbox
 from tests.crashes.clock import SharedClock
+from tests.crashes.facilitated import Facilitated
+from tests.crashes.lnbits_bank import Lnbits
+from tests.crashes.processes import bound
 from tests.crashes.scenarios import Scenario
+from tests.services.postgres import PostgresServer
 from tests.services.processes import free_ports
 
-__all__ = ["World", "bound", "lines", "note"]
+__all__ = ["World", "lines", "note"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,7 @@ class World:
     Attributes:
         path: where all files of the run are.
         port: where the shop listens, each time that it lives.
+        store: the URL of the shop's charges.
         claim: keeps the port for us while nobody listens there.
     """
 
@@ -33,17 +38,21 @@ class World:
     bank: Bank
     clock: SharedClock
     port: int
+    store: str
     claim: socket.socket
 
     @classmethod
     def make(cls, path: Path, scenario: Scenario, where: Mapping[str, Any], clients: int) -> World:
         """Make one in an empty directory."""
-        bank = open_bank(scenario.bank, path, where)
+        bank = _open_bank(scenario.bank, path, where)
         clock = SharedClock(path / "clock", bank.now())
         for number in range(clients):
             bank.wallet(number, clock)  # what has accounts makes them now
         claim = bound(free_ports(1)[0])
-        return cls(path, scenario, bank, clock, claim.getsockname()[1], claim)
+        store = f"sqlite:///{path / 'charges.db'}"
+        if scenario.store == "postgres":
+            store = PostgresServer(where["postgres"]).schema()
+        return cls(path, scenario, bank, clock, claim.getsockname()[1], store, claim)
 
     @property
     def url(self) -> str:
@@ -56,14 +65,15 @@ class World:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def store(self) -> Path:
-        """The shop's charges."""
-        return self.path / "charges.db"
-
-    @property
     def runs(self) -> Path:
         """A line for each run of the handler: the charge's id."""
         return self.path / "runs"
+
+    def close(self) -> None:
+        """Let go of the ports."""
+        self.claim.close()
+        if isinstance(self.bank, Facilitated):
+            self.bank.claim.close()
 
     def journal(self, number: int) -> Path:
         """An agent's purchases."""
@@ -87,14 +97,6 @@ class World:
         self.bank.passed(self.clock())
 
 
-def bound(port: int) -> socket.socket:
-    """A socket at that port, which does not listen yet; the port may have several of them."""
-    claim = socket.socket()
-    claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    claim.bind(("127.0.0.1", port))
-    return claim
-
-
 def note(path: Path, row: Any) -> None:
     """Write a line of JSON that is not lost with the process."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -105,3 +107,22 @@ def note(path: Path, row: Any) -> None:
 def lines(path: Path) -> list[Any]:
     """The lines that were written."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _open_bank(name: str, path: Path, where: Mapping[str, Any]) -> Bank:
+    """The bank of that name, with what is its own in `path`; `where` says where the real services are."""
+    match name:
+        case "base":
+            return BaseSandbox(path)
+        case "lightning":
+            return LightningSandbox(path)
+        case "stripe":
+            return StripeSandbox(path)
+        case "anvil":
+            return Anvil(path, where["anvil"])
+        case "facilitator":
+            return Facilitated(path, where["anvil"])
+        case "lnbits":
+            return Lnbits(where)
+        case _:
+            return Lnd(where["lnd"])

@@ -1,44 +1,44 @@
-"""The server, or the client, dies on real services: on an EVM, and with money in the channels of two lnd nodes.
+"""The server, or the client, or a facilitator between them dies on real services: on an EVM, with money in the channels
+of two lnd nodes, with the charges in a PostgreSQL.
 
 A seeded sample of the steps; `make crashes` takes all of them.
 """
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import pytest
 
-from tests.crashes.matrix import WHO, clean_steps, command, once_each
-from tests.crashes.scenarios import REAL, Plan, Scenario
-from tests.crashes.services import of_evm, of_regtest
+from tests.crashes.matrix import clean_steps, command, sampled
+from tests.crashes.scenarios import REAL, Scenario
+from tests.crashes.services import of_evm, of_lnbits, of_postgres, of_regtest
 from tests.crashes.worker import Worker
 from tests.services.anvil import EvmChain
 from tests.services.lightning import RegtestNetwork
+from tests.services.lnbits import LnbitsPair
+from tests.services.postgres import PostgresServer
 
-SAMPLE = 4
+SAMPLE = 2
 
 
-def sampled(scenario: Scenario, who: str, steps: list[str]) -> list[Plan]:
-    """Some of the steps."""
-    plans = list(once_each(who, steps))
-    return random.Random(f"{scenario} {who}").sample(plans, min(SAMPLE, len(plans)))
+def on(*services: str) -> pytest.MarkDecorator:
+    """Those that need just these."""
+    return pytest.mark.parametrize("scenario", [each for each in REAL if each.services == {*services}], ids=str)
 
 
 def try_out(scenario: Scenario, where: dict[str, Any]) -> None:
     wrong = []
     with Worker.open(where) as worker:
-        steps = clean_steps(worker, scenario)
-        for who in WHO:
-            for plan in sampled(scenario, who, steps[who]):
+        for who, steps in clean_steps(worker, scenario).items():
+            for plan in sampled(scenario, who, steps, SAMPLE):
                 found = worker.perform(scenario, plan)
                 if found.violations:
                     wrong.append(f"{found.violations}\n    {command(scenario, plan)}\n    {found.path}")
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("scenario", [each for each in REAL if each.bank == "anvil"], ids=str)
+@on("anvil")
 def test_the_balances_on_an_evm_are_right(evm: EvmChain, scenario: Scenario) -> None:
     now = evm.now()
     before = evm.call("evm_snapshot")
@@ -49,7 +49,20 @@ def test_the_balances_on_an_evm_are_right(evm: EvmChain, scenario: Scenario) -> 
     assert evm.now() == now
 
 
-@pytest.mark.parametrize("scenario", [each for each in REAL if each.bank == "lnd"], ids=str)
+@on("lnd")
 def test_the_balances_of_the_channels_are_right(regtest: RegtestNetwork, scenario: Scenario) -> None:
     regtest.wait_until_idle()
     try_out(scenario, of_regtest(regtest))
+
+
+@on("lnd", "lnbits")
+def test_the_wallets_at_lnbits_agree_with_the_channels(
+    regtest: RegtestNetwork, lnbits_pair: LnbitsPair, scenario: Scenario
+) -> None:
+    regtest.wait_until_idle()
+    try_out(scenario, of_regtest(regtest) | of_lnbits(lnbits_pair))
+
+
+@on("postgres")
+def test_a_postgresql_has_the_same_books(postgres: PostgresServer, scenario: Scenario) -> None:
+    try_out(scenario, of_postgres(postgres))
