@@ -49,6 +49,9 @@ from rail402.facilitator.policy import FacilitatorSettings
 from rail402.facilitator.service import DEFAULT_STORE
 from rail402.protocol.dialect import Dialect
 from rail402.protocol.rail import RailSpec
+from rail402.proxy import toml as proxy_toml
+from rail402.proxy.app import ProxyApp
+from rail402.proxy.forwarder import Upstream
 from rail402.server import toml as server_toml
 from rail402.server.answers import MAX_CHALLENGE_BYTES
 from rail402.server.gate import Gate
@@ -251,7 +254,9 @@ def test_configuration_files_load(page: Path, tmp_path: Path, monkeypatch: pytes
     for number, block in enumerate(toml_blocks(page)):
         path = tmp_path / f"{number}.toml"
         path.write_text(block.text)
-        if "server" in tomllib.loads(block.text):
+        if "proxy" in tomllib.loads(block.text):
+            assert isinstance(proxy_toml.proxy_from_toml(path), ProxyApp)
+        elif "server" in tomllib.loads(block.text):
             assert isinstance(gate_from_toml(path), Gate)
         elif "facilitator" in tomllib.loads(block.text):
             assert facilitator_toml.facilitator_from_toml(path).token == REFERENCES["FACILITATOR_TOKEN"]
@@ -382,15 +387,29 @@ def test_every_key_of_the_facilitator_s_file_is_described_with_its_default() -> 
         assert said[name] == ("none" if value is None else f"`{json.dumps(value)}`"), name
 
 
+def test_every_key_of_the_proxy_is_described_with_its_default() -> None:
+    said = {names(key)[0]: default for key, default, _ in rows(DOCS / "proxy.md", "\n`[proxy]`:\n")}
+    fields = proxy_toml._Proxy.model_fields
+    assert said.keys() == fields.keys()
+    of_file = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
+    for name, value in of_file.items():
+        assert said[name] == ("none" if value is None else f"`{json.dumps(value)}`"), name
+    of_upstream = defaults(Upstream)
+    assert of_upstream.pop("to") is dataclasses.MISSING
+    assert of_upstream == {name: of_file[name] for name in of_upstream}
+
+
 def test_every_wallet_s_table_has_the_keys_that_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pay.macaroon").write_bytes(RECEIVING)
     monkeypatch.setenv("SECRET", "0123456789abcdef" * 4)
     token = {"symbol": "T", "address": BASE_USDC.address, "decimals": 6, "name": "T", "version": "1"}
     references = ("private_key", "secret_key", "customer_secret", "admin_key", "rune", "password", "connection")
-    secret = dict.fromkeys(references, "env:SECRET")
+    more_references = ("keystore_password", "mnemonic", "mnemonic_passphrase", "signer", "access_token")
+    secret = dict.fromkeys((*references, *more_references), "env:SECRET")
     lists = {"urls": ["https://x.example.com"], "currencies": ["usd"], "checkout_origins": ["https://x.example.com"]}
     other = {"network": None, "is_testnet": False, "token": token, "max_fee_sat": 1, "max_fee_ppm": 1, "mode": "test"}
     other |= {"hold_seconds": 1, "max_timeout": 1, "macaroon": f"file:{tmp_path}/pay.macaroon"}
+    other |= {"signer_method": "eth_signTypedData", "max_amount": 1}
     other |= {"pays_by": "authorization", "max_gas_gwei": "1", "confirmations": 1}
     said: dict[str, set[str]] = {}
     for rail, backend, needs, may_have in rows(DOCS / "rails.md", "## Tables for wallets"):
@@ -607,6 +626,7 @@ def test_every_command_has_its_line_and_every_exit_code_its_meaning() -> None:
         ("mcp.md", "\n## Options\n", "mcp"),
         ("cli.md", "\n## decode\n", "decode"),
         ("facilitator.md", "`[[rails]]` has the keys of", "facilitator"),
+        ("proxy.md", "must be less than `handler_seconds`.", "proxy"),
     ],
 )
 def test_every_option_of_a_command_is_described(page: str, after: str, command: str) -> None:

@@ -193,6 +193,29 @@ async def test_a_server_that_cannot_start(tmp_path: Path, changes: dict[str, str
     assert because in said[about][1]
 
 
+async def test_a_proxy(tmp_path: Path) -> None:
+    """The file of one is tried as a whole: the service behind it, and whether each pattern can be reached."""
+
+    async def service(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    def file(to: str, more: str = "") -> Path:
+        price = 'price = "0.60 USD"\n'
+        return toml(tmp_path, "https://shop.invalid", **{price: f'{price}{more}[proxy]\nto = "{to}"\n'})
+
+    with listening() as (behind, url):
+        async with served(service, behind):
+            said = await found(server_findings(file(url)))
+            twice = '[[routes]]\nmatch = "GET /article"\nprice = "1 USD"\n'
+            assert (await found(server_findings(file(url, twice))))["start"][0] == "wrong"
+        assert (said["proxy"], said["store"][0]) == (("ok", f"{url} answers"), "ok")
+    assert (await found(server_findings(file(url))))["proxy"] == ("wrong", f"{url} does not answer: ConnectError")
+    said = await found(server_findings(file("nowhere")))
+    assert said["configuration"][0] == "wrong"
+    assert "must be an origin" in said["configuration"][1]
+
+
 async def test_a_server_that_is_not_encrypted_or_not_there(tmp_path: Path) -> None:
     said = await found(server_findings(toml(tmp_path, "http://shop.invalid")))
     assert said["public_url"][0] == "wrong"

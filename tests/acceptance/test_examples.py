@@ -14,6 +14,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from mcp import Client
+
+from rail402 import Payer
+from rail402.tools.mcp_client import PayingSession
+from rail402_base import BaseWallet
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -48,9 +53,9 @@ def serving(name: str, home: Path) -> Iterator[tuple[str, dict[str, str]]]:
         process.communicate(timeout=20)
 
 
-def agent(environment: dict[str, str], *arguments: str) -> str:
-    """Run the example agent and return what it prints."""
-    command = [sys.executable, str(EXAMPLES / "agent.py"), *arguments]
+def agent(environment: dict[str, str], *arguments: str, program: str = "agent") -> str:
+    """Run the example agent, or another program, and return what it prints."""
+    command = [sys.executable, str(EXAMPLES / f"{program}.py"), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -85,3 +90,33 @@ def test_the_stream_is_paid_for(tmp_path: Path) -> None:
         printed = agent(environment, f"{url}/chat?question=why")
         assert "data: paid" in printed
         assert "paid 5 sat on lightning" in printed
+
+
+async def test_the_mcp_server_sells_forecasts_and_gives_the_time_away(tmp_path: Path) -> None:
+    with serving("mcp_server", tmp_path) as (url, environment):
+        payer = Payer([BaseWallet.sandbox(environment["RAIL402_SANDBOX"])], journal=environment["JOURNAL"])
+        async with Client(f"{url}/mcp") as client, payer:
+            paying = PayingSession(payer, client, url)
+            called = await paying.call_tool("forecast", {"city": "Rome"})
+            assert called.result.structured_content == {"result": "sunny in Rome"}
+            assert called.purchase is not None
+            assert called.purchase.receipt is not None
+            assert (str(called.purchase.price), called.purchase.receipt.issuer) == ("0.01 USDC", url)
+            nowhere = await paying.call_tool("forecast", {"city": "Atlantis"})
+            assert nowhere.result.is_error
+            assert nowhere.result.meta is not None
+            assert nowhere.result.meta["rail402/charge"]["payment"] == "released"
+            assert (await paying.call_tool("now")).purchase is None
+
+
+def test_one_line_pays_with_the_wallets_of_the_file(tmp_path: Path) -> None:
+    wallets = tmp_path / "wallets.toml"
+    with serving("article_site", tmp_path) as (url, environment):
+        environment["RAIL402_WALLETS"] = str(wallets)
+        made = subprocess.run(
+            [sys.executable, "-c", "from rail402.cli import main; main()", "init"], env=environment, check=False
+        )
+        assert made.returncode == 0
+        printed = agent(environment, f"{url}/article/status-codes", program="fetch")
+        assert printed.startswith("200 ")
+        assert (tmp_path / "wallet.db").exists()

@@ -275,14 +275,40 @@ async def test_what_is_known_of_a_host_is_listed_and_forgotten(agent: Agent) -> 
     assert (await agent.types("budget", "pins", *options)).stdout == ""
     await agent.types("get", f"{agent.url}/article?n=1", *options)
     listed = (await agent.types("budget", "pins", *options)).stdout
-    assert f"{agent.url}  paid at 0x" in listed
-    assert f"{agent.url}  GET /article did cost 0.6 USD" in listed
+    assert listed.startswith("127.0.0.1  paid at 0x")
+    assert "127.0.0.1  GET /article did cost 0.6 USD\n" in listed
     asked = await agent.types("budget", "unpin", "127.0.0.1", *options)
     assert asked.returncode != 0, "it asks, and nobody answers"
     assert json.loads((await agent.types("budget", "pins", "--json", *options)).stdout)["payees"]
     done = await agent.types("budget", "unpin", "127.0.0.1", "--yes", *options)
     assert (done.returncode, done.stdout) == (0, "2 pins of 127.0.0.1 are forgotten\n")
     assert (await agent.types("budget", "unpin", "127.0.0.1", "--yes", *options)).returncode == 1
+
+
+async def test_looser_limits_wait_until_they_are_confirmed(agent: Agent) -> None:
+    file = agent.home / "limited.toml"
+    file.write_text(LIMITED)
+    options = ("--wallets", str(file))
+    assert (await agent.types("get", f"{agent.url}/article?n=1", *options)).returncode == 0
+    file.write_text(LIMITED.replace("1 USD", "3 USD").replace('deny_hosts = ["*.ads.example"]\n', ""))
+    for dry_run in ((), ("--dry-run",)):
+        refused = await agent.types("get", f"{agent.url}/article?n=2", *options, *dry_run)
+        assert (refused.returncode, "confirm them with `rail402 budget confirm`" in refused.stderr) == (7, True)
+    why = ["for each host per day it was 1 USD, and is 3 USD", "deny_hosts has *.ads.example no more"]
+    shown = (await agent.types("budget", "show", *options)).stdout
+    assert all(f"not confirmed, so that nothing is bought: {each}\n" in shown for each in why)
+    assert json.loads((await agent.types("budget", "show", "--json", *options)).stdout)["unconfirmed"] == why
+    asked = await agent.types("budget", "confirm", *options)
+    assert (asked.returncode != 0, all(each in asked.stdout for each in why)) == (True, True)
+    assert (await agent.types("get", f"{agent.url}/article?n=2", *options)).returncode == 7
+    done = await agent.types("budget", "confirm", "--yes", *options)
+    assert (done.returncode, done.stdout.splitlines()) == (0, [*why, "confirmed"])
+    assert (await agent.types("get", f"{agent.url}/article?n=2", *options)).returncode == 0
+    file.write_text(LIMITED.replace("5 USD", "4 USD"))
+    tighter = await agent.types("get", f"{agent.url}/article?n=2", *options)
+    assert (tighter.returncode, "1 USD per day for the host 127.0.0.1" in tighter.stderr) == (7, True)
+    again = await agent.types("budget", "confirm", *options)
+    assert (again.returncode, again.stdout) == (0, "nothing is looser than what was confirmed last\n")
 
 
 async def test_without_a_terminal_nothing_is_approved(agent: Agent) -> None:

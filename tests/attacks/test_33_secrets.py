@@ -22,6 +22,7 @@ from fastapi import FastAPI
 
 from rail402.client.budget import Budget
 from rail402.client.journal import Journal
+from rail402.client.journal_sqlite import SqliteJournal
 from rail402.client.payer import Payer
 from rail402.errors import OutcomeUnknown, PaymentOutcomeUnknown, Rail402Error, RailUnavailable, StoreError
 from rail402.protocol.binding import OfferKeys
@@ -320,14 +321,14 @@ async def test_a_wallet_that_fails(world: World, monkeypatch: pytest.MonkeyPatch
 async def test_a_journal_that_fails_with_the_proof_in_hand(
     world: World, monkeypatch: pytest.MonkeyPatch, observed: Observe
 ) -> None:
-    async def fail(journal: Journal, operation: Any) -> Any:
+    async def fail(*args: Any, **options: Any) -> Any:
         raise StoreError("the disk is full")
 
     save = Journal.save
 
     async def fail_late(journal: Journal, record: Any, *, now: int) -> Any:
         if record.proof is not None:
-            monkeypatch.setattr(Journal, "_run", fail)
+            monkeypatch.setattr(SqliteJournal, "_run", fail)
         return await save(journal, record, now=now)
 
     with monkeypatch.context() as patch:
@@ -401,7 +402,8 @@ MISTAKES: dict[str, Callable[[Path], object]] = {
     "a receipt key that is none": lambda folder: ReceiptKeys("-----BEGIN PRIVATE KEY-----\nhunter2s3cr3t\n"),
     "a receipt key of another kind": lambda folder: ReceiptKeys({"kty": "oct", "k": "aHVudGVyMnMzY3IzdA"}),
     "a store in a URL with a password": lambda folder: open_store("mysql://me:hunter2s3cr3t@host/db"),
-    "a journal in a URL with a password": lambda folder: Journal("postgres://me:hunter2s3cr3t@host/db"),
+    "a journal in a URL with a password": lambda folder: Journal("mysql://me:hunter2s3cr3t@host/db"),
+    "a journal in a URL that is broken": lambda folder: Journal("postgres://me:hunter2s3cr3t@[::1/db"),
 }
 
 

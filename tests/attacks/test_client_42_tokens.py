@@ -91,7 +91,7 @@ async def test_such_an_offer_is_not_signed(
             await payer.get(server.url)
         assert server.proofs == []
     assert signer.asked == []
-    assert not (await payer.payer.journal.newest() if payer.payer.journal.path.exists() else [])
+    assert not (await payer.payer.journal.newest() if payer.payer.journal.exists() else [])
     observed("unknown tokens, other decimals, names or contracts: nothing is signed")
 
 

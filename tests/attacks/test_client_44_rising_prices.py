@@ -52,6 +52,10 @@ async def test_a_new_payee_on_a_known_host(agent: Agent, change: dict[str, Any],
         for path in ("", "/elsewhere"):
             with pytest.raises(OfferRefused, match=r"was paid at shop on fake:fake, and now wants to be paid at thief"):
                 await agent.get(server.url + path)
+        async with RawServer(seller.handle) as elsewhere:  # another port of the same host is no new host
+            assert elsewhere.url != server.url
+            with pytest.raises(OfferRefused, match=r"127\.0\.0\.1 was paid at shop .* wants to be paid at thief"):
+                await agent.get(elsewhere.url)
         assert agent.signed == 1
     observed("a known host that names another payee is refused, both payees named, before anything is signed")
 

@@ -36,7 +36,7 @@ async def fails(agent: Agent, server: RawServer, caplog: pytest.LogCaptureFixtur
     caplog.set_level(logging.DEBUG, logger="rail402")
     with pytest.raises(ClientError) as caught:
         await agent.get(server.url)
-    records = await agent.payer.journal.newest() if agent.payer.journal.path.exists() else []
+    records = await agent.payer.journal.newest() if agent.payer.journal.exists() else []
     told = [str(caught.value), repr(caught.value), *(repr(record) for record in records)]
     told += [entry.getMessage() for entry in caplog.records if entry.name.startswith("rail402")]
     assert MARK.lower() not in "".join(told).lower()

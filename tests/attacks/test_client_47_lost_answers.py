@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
 import sqlite3
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from rail402.client.journal import Journal
+from rail402.client.journal_sqlite import SqliteJournal
 from rail402.client.services import RESERVE_LEASE
 from rail402.errors import PaymentOutcomeUnknown, StoreError
 from rail402.testing.fakes import FakeLedger, FakeSpec, FakeWallet, Transfer
@@ -244,18 +245,18 @@ async def test_a_caller_that_is_cancelled_at_any_write(
     open_agent: OpenAgent, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """The journal is written, and whoever waited for it is cancelled in the same moment."""
-    agent, steps, run = open_agent(), 0, Journal._run
+    agent, steps, run = open_agent(), 0, SqliteJournal._run
 
-    async def cancelling(journal: Journal, operation: Any) -> Any:
+    async def cancelling(journal: SqliteJournal, work: Any, *, checked: bool) -> Any:
         nonlocal steps
         steps += 1
-        result = await run(journal, operation)
+        result = await run(journal, work, checked=checked)
         if steps == step:
             call.cancel()
             await asyncio.sleep(0)
         return result
 
-    monkeypatch.setattr(Journal, "_run", cancelling)
+    monkeypatch.setattr(SqliteJournal, "_run", cancelling)
     async with RawServer(Shop()) as server:
         call = asyncio.create_task(agent.get(server.url))
         results = await asyncio.gather(call, return_exceptions=True)
@@ -385,7 +386,7 @@ def thaw(agent: Agent) -> None:
 
 
 def _execute(agent: Agent, statement: str) -> None:
-    with closing(sqlite3.connect(agent.payer.journal.path, isolation_level=None)) as connection:
+    with closing(sqlite3.connect(agent.payer.journal.address, isolation_level=None)) as connection:
         connection.execute(statement)
 
 
@@ -462,9 +463,8 @@ async def test_a_journal_that_fails_at_the_end_loses_no_response(
 async def test_a_journal_that_was_replaced_under_a_running_agent(agent: Agent) -> None:
     async with RawServer(Shop()) as server:
         await agent.get(server.url)
-        path = agent.payer.journal.path
-        path.rename(path.with_name("backup.db"))
-        path.write_bytes(b"")
+        os.rename(agent.payer.journal.address, f"{agent.payer.journal.address}.backup")
+        await asyncio.to_thread(Path(agent.payer.journal.address).write_bytes, b"")
         with pytest.raises(StoreError, match="another file"):
             await agent.get(server.url)
     assert agent.signed == 1

@@ -39,7 +39,7 @@ async def test_a_stream_is_refused_before_anything_is_paid(agent: Agent, observe
         assert caught.value.outcome == "not_paid"
         assert [request.body for request in server.requests] == [b"onetwo"]
     assert agent.signed == 0
-    assert not agent.payer.journal.path.exists()
+    assert not agent.payer.journal.exists()
     observed("a stream is refused before anything is paid")
 
 

@@ -50,6 +50,6 @@ async def test_nothing_is_added_to_what_the_server_knows(open_agent: OpenAgent, 
         await agent.get(f"{server.url}/users/alice%40example.com?api_key=s3cr3t")
         (proof,) = server.proofs
     said = base64.b64decode(proof).decode()
-    for text in (*PRIVATE, str(agent.payer.journal.path), "rec_"):
+    for text in (*PRIVATE, agent.payer.journal.address, "rec_"):
         assert text not in said
     observed("nothing is added to what the server knows")

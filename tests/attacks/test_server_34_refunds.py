@@ -13,6 +13,9 @@ import httpx
 import pytest
 from starlette.responses import Response
 
+from rail402.dialects.l402 import L402
+from rail402.dialects.mpp import Mpp
+from rail402.dialects.x402_v2 import X402V2
 from rail402.errors import ConfigurationError, OutcomeUnknown
 from rail402.protocol.charge import Charge, PaymentState
 from rail402.server.settings import Receipts
@@ -151,6 +154,18 @@ async def test_by_who_has_not_paid(tmp_path: Path, observed: Observe) -> None:
             assert (await shop.fetch(guess, invoice)).status_code in (400, 409)
         await shop.assert_given_back()
     observed("Lightning: without the preimage nobody fetches it, with the public hash neither")
+
+
+async def test_by_a_node_on_the_way_of_the_payment(tmp_path: Path, observed: Observe) -> None:
+    """It has the preimage, which the payment itself brought there."""
+    async with Worker(tmp_path, FakeClock()).open() as shop:
+        for dialect in (X402V2(), Mpp(), L402()):
+            preimage, _ = await shop.granted_in(dialect)
+            for shown in ({}, {"X-Receipt": preimage}, {"Authorization": f"L402 {'AAAA' * 20}:{preimage}"}):
+                answer = await shop.fetch(preimage, await shop.invoice(), shown)
+                assert answer.status_code in (400, 402, 409)
+        await shop.assert_given_back(bought=3)
+    observed("nor by a preimage alone, where the payment came with its offer's token: 409 `replay_not_proven`")
 
 
 async def test_before_it_was_granted(tmp_path: Path, observed: Observe) -> None:

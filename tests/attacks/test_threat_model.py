@@ -37,24 +37,27 @@ def forged(world: World, accepted: dict[str, Any], number: int, **changes: Any) 
     return header(terms, signed(world.authorization(terms)))
 
 
-async def test_the_offer_secret_sells_everything_and_signs_and_takes_nothing(tmp_path: Path) -> None:
+async def test_the_offer_secret_sells_cheaply_and_signs_and_takes_nothing(tmp_path: Path) -> None:
     _, pem = ReceiptKeys.generate()
     async with World(tmp_path, secret=SECRET, receipt_key=pem).open() as world:
         others = await world.payment("/article")
         assert (await world.http.get("/article", headers=others)).status_code == 200
         accepted = await world.accepted("/book")
-        bought = await world.http.get("/book", headers=forged(world, accepted, 1, amount="1", payTo=THIRD))
-        assert (bought.status_code, bought.json()) == (200, {"run": 2})
+        # Nobody pays itself: an offer to another payee is taken from nobody.
+        assert await world.refused("/book", forged(world, accepted, 9, amount="1", payTo=THIRD)) == "payee_mismatch"
         await world.assert_books(paid=3000)
-        # The receipt says what was paid, and to whom: it can be found afterwards.
+        bought = await world.http.get("/book", headers=forged(world, accepted, 1, amount="1"))
+        assert (bought.status_code, bought.json()) == (200, {"run": 2})
+        await world.assert_books(paid=3001)
+        # The receipt says what was paid: it can be found afterwards.
         jwks = (await world.http.get("/.well-known/rail402/jwks.json")).json()
         receipt = verify_receipt(bought.headers["receipt-record"], jwks, issuer=URL)
-        assert (receipt.amount, receipt.payee) == ("1", THIRD)
+        assert (receipt.amount, receipt.payee) == ("1", accepted["payTo"])
         # What others paid is not the thief's: the nonce of their token is secret.
         stolen = forged(world, await world.accepted("/book"), 2)
         moved = header(opened(stolen)[0], opened(others)[1])
         assert (await world.http.get("/book", headers=moved)).status_code in (402, 409)
-        kept = forged(world, accepted, 3, amount="1", payTo=THIRD)
+        kept = forged(world, accepted, 3, amount="1")
     async with World(tmp_path, secret={"k2": OTHER}, receipt_key=pem).open() as after:
         assert await after.refused("/book", kept) == "offer_unknown"
 

@@ -222,6 +222,9 @@ class _Sale:
         charges = await self._charges()
         self.was_unknown |= any(each.payment is PaymentState.UNKNOWN for each in charges)
         self._check(response)
+        given_up = {each.payment for each in charges} <= {PaymentState.RELEASED, PaymentState.REJECTED}
+        if given_up and not self.world.paid_before and (await self._books()).received:
+            self.problem("the money is there, and no charge would find it unless its payer comes again")
         if response.status_code == 200:
             self.goods.append(response.content)
             if (await self._books()).received != self._price:
