@@ -14,6 +14,7 @@ from tests.attacks.test_server_26_proxied_paths import GOODS, LooseServer, ToPor
 
 LIES = [
     *(("Rail402-Charge", "ch_lie"), ("rail402_charge", "ch_lie"), ("Rail402-Payer", "lie"), ("RAIL402_PAYER", "lie")),
+    *(("Rail402.Charge", "ch_lie"), ("Rail402~Payer", "lie"), ("X.Forwarded.For", "lie")),
     *(("Rail402-Anything", "lie"), ("X-Forwarded-For", "lie"), ("X_Forwarded_For", "lie"), ("X-Forwarded-Host", "lie")),
     *(
         ("X-Forwarded-Proto", "lie"),

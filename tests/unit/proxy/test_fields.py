@@ -36,6 +36,7 @@ def named(lines: Lines, *names: str) -> list[str]:
 def test_what_everybody_is_told() -> None:
     assert up(("host", "evil.example"), ("accept", "*/*")) == [
         ("host", "up"),
+        ("connection", "close"),
         ("accept", "*/*"),
         ("via", "1.1 rail402"),
         ("x-forwarded-for", "192.0.2.1"),
@@ -66,6 +67,7 @@ def test_what_is_about_the_connection_stays_here() -> None:
     )
     assert [name for name, _ in lines] == [
         "host",
+        "connection",
         "x-kept",
         "via",
         *(f"x-forwarded-{x}" for x in ("for", "proto", "host")),
@@ -87,10 +89,12 @@ def test_what_is_about_the_connection_stays_here() -> None:
         ),
         *("X-Real-IP", "X-Original-URL", "x_original_url", "X-Original-Host", "X-Rewrite-URL", "x_rewrite_url", "Host"),
         *("Transfer_Encoding", "content_length"),
+        *("Rail402.Payer", "rail402~charge", "X.Forwarded+For", "Proxy"),
     ],
 )
 def test_nobody_speaks_for_the_proxy(name: str) -> None:
-    assert "lie" not in {value for _, value in up((name, "lie"), ("connection", name))}
+    for lines in ([(name, "lie")], [(name, "lie"), ("connection", name)]):
+        assert "lie" not in {value for _, value in up(*lines)}
 
 
 @pytest.mark.parametrize(
@@ -154,9 +158,10 @@ def test_the_body_s_end_is_said_in_one_way(sent: Lines, said: Lines) -> None:
 # --- down
 
 
-def down(*lines: tuple[str, str]) -> Lines:
+def down(*lines: tuple[str, str], status: int = 200) -> Lines:
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in lines]
-    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in Downward(PUBLIC, UPSTREAM)(raw)]
+    said = Downward(PUBLIC, UPSTREAM)(raw, status)
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in said]
 
 
 def test_a_response_comes_down_without_what_is_about_the_connection() -> None:
@@ -165,6 +170,13 @@ def test_a_response_comes_down_without_what_is_about_the_connection() -> None:
     assert down(*own, *hop) == own
     both = [("Transfer-Encoding", "chunked"), ("Content-Length", "2"), ("X", "1")]
     assert down(*both) == [("X", "1")]
+    assert down(("Rail402-Charge", "ch_echo"), ("rail402-payer", "me"), ("X", "1")) == [("X", "1")]
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_what_never_has_a_body_says_no_length(status: int) -> None:
+    """Servers that count what they send take it for one that broke off."""
+    assert down(("Content-Length", "9"), ("ETag", "x"), status=status) == [("ETag", "x")]
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
 from rail402.errors import ConfigurationError
+from rail402.proxy.app import ProxyApp
 from rail402.proxy.forwarder import Forwarder, Upstream
 from rail402.testing.fakes import Ending
-from tests.unit.proxy.played import Asked, Parts, answer, proxied
+from tests.unit.proxy.played import Asked, answer, proxied
 from tests.unit.server.shop import Shop, Wire
 
 FLOWS = ["authorization", "escrow", "upfront"]
@@ -189,6 +192,29 @@ async def test_a_paid_answer_of_one_piece_is_one_write() -> None:
     assert upstream.last.all("rail402-charge") == [charge.id]
 
 
+@pytest.mark.parametrize(("method", "length"), [("HEAD", 55), ("GET", 3)])
+async def test_what_follows_a_response_answers_nobody_else(method: str, length: int) -> None:
+    """A body after HEAD, and one that is longer than its Content-Length, in the same packet."""
+    answers = iter([b"the" * (method == "GET") + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison", b"own"])
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                body = next(answers)
+                said = 3 if body == b"own" else length
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % said + body)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        shop = Shop(install=False)
+        async with ProxyApp(shop.gate, Upstream(to=f"http://127.0.0.1:{port}"), priced=(), unmatched="pass") as app:
+            await Wire(app, "/theirs", method).run()
+            wire = await finished(Wire(app, "/own").run())
+    assert wire.body == b"own"
+
+
 # --- what goes wrong before the response begins
 
 
@@ -349,16 +375,7 @@ async def test_and_in_the_middle_of_its_own_request() -> None:
 
 
 async def test_a_client_that_leaves_with_its_answer_stops_nothing() -> None:
-    """The connection to the upstream can be used again: its response is read to its end."""
-    shop, upstream = proxied("GET /x")
-    ended = asyncio.Event()
-
-    class Whole(Parts):
-        async def __aiter__(self) -> Any:
-            yield b"the goods"
-            ended.set()
-
-    upstream.play = lambda asked: httpx.Response(200, headers=[("Content-Length", "9")], stream=Whole())
+    shop, _ = proxied("GET /x")
     async with shop.open():
         wire = shop.request("/x", headers=await shop.quote("/x"))
 
@@ -368,7 +385,17 @@ async def test_a_client_that_leaves_with_its_answer_stops_nothing() -> None:
         wire._watch = leave
         await finished(wire.run())
         assert (await shop.only_charge()).delivery == "stored"
-    assert (wire.complete, ended.is_set()) == (True, True)
+    assert wire.complete
+
+
+async def test_a_client_that_stalls_in_its_request_keeps_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, upstream = proxied(unmatched="pass")
+    monkeypatch.setattr(shop.app._forwarder, "_upstream", replace(shop.app.upstream, answer_seconds=0))
+    async with shop.open():
+        wire = shop.request("/x", "POST", headers={"content-length": "9"})
+        wire._chunks = []
+        await finished(wire.run())
+    assert (wire.status, wire.json()["code"], upstream.asked) == (408, "request_timeout", [])
 
 
 async def test_an_upstream_that_answers_before_it_has_read_everything() -> None:

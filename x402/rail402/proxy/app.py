@@ -11,6 +11,7 @@ from typing import Any, Literal
 import httpx
 from starlette.routing import Router
 
+from rail402.proxy.fields import folded_name
 from rail402.proxy.forwarder import Forwarder, Upstream, UpstreamBroke
 from rail402.proxy.paths import RouteTable, plain_path
 from rail402.proxy.problems import Problem
@@ -112,7 +113,7 @@ class ProxyApp:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": "websockets are not forwarded"})
             return
-        fields = {name.decode("latin-1").lower().replace("_", "-"): value for name, value in scope["headers"]}
+        fields = {folded_name(name).decode(): value for name, value in scope["headers"]}
         try:
             if fields.get("upgrade", b"").lower() == b"websocket":
                 raise Problem(501, "websocket_not_forwarded", "websockets are not forwarded")

@@ -1,7 +1,7 @@
 """The header fields of a proxy: what of a request goes up, what of a response comes down, and what is added.
 
 Upstream believes what it is told of payer, client and origin, so all of that is the proxy's own word: whatever a client
-sends by these names is dropped, with `_` for `-` too, which CGI and WSGI do not tell apart.
+sends by these names is dropped, also with `_` or another sign for `-`, which CGI and WSGI do not tell apart.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rail402.protocol.dialect import Dialect
 from rail402.server.addresses import TrustedProxies
 from rail402.server.request import Scope, without_payment
 
-__all__ = ["Downward", "Line", "Upward", "declared_length"]
+__all__ = ["Downward", "Line", "Upward", "declared_length", "folded_name"]
 
 Line = tuple[bytes, bytes]
 
@@ -32,9 +32,17 @@ _OF_ONE_CONNECTION: Final = {
 
 _OURS: Final = {
     *(b"content-length", b"transfer-encoding", b"expect", b"forwarded", b"host", b"x-real-ip", b"x-rewrite-url"),
+    b"proxy",
 }
 _OURS_BEGIN: Final = (b"rail402-", b"x-forwarded-", b"x-original-")
-"""What a client does not say upstream: what is the proxy's to say, and what some servers take for the path."""
+"""What a client does not say upstream: what is the proxy's to say, what some servers take for the path, and `Proxy`,
+which CGI makes `HTTP_PROXY` of (CVE-2016-5385)."""
+
+_CLOSE: Final = (b"connection", b"close")
+"""One request a connection: bytes after the end of a response (a body after HEAD, or one that is longer than its
+Content-Length) would be the answer to the next request, which is somebody else's."""
+
+_WITHOUT_BODY: Final = (204, 304)
 
 
 class Upward:
@@ -61,14 +69,14 @@ class Upward:
         """Return the fields that a request goes up with; `charge` is what paid for it."""
         kept = []
         for name, value in _of_the_message(scope["headers"]):
-            word = name.lower().replace(b"_", b"-")
+            word = folded_name(name)
             login = without_payment(value.decode("latin-1")) if word == _LOGIN else ""
             if login:
                 kept.append((name, login.encode("latin-1")))
             elif word not in self._dropped and not word.startswith(_OURS_BEGIN):
                 kept.append((name, value))
         via = (b"via", scope["http_version"].encode() + b" rail402")
-        return [self._host, *kept, via, *_framing(scope), *self._client(scope), *self._origin, *_paid(charge)]
+        return [self._host, _CLOSE, *kept, via, *_framing(scope), *self._client(scope), *self._origin, *_paid(charge)]
 
     def _client(self, scope: Scope) -> list[Line]:
         """Return who asks: the addresses that a trusted proxy told, and that of who connects."""
@@ -76,6 +84,11 @@ class Upward:
         told = [value for name, value in scope["headers"] if name.lower() == b"x-forwarded-for"]
         hops = [*(told if self._trusted.trusts(peer) else []), peer.encode()]
         return [(b"x-forwarded-for", b", ".join(filter(None, hops)))] if any(hops) else []
+
+
+def folded_name(name: bytes) -> bytes:
+    """Return the name of a field as the loosest server reads it: in lower case, with `-` for every other sign."""
+    return re.sub(rb"[^a-z0-9]", b"-", name.lower())
 
 
 def _of_the_message(lines: Iterable[Line]) -> Iterator[Line]:
@@ -126,14 +139,17 @@ class Downward:
     def __init__(self, public_url: str, upstream: str) -> None:
         self._public, self._upstream = public_url.encode(), upstream.encode()
 
-    def __call__(self, lines: Iterable[Line]) -> list[Line]:
-        """Return the fields that a response comes down with."""
+    def __call__(self, lines: Iterable[Line], status: int) -> list[Line]:
+        """Return the fields that a response comes down with.
+
+        What it says of a payment is an echo: the gate speaks for itself.
+        """
         lines = list(lines)
-        dropped = {b"content-length"} if declared_length(lines) is None else set()
+        unsized = status in _WITHOUT_BODY or declared_length(lines) is None
         return [
             (name, self._moved(value) if name.lower() in _LOCATIONS else value)
             for name, value in _of_the_message(lines)
-            if name.lower() not in dropped
+            if not (unsized and name.lower() == b"content-length") and not name.lower().startswith(b"rail402-")
         ]
 
     def _moved(self, location: bytes) -> bytes:

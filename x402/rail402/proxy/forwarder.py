@@ -31,9 +31,6 @@ T = TypeVar("T")
 
 logger = logging.getLogger("rail402.proxy")
 
-_KEEP_ALIVE = 2
-"""Seconds that an idle connection is kept: less than servers keep theirs, which would hang up on the next request."""
-
 
 class UpstreamBroke(Exception):
     """The upstream broke its response off after the first part of it."""
@@ -47,8 +44,9 @@ class Upstream:
         to: an origin, such as `http://127.0.0.1:3000`.
         host: what it gets as `Host`: its own name, or the public one.
         connect_seconds: how long connecting may take, and waiting for a free connection.
-        answer_seconds: how long it may be silent: before its response and between two parts of it.
-        connections: how many connections to it there are at most.
+        answer_seconds: how long it may be silent: before its response and between two parts of it. And the client
+            between two parts of its request.
+        connections: how many connections to it there are at most; each is for one request.
 
     Raises:
         ConfigurationError: `to` is no origin.
@@ -78,7 +76,7 @@ class Forwarder:
         self, upstream: Upstream, services: Callable[[], Services], transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
         self._upstream, self._services = upstream, services
-        limits = httpx.Limits(max_connections=upstream.connections, keepalive_expiry=_KEEP_ALIVE)
+        limits = httpx.Limits(max_connections=upstream.connections)
         self._transport = transport or httpx.AsyncHTTPTransport(limits=limits)
 
     @cached_property
@@ -103,7 +101,7 @@ class Forwarder:
         Raises:
             UpstreamBroke: in the middle of the response.
         """
-        body = _Body(receive, expected=_has_body(scope))
+        body = _Body(receive, expected=_has_body(scope), patience=self._upstream.answer_seconds)
         gone = asyncio.create_task(body.gone())
         try:
             response = await _unless(gone, self._ask(scope, body))
@@ -148,31 +146,37 @@ class Forwarder:
         parts = aiter(response.stream)
         length, seen = declared_length(response.headers.raw), 0
         part = await _unless(gone, _following(parts)) if length else b""
-        fields = self._down(response.headers.raw)
+        fields = self._down(response.headers.raw, response.status_code)
         await send({"type": "http.response.start", "status": response.status_code, "headers": fields})
         try:
             while part is not None and (seen := seen + len(part)) != length:
                 if part:
                     await send({"type": "http.response.body", "body": part, "more_body": True})
                 part = await _unless(gone, _following(parts))
-            if part is not None:
-                await _following(parts)  # which is nothing; the connection can be used again
         except Problem as problem:
             raise UpstreamBroke(problem.detail) from problem
         await send({"type": "http.response.body", "body": part or b""})
 
 
 class _Body(httpx.AsyncByteStream):
-    """A request's body on its way up; and after it, the news that the client has gone."""
+    """A request's body on its way up; and after it, the news that the client has gone.
 
-    def __init__(self, receive: Receive, *, expected: bool) -> None:
+    A client that stalls in the middle does not keep a connection to the upstream: after `patience` seconds it is told.
+    """
+
+    def __init__(self, receive: Receive, *, expected: bool, patience: float) -> None:
         self._receive, self._more, self._over = receive, expected, asyncio.Event()
+        self._patience = patience
         if not expected:
             self._over.set()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while self._more:
-            message = await self._receive()
+            try:
+                async with asyncio.timeout(self._patience):
+                    message = await self._receive()
+            except TimeoutError as error:
+                raise Problem(408, "request_timeout", "the rest of the request did not come in time") from error
             if message["type"] == "http.disconnect":
                 raise ClientDisconnected
             self._more = message.get("more_body", False)
