@@ -6,6 +6,7 @@ to the origin that was paid and nowhere else. Who asks again with the same invoi
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -86,6 +87,7 @@ class RefundFetcher:
         origin = record.order.origin
         try:
             async with (
+                asyncio.timeout(_SECONDS),
                 httpx.AsyncClient(transport=self.transport, timeout=_SECONDS) as client,
                 client.stream("POST", f"{origin}{DISCOVERY}{REFUND_PATH}", json=asked, headers=fields) as response,
             ):

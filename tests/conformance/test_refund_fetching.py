@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from rail402.money import Money
 from rail402.protocol.charge import PaymentState
 from rail402.protocol.dialect import Dialect
 from rail402.testing.fakes import FakeClock
-from rail402_lightning import LightningWallet, RefundFetcher
+from rail402_lightning import LightningWallet, RefundFetcher, refund_fetching
 from tests.conformance.test_refunds_lightning import PRICE, URL, Worker
 
 DIALECTS: list[Dialect] = [X402V2(), Mpp(), L402(), XReceipt()]
@@ -117,3 +118,16 @@ async def test_an_answer_that_is_no_refund_changes_nothing(
     assert len(agent.sent) == 1
     assert str((record.proof or {})["preimage"]) not in str(raised.value)
     assert await agent.payer.journal.get(record.id) == record
+
+
+async def test_an_answer_that_never_ends_is_given_up(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def trickle() -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0)
+
+    record = await agent.buy()
+    monkeypatch.setattr(refund_fetching, "_SECONDS", 0)
+    agent.instead = httpx.Response(200, content=trickle())
+    with pytest.raises(RailUnavailable, match="TimeoutError"):
+        await agent.fetcher.fetch(record.id, await agent.shop.invoice())

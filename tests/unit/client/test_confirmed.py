@@ -11,7 +11,7 @@ import pytest
 from rail402.client.budget import Budget
 from rail402.client.confirmed import loosened, written
 from rail402.client.rules import Rule
-from rail402.errors import ConfigurationError, PaymentRefused, RailUnavailable
+from rail402.errors import ConfigurationError, PaymentRefused, RailUnavailable, StoreError
 from rail402.testing.fakes import FakeWallet
 from tests.unit.client.shop import LOST, URL, Market
 
@@ -76,6 +76,11 @@ LOOSER: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"price_tolerance": 0}, {}, "price_tolerance was 0, and is any"),
     ({"ask_above": "1 USD"}, {}, "ask_above was 1 USD, and is gone"),
     ({"ask_above": "1 USD"}, {"ask_above": "2 USD"}, "ask_above was 1 USD, and is 2 USD"),
+    (
+        {"per_hour": None, "total": None, "ask_above": "0.5 USD"},
+        {"per_hour": None, "total": None, "ask_above": "0.5 USD", "per_request": ["0.5 USD", "1000 sat"]},
+        "which other limits count by",
+    ),
 ]
 
 
@@ -139,6 +144,25 @@ async def test_tightening_holds_at_once_for_who_runs_with_looser_limits(market: 
     assert (await market.request(tight, url=f"{URL}&of=other")).status_code == 200
     with pytest.raises(PaymentRefused, match="per hour it was 2 USD, and is 5 USD"):
         await market.request(running, url=f"{URL}&of=third")
+
+
+async def test_limits_that_could_not_be_written_are_written_later(market: Market) -> None:
+    payer = market.payer(budget=budget())
+    payer.file_limits = budget()
+    accept = payer.journal.accept
+
+    async def full(*_: Any, **__: Any) -> Any:
+        raise StoreError("the disk is full")
+
+    payer.journal.accept = full  # type: ignore[method-assign]
+    with pytest.raises(StoreError, match="full"):
+        await market.request(payer)
+    payer.journal.accept = accept  # type: ignore[method-assign]
+    assert (await market.request(payer)).status_code == 200
+    loose = market.payer(budget=budget(per_hour="50 USD"))
+    loose.file_limits = budget(per_hour="50 USD")
+    with pytest.raises(PaymentRefused, match="per hour it was 5 USD"):
+        await market.request(loose, url=f"{URL}&of=other")
 
 
 async def test_what_is_open_is_served_all_the_same(market: Market) -> None:

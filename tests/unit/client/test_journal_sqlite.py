@@ -103,3 +103,9 @@ async def test_what_was_bought_before_there_was_a_total_counts_in_it(tmp_path: P
         connection.executescript(scopes.script)
         found = connection.execute("SELECT scope, period, amount FROM spending ORDER BY period").fetchall()
     assert found == [("", period, 150_000_000_000) for period in ("day", "hour", "total")]
+
+
+async def test_half_a_surrogate_pair_is_the_id_of_nothing(journal: Journal) -> None:
+    with pytest.raises(StoreError, match="cannot be used"):
+        await journal.get("rec_\udcff")
+    assert await journal.get("rec_none") is None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
 import pytest
 
+from rail402.client.receipts import read_keys
 from rail402.client.records import Purchase
 from rail402.protocol.receipt import ReceiptKeys
 from tests.unit.client.shop import ORIGIN, PRICE, URL, Market
@@ -121,6 +123,12 @@ async def test_keys_that_cannot_be_used_pin_nothing(selling: Market, published: 
     assert purchase.receipt is None
     assert purchase.receipt_error
     assert not await selling.payers[0].journal.pinned(ORIGIN)
+
+
+def test_a_key_that_no_database_can_hold_is_none() -> None:
+    key = {"kty": "OKP", "crv": "Ed25519", "x": "A" * 43, "kid": "k"}
+    said = json.dumps({"keys": [key | {"kid": "a\0b"}, key, key | {"x": "\0"}]}).encode()
+    assert read_keys(said) == [key]
 
 
 @pytest.mark.parametrize(

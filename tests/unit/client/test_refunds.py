@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -13,13 +14,14 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from rail402.client import refunds
 from rail402.client.budget import Budget
 from rail402.client.journal import JournalConflict
 from rail402.client.payer import Payer
 from rail402.client.records import PurchaseRecord, PurchaseState
 from rail402.client.refunds import LookedAt, find_refunds, may_be_refunded
 from rail402.money import Money
-from rail402.protocol.receipt import ReceiptKeys, RefundReceipt
+from rail402.protocol.receipt import Receipt, ReceiptKeys, RefundReceipt
 from rail402.server.gate import Gate
 from rail402.testing.fakes import FakeClock, FakeLedger, FakeRail, FakeSpec, FakeWallet
 
@@ -168,6 +170,43 @@ async def test_a_refund_of_something_else_is_not_this_ones(site: Site, change: d
     (found,) = await site.look(record)
     assert said in (found.error or "")
     assert await site.payer.journal.get(record.id) == record
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"amount": "9" * 70}, "amount"),
+        ({"resource": f"{URL}/b"}, "resource"),
+        ({"issued_at": 1}, "not when this was bought"),
+    ],
+)
+async def test_a_receipt_of_something_else_is_not_gone_by(site: Site, change: dict[str, Any], said: str) -> None:
+    """A receipt is kept as it came, also where it is not about this purchase."""
+    record = await site.buy()
+    await site.refund()
+    (charge,) = await site.gate.services().store.recent(limit=1)
+    keys = ReceiptKeys(site.pem)
+    receipt = Receipt.of(charge, issuer=URL).model_copy(update=change)
+    same = {"amount": receipt.amount}
+    lie = RefundReceipt.of(charge, issuer=URL).model_copy(update=same)
+    site.instead = answers({"refund_receipt": keys.sign(lie)})
+    (found,) = await site.look(record.model_copy(update={"receipt": keys.sign(receipt)}))
+    assert said in (found.error or "")
+    assert await site.payer.journal.refunded() == {}
+
+
+async def test_an_answer_that_never_ends_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def trickle() -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0)
+
+    record = await site.buy()
+    monkeypatch.setattr(refunds, "_SECONDS", 0)
+    site.instead = lambda request: httpx.Response(200, content=trickle())
+    async with asyncio.timeout(20):
+        (found,) = await site.look(record)
+    assert found.error == f"{URL} does not answer (TimeoutError)"
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,16 @@ def test_postgres_is_named_without_its_password(scheme: str) -> None:
     assert repr(store) == "PostgresStore('db:6432/charges')"
 
 
+@pytest.mark.parametrize("password", ["hun@ter2", "hun/ter2", "1/ter2", "@ter2", "ter2@", "/ter2"])
+def test_a_password_that_would_end_too_early_is_refused_and_not_repeated(password: str) -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(ConfigurationError, match="%40 for @ and %2F for /") as caught:
+        open_store(f"postgresql://user:{password}@db/charges")
+    assert "ter2" not in str(caught.value)
+    quoted = password.replace("@", "%40").replace("/", "%2F")
+    assert repr(open_store(f"postgresql://user:{quoted}@db/charges")) == "PostgresStore('db:5432/charges')"
+
+
 def test_missing_driver_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     for name in [name for name in sys.modules if name.startswith("rail402.stores.postgres")]:

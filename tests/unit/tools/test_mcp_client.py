@@ -172,29 +172,68 @@ class Foreign:
     async def call_tool(self, name: str, arguments: Any = None, *, meta: Any = None, **_: Any) -> Any:
         self.shown.append(meta)
         answer = self.answers.pop(0)
-        if isinstance(answer, MCPError):
+        if isinstance(answer, Exception):
             raise answer
         return answer
 
 
+REQUEST: dict[str, Any] = {
+    "amount": "3000",
+    "currency": "usd",
+    "recipient": "shop",
+    "methodDetails": {"extra": {}, "flow": "upfront", "timeoutSeconds": 60},
+}
+CHALLENGE: dict[str, Any] = {
+    "id": "abc",
+    "realm": "shop.example",
+    "method": "fake",
+    "intent": "charge",
+    "request": REQUEST,
+    "expires": "2027-01-15T08:10:00Z",
+    "opaque": {"their": "own"},
+    "other": [1],
+}
+ASKING = MCPError(code=-32042, message="pay", data={"challenges": [CHALLENGE]})
+DONE = CallToolResult(content=[TextContent(text="done")])
+
+
 async def test_the_challenge_goes_back_as_it_came(tmp_path: Path) -> None:
     market = Market(tmp_path, forecast)
-    request = {
-        "amount": "3000",
-        "currency": "usd",
-        "recipient": "shop",
-        "methodDetails": {"extra": {}, "flow": "upfront", "timeoutSeconds": 60},
-    }
-    challenge = {"id": "abc", "realm": "shop.example", "method": "fake", "intent": "charge", "request": request}
-    challenge |= {"expires": "2027-01-15T08:10:00Z", "opaque": {"their": "own"}, "other": [1]}
-    done = CallToolResult(content=[TextContent(text="done")])
-    foreign = Foreign(MCPError(code=-32042, message="pay", data={"challenges": [challenge]}), done)
+    foreign = Foreign(ASKING, DONE)
     async with market.open():
         called = await PayingSession(market.payer, foreign, URL).call_tool("work")
-        assert called.result.content == done.content
+        assert called.result.content == DONE.content
     first, second = foreign.shown
     assert first is None
-    assert second["org.paymentauth/credential"]["challenge"] == challenge
+    assert second["org.paymentauth/credential"]["challenge"] == CHALLENGE
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(
+            MCPError(code=-32042, message="no", data={"challenges": challenges, "httpStatus": 503})
+            for challenges in ([1], [{}], "abc", [CHALLENGE | {"realm": "a\nb"}], [CHALLENGE | {"id": ["abc"]}])
+        ),
+        RuntimeError("Invalid structured content returned by tool work"),
+        ValueError("1 validation error for CallToolResult"),
+    ],
+)
+async def test_no_answer_to_a_payment_makes_it_forgotten(answer: Exception, tmp_path: Path) -> None:
+    market = Market(tmp_path, forecast)
+    foreign = Foreign(ASKING, answer, DONE)
+    async with market.open():
+        called = await PayingSession(market.payer, foreign, URL).call_tool("work")
+        assert (called.result.content, await market.states()) == (DONE.content, [PurchaseState.COMMITTED])
+    _, first, again = foreign.shown
+    assert first == again
+
+
+async def test_what_the_session_cannot_read_of_a_free_tool_is_its_own_affair(tmp_path: Path) -> None:
+    market = Market(tmp_path, forecast)
+    async with market.open():
+        with pytest.raises(RuntimeError, match="not entered"):
+            await PayingSession(market.payer, Foreign(RuntimeError("not entered")), URL).call_tool("work")
 
 
 @pytest.mark.parametrize("data", [None, "x", {}, {"challenges": []}, {"challenges": [{"id": 1}]}])

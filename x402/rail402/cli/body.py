@@ -24,10 +24,12 @@ def check_output(path: Path | None) -> None:
     """
     if path is None:
         return
-    is_new = not path.exists()
     try:
-        path.open("ab").close()
-        if is_new:
+        try:
+            path.open("xb").close()
+        except FileExistsError:
+            path.open("ab").close()
+        else:
             path.unlink()
     except OSError as error:
         raise typer.BadParameter(f"{path} cannot be written: {error.strerror}", param_hint="--output") from error

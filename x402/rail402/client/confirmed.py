@@ -77,7 +77,7 @@ def _is_looser(before: Sequence[Money], after: Sequence[Money]) -> bool:
 
 
 def _worth(before: Budget, after: Budget) -> Iterator[str]:
-    """Currencies are worth what the limits per request say, where a window has no limit in one of them."""
+    """Currencies are worth what the limits per request say, where a window or `ask_above` has none in one of them."""
     was, now = ({limit.currency: limit for limit in budget.limits("request")} for budget in (before, after))
     if was.keys() != now.keys():  # said already
         return
@@ -86,6 +86,7 @@ def _worth(before: Budget, after: Budget) -> Iterator[str]:
         return
     everything = [after.limits(level) for level in LEVELS if level != "request"]
     everything += [rule.caps.limits(level) for rule in after.rules for level in rule.caps.levels]
+    everything += [after.asks_above]
     if any(limits and {limit.currency for limit in limits} != was.keys() for limits in everything):
         yield f"per request it was {either(was.values())}, and is {either(now.values())}, which other limits count by"
 

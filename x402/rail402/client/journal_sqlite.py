@@ -91,7 +91,7 @@ class SqliteJournal(JournalDatabase):
             raise StoreError("the journal is not open")
         try:
             return await self._threads.run(operation)
-        except (sqlite3.Error, OverflowError) as error:
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:
             raise StoreError(f"the journal {self.path} cannot be used: {error}") from error
 
     def _open(self) -> sqlite3.Connection:

@@ -244,8 +244,8 @@ class Payer:
         async with self._starting:
             await self.journal.start()
             if services.file_limits is not None and not self._told_limits:  # once: a process that runs on with
-                self._told_limits = True  # tighter limits must not take back what was confirmed since
                 await self.journal.accept(services.file_limits, now=services.now())
+                self._told_limits = True  # tighter limits must not take back what was confirmed since
             started: dict[str, Wallet] = {}
             failure = None
             try:

@@ -30,6 +30,7 @@ __all__ = [
     "CheckedReceipt",
     "check_receipt",
     "check_subject",
+    "check_time",
     "read_keys",
 ]
 
@@ -64,7 +65,7 @@ def check_receipt(services: Services, reply: Reply, record: PurchaseRecord) -> S
             return CheckedReceipt()
         receipt = yield from _verify(services, token, record.order.origin)
         check_subject(receipt, record)
-        _check_time(receipt, record, services.now())
+        check_time(receipt, record, services.now())
     except (Rail402Error, httpx.TransportError, TimeoutError) as error:
         return CheckedReceipt(token, None, (str(error) or type(error).__name__)[:_MAX_ERROR])
     return CheckedReceipt(token, receipt)
@@ -110,8 +111,7 @@ def _is_ours(key: Any) -> bool:
     return (
         isinstance(key, dict)
         and (key.get("kty"), key.get("crv")) == ("OKP", "Ed25519")
-        and isinstance(key.get("x"), str)
-        and isinstance(key.get("kid"), str)
+        and all(isinstance(key.get(name), str) and key[name].isprintable() for name in ("x", "kid"))
     )
 
 
@@ -141,8 +141,12 @@ def check_subject(receipt: Receipt, record: PurchaseRecord) -> None:
             raise MalformedInput(f"{RECEIPT_FIELD}.{member}", detail, code="receipt_invalid")
 
 
-def _check_time(receipt: Receipt, record: PurchaseRecord, now: int) -> None:
-    """Check that the receipt is not an earlier purchase's: what else it says is the same each time."""
+def check_time(receipt: Receipt, record: PurchaseRecord, now: int) -> None:
+    """Check that the receipt is not an earlier purchase's: what else it says is the same each time.
+
+    Raises:
+        MalformedInput: it is another one's.
+    """
     if not record.created_at - _SKEW <= receipt.issued_at <= now + _SKEW:
         detail = f"is {receipt.issued_at}, which is not when this was bought; is a clock wrong?"
         raise MalformedInput(f"{RECEIPT_FIELD}.iat", detail, code="receipt_invalid")

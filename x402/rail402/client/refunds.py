@@ -8,6 +8,7 @@ has come is for the wallet's own books to say.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any, Final
 import httpx
 
 from rail402.client.journal import Journal
-from rail402.client.receipts import JWKS_PATH, MAX_JWKS, UNVOUCHED, read_keys
+from rail402.client.receipts import JWKS_PATH, MAX_JWKS, UNVOUCHED, check_subject, check_time, read_keys
 from rail402.client.records import PurchaseRecord, PurchaseState
 from rail402.errors import MalformedInput, RailUnavailable
 from rail402.money import Money
@@ -79,6 +80,8 @@ async def _ask(journal: Journal, client: httpx.AsyncClient, record: PurchaseReco
     origin, offer = record.order.origin, record.offer
     keys = await journal.pinned(origin)
     receipt = verify_receipt(record.receipt or "", _set_of(keys), issuer=origin)
+    check_subject(receipt, record)  # a receipt is kept as it came
+    check_time(receipt, record, now)
     if not _is_charge(receipt.charge):
         raise MalformedInput("receipt.jti", "is no charge that could be asked about")
     body = await _get(client, origin, _RECEIPTS + receipt.charge)
@@ -114,7 +117,10 @@ def _set_of(keys: Iterable[Mapping[str, str]]) -> dict[str, Any]:
 async def _get(client: httpx.AsyncClient, origin: str, path: str) -> bytes | None:
     """Return a document of the issuer's; None where it has none (any more)."""
     try:
-        async with client.stream("GET", origin + path, headers={"accept": "application/json"}) as response:
+        async with (
+            asyncio.timeout(_SECONDS),
+            client.stream("GET", origin + path, headers={"accept": "application/json"}) as response,
+        ):
             body = await read_at_most(response, MAX_JWKS)
     except (httpx.HTTPError, TimeoutError) as error:
         raise RailUnavailable(f"{origin} does not answer ({type(error).__name__})") from error

@@ -76,8 +76,12 @@ class PostgresDatabase:
             given = conninfo_to_dict(url) if url.startswith(("postgresql://", "postgres://")) else None
         except psycopg.ProgrammingError:
             given = None  # its text may quote the password
-        if given is None:
-            raise ConfigurationError('not a URL of a PostgreSQL: write "postgresql://user:password@host/database"')
+        authority, _, name = url.partition("://")[2].partition("?")[0].partition("/")
+        if given is None or authority.count("@") > 1 or "@" in name:  # else some of a password would be in the address
+            raise ConfigurationError(
+                'not a URL of a PostgreSQL: write "postgresql://user:password@host/database", with %40 for @ and %2F '
+                "for / in the password"
+            )
         self.address = "{host}:{port}/{dbname}".format_map({"host": "", "port": 5432, "dbname": "", **given})
         self._parameters: dict[str, Any] = {**_DEFAULTS, **given, "client_encoding": "utf8", "autocommit": True}
         self._part, self._steps = part, steps

@@ -20,7 +20,7 @@ from rail402.client.httpx import AT_MOST, EXTENSION, METHOD, TOOL
 from rail402.client.payer import Payer
 from rail402.client.records import Purchase
 from rail402.dialects._base64_json import compact_json
-from rail402.errors import MalformedInput
+from rail402.errors import ConfigurationError, MalformedInput
 from rail402.mcp import CODE, RECEIPT, MppMcp, X402Mcp
 from rail402.money import Money
 from rail402.protocol.base import canonical_json
@@ -34,6 +34,9 @@ _ERROR: Final = "rail402_mcp_error"
 _RECEIPT: Final = "Receipt-Record"
 _LOST: Final = (CONNECTION_CLOSED, REQUEST_TIMEOUT)
 """The errors by which the session itself says that there is no answer."""
+
+_UNREADABLE: Final = (RuntimeError, ValueError)
+"""What a session raises over an answer that it cannot read, or that is not of the tool's own schema."""
 
 _Fields = list[tuple[str, str]]
 
@@ -117,7 +120,7 @@ class PayingSession:
 
 @dataclass(slots=True)
 class _Call:
-    """One call, and what was answered last."""
+    """One call, and the last answer with challenges that can be read."""
 
     name: str
     arguments: dict[str, Any]
@@ -143,11 +146,12 @@ class _Carrier(httpx.AsyncBaseTransport):
         except MCPError as error:
             if meta and error.code in _LOST:
                 raise httpx.ReadError(str(error), request=request) from error
-            call.asked = {"error": {"code": error.code, "data": error.data}}
-            return self._refused(error, call.asked)
-        said = result.model_dump(mode="json", by_alias=True, exclude_none=True)
-        call.asked = {"result": said}
-        return self._answered(said)
+            return self._refused(call, error)
+        except _UNREADABLE as error:
+            if meta:  # what became of the payment nobody knows
+                raise httpx.ReadError(str(error), request=request) from error
+            raise
+        return self._answered(call, result.model_dump(mode="json", by_alias=True, exclude_none=True))
 
     async def _fetched(self, request: httpx.Request) -> httpx.Response:
         if self._inner is not None:
@@ -158,10 +162,10 @@ class _Carrier(httpx.AsyncBaseTransport):
             response.stream = _Closing(response.stream, opened.pop_all())
             return response
 
-    def _answered(self, said: Mapping[str, Any]) -> httpx.Response:
+    def _answered(self, call: _Call, said: Mapping[str, Any]) -> httpx.Response:
         """Return the response of a tool's result: 402 where it asks to be paid, an error's status where it is one."""
         meta = said.get("_meta") or {}
-        fields = [*_read(lambda: self._x402.fields_of(said)), *_read(lambda: self._mpp.fields_of({"result": said}))]
+        fields = [*_read(lambda: self._x402.fields_of(said)), *self._challenges(call, {"result": said})]
         if fields:
             return _response(402, {"code": meta.get(CODE)}, fields)
         receipt = meta.get(RECEIPT)
@@ -171,15 +175,22 @@ class _Carrier(httpx.AsyncBaseTransport):
             status = _status(said.get("structuredContent"), "status") if CODE in meta else 500
         return _response(status, said, fields)
 
-    def _refused(self, error: MCPError, asked: Mapping[str, Any]) -> httpx.Response:
+    def _refused(self, call: _Call, error: MCPError) -> httpx.Response:
         """Return the response of an error: 402 where it asks to be paid; else the caller gets it in the end."""
         data = error.data if isinstance(error.data, dict) else {}
-        fields = _read(lambda: self._mpp.fields_of(asked))
+        fields = self._challenges(call, {"error": {"code": error.code, "data": error.data}})
         if fields:
             return _response(402, {"code": data.get(CODE)}, fields)
         response = _response(_status(data, "httpStatus"), {"code": data.get(CODE)}, [])
         response.extensions = {_ERROR: error}
         return response
+
+    def _challenges(self, call: _Call, asked: Mapping[str, Any]) -> _Fields:
+        """Return the challenges of an answer, and keep it: they go back as they came."""
+        fields = _read(lambda: self._mpp.fields_of(asked))
+        if fields:
+            call.asked = asked
+        return fields
 
 
 class _Closing(httpx.AsyncByteStream):
@@ -204,7 +215,7 @@ def _read(read: Callable[[], _Fields]) -> _Fields:
     """Return the terms that `read` finds; what it cannot read are none."""
     try:
         return read()
-    except MalformedInput:
+    except (MalformedInput, ConfigurationError):  # or it cannot stand in a header
         return []
 
 
