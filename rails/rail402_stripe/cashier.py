@@ -193,8 +193,10 @@ class Cashier:
         began = charge.rail_state.get(STRIPE_TIME)
         if not isinstance(began, int):
             return Unknown(detail="when it was sent is not known by Stripe's clock")
-        since = began - _MARGIN_SECONDS
-        for span in _SPANS:
+        since, spans = began - _MARGIN_SECONDS, list(_SPANS)
+        if shut_out:  # by its used key we know that it has arrived, and not when
+            spans.append(max(self._api.time - began, spans[-1] + 1))
+        for span in spans:
             async for intent in self._api.intents_between(since, began + span):
                 if is_of(intent, charge):
                     return outcome(intent, charge, operation)

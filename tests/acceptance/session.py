@@ -255,14 +255,16 @@ async def _limits(session: _Session) -> None:
             await session.type("get", url, "--rail", "base", shown=turn == times - 1)
     session.say("### One tool")
     session.wallets("", 'tool = "fetch"\nper_day = "1 USD"')
-    session.say('```text\n[[budget.rules]]\ntool = "fetch"\nper_day = "1 USD"\n```')
+    session.say(
+        '```text\n[[budget.rules]]\ntool = "fetch"\nper_day = "1 USD"\n```\n\nThe first purchase fits; the second one:'
+    )
     async with _host(session) as call:
         await call("fetch", shown=False, url=f"{session.url}/article/tool?turn=0")
         await call("fetch", url=f"{session.url}/article/tool?turn=1")
 
 
 async def _changes(session: _Session, shop: _Shop) -> None:
-    session.say("### A price that rises, with `price_tolerance = 25`")
+    session.say("### A price that rises, with `price_tolerance = 25`\n\nIt was 0.60 USD at first; now:")
     session.wallets("price_tolerance = 25")
     await session.type("get", f"{session.url}/rising?turn=0", "--rail", "base", shown=False)
     shop.price = "0.80 USD"

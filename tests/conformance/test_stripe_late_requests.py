@@ -98,9 +98,10 @@ async def test_it_charges_nothing_more(tmp_path: Path, flow: str, kind: str, arr
     await world.account.close()
 
 
+@pytest.mark.parametrize("late", [LATE, 600])
 @pytest.mark.parametrize("flow", ["upfront", "escrow"])
-async def test_what_arrives_between_two_looks_is_found(tmp_path: Path, flow: str) -> None:
-    """The request lands after the list was read and before its key is used up."""
+async def test_what_arrives_between_two_looks_is_found(tmp_path: Path, flow: str, late: int) -> None:
+    """The request lands after the list was read and before its key is used up, however late that is."""
     world = World(tmp_path, flow)
 
     async def overtaken(exchange: Exchange) -> httpx.Response:
@@ -112,7 +113,7 @@ async def test_what_arrives_between_two_looks_is_found(tmp_path: Path, flow: str
         world.keep()
         assert (await show(shop, offer, proof)).status_code == 503
         world.faults.on(Fault("overtaken", overtaken), "POST", CREATE)
-        await world.pass_time()
+        await world.pass_time(late)
         if flow == "upfront":
             assert (await shop.only_charge()).payment is PaymentState.SETTLED
         assert (await show(shop, offer, proof)).json() == {"n": 1}

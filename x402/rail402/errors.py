@@ -143,7 +143,7 @@ REASONS = _table(
     Reason("configuration_invalid", 500, False, "caller", "The configuration is not valid", "unexpected_verify_error", "internal-payment-error"),
     Reason("gate_not_installed", 500, False, "caller", "A paid endpoint was reached without its gate", "unexpected_verify_error", "internal-payment-error"),
     # The client's own verdicts; they never travel.
-    Reason("budget_exceeded", 402, False, "caller", "A spending limit would be passed", "", ""),
+    Reason("budget_exceeded", 402, False, "caller", "Your own budget does not allow this payment", "", ""),
     Reason("limits_loosened", 402, False, "caller", "Your configuration has looser limits than were confirmed", "", ""),
     Reason("not_allowed", 402, False, "caller", "Your own lists do not allow this payment", "", ""),
     Reason("not_approved", 402, False, "caller", "Nobody has approved this payment", "", ""),

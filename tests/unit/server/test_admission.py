@@ -469,6 +469,10 @@ async def test_a_reclaimed_payment_is_verified_anew() -> None:
         shop.ledger.balances["alice"] = 0
         empty = await shop.client.get("/goods", headers=proof)
         assert (empty.status_code, empty.json()["code"]) == (402, "insufficient_funds")
+        del shop.ledger.balances["alice"]
+        shop.rail.payee = "shop's new account"
+        moved = await shop.client.get("/goods", headers=proof)
+        assert (moved.status_code, moved.json()["code"]) == (402, "payee_mismatch")
         assert (await shop.only_charge()).payment is PaymentState.RELEASED
 
 

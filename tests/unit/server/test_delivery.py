@@ -93,6 +93,44 @@ async def test_it_is_settled_before_the_first_byte_leaves(flow: str) -> None:
 
 
 @pytest.mark.parametrize("flow", FLOWS)
+async def test_a_client_that_reads_slowly_does_not_get_another_run(flow: str) -> None:
+    stalled, go_on, renewed, runs = asyncio.Event(), asyncio.Event(), asyncio.Event(), []
+
+    async def reading(message: Any) -> None:
+        if message.get("body"):
+            stalled.set()
+            await go_on.wait()
+
+    async def streamed(request: Request) -> Response:
+        runs.append(request)
+        return StreamingResponse(iter(["nearly all"]))
+
+    shop = shop_with(streamed, flow, handler_seconds=1, settle_seconds=1, wait_seconds=0)
+    async with shop.open():
+        proof, store = await shop.quote("/goods"), shop.gate.services().store
+        wire = shop.request("/goods", headers=proof, watch=reading)
+        running = asyncio.create_task(wire.run())
+        async with asyncio.timeout(5):
+            await stalled.wait()
+            save = store.save
+
+            async def saving(*charge: Any, **more: Any) -> Any:
+                renewed.set()
+                return await save(*charge, **more)
+
+            store.save = saving  # type: ignore[method-assign]
+            shop.clock.advance(2)  # the whole lease, but for what keeps it
+            await renewed.wait()
+        repeated = await shop.client.get("/goods", headers=proof)
+        assert (repeated.status_code, repeated.json()["code"], len(runs)) == (409, "payment_in_progress", 1)
+        go_on.set()
+        await running
+        assert (wire.body, wire.complete) == (b"nearly all", True)
+        assert (await shop.client.get("/goods", headers=proof)).headers["idempotent-replayed"] == "true"
+        assert len(runs) == 1
+
+
+@pytest.mark.parametrize("flow", FLOWS)
 async def test_a_streamed_body_replays_once_it_was_complete(flow: str) -> None:
     reel = Reel(2)
     shop = shop_with(reel.endpoint, flow)

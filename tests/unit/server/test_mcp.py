@@ -31,7 +31,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 
 from rail402.dialects import DEFAULT_DIALECTS, Mpp
-from rail402.errors import ConfigurationError
+from rail402.errors import ConfigurationError, StoreError
 from rail402.mcp import MppMcp, X402Mcp
 from rail402.protocol.charge import Delivery, PaymentState
 from rail402.protocol.receipt import verify_receipt
@@ -186,6 +186,51 @@ async def test_the_price_may_depend_on_the_arguments_and_be_nothing() -> None:
         assert asked["structuredContent"]["accepts"][0]["amount"] == "5000"
 
 
+@pytest.mark.parametrize("said", [True, "yes", "true", 1])
+async def test_a_price_is_told_what_the_tool_gets(said: Any) -> None:
+    """A schema reads one value in many spellings, and none of them may be the cheap one."""
+
+    async def draw(big: bool, city: str = "Rome") -> str:
+        return "big" if big else "small"
+
+    def price(arguments: Any) -> str:
+        return "5 USD" if arguments["big"] is True and arguments["city"] == "Rome" else "0.001 USD"
+
+    selling = market(draw, price)
+    async with selling.open():
+        asked = await selling.call("draw", big=said)
+        assert asked["structuredContent"]["accepts"][0]["amount"] == "5000000"
+        assert text_of(await selling.buy("draw", big=said)) == "big"
+
+
+async def test_what_came_too_late_for_its_use_of_a_pass_is_withheld() -> None:
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    async def work(n: int) -> str:
+        if n == 1:
+            began.set()
+            await go_on.wait()
+        return "done"
+
+    selling = market(work, receipt=Receipts(uses=2))
+    async with selling.open():
+        proof = await selling.quote("work", n=0)
+        await selling.call("work", proof, n=0)
+        late = asyncio.create_task(selling.call("work", proof, n=1))
+        await began.wait()
+        selling.shop.clock.advance(120)
+        assert text_of(await selling.call("work", proof, n=2)) == "done"
+        store = selling.gate.services().store
+
+        async def down(*_: Any, **__: Any) -> Any:
+            raise StoreError("down")
+
+        store.renew_use = down  # type: ignore[method-assign]
+        go_on.set()
+        answer = await late
+    assert answer["structuredContent"]["code"] == "payment_in_progress"
+
+
 # --- paid
 
 
@@ -258,6 +303,18 @@ async def test_one_server_s_payment_is_not_good_at_another_one_that_shares_its_s
         proof = await here.quote("forecast", city="Rome")
         assert (await there.call("forecast", proof, city="Rome"))["structuredContent"]["accepts"]
     assert there.ledger.charged_total == 0
+
+
+async def test_two_tools_of_one_name_cannot_have_two_prices_in_one_gate() -> None:
+    cheap = market()
+    dear = Market(server=MCPServer("dear", log_level="ERROR"))
+    dear.gate = cheap.gate
+    dear.sell(forecast, "0.0030 USD")  # as for another session
+    for price in ("5 USD", lambda arguments: "0.003 USD"):
+        with pytest.raises(ConfigurationError, match="called forecast and have two prices"):
+            dear.sell(forecast, price)
+    with pytest.raises(ConfigurationError, match="give each server a gate"):
+        paid_call_tool(cheap.gate, {"forecast": cheap.gate.rule("5 USD")})
 
 
 async def test_a_tool_called_by_another_tool_is_paid_for_by_itself() -> None:
@@ -478,6 +535,28 @@ async def test_a_tool_that_asks_its_client_first_is_paid_for_when_it_has_answere
     async with selling.gate, Client(selling.server, list_roots_callback=list_roots) as selling.client:
         paid = await selling.buy("work", n=1)
     assert text_of(paid) == "half done, now done"
+    assert selling.ledger.charged_total == 3000
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_however_often_a_tool_asks_it_is_paid_for_once(flow: str) -> None:
+    rounds = []
+
+    async def work(n: int, context: Context[Any, Any]) -> str | InputRequiredResult:
+        rounds.append(n)
+        asks = InputRequiredResult(input_requests={"roots": ListRootsRequest()}, request_state=f"{len(rounds)}")
+        return asks if len(rounds) < 4 else "done"
+
+    selling = market(work, flow=flow)
+    async with selling.open():
+        proof, session = await selling.quote("work", n=1), selling.client.session
+        for _ in range(3):
+            asked = await session.call_tool("work", {"n": 1}, meta=proof, allow_input_required=True)
+            assert isinstance(asked, InputRequiredResult)
+        assert text_of(await selling.call("work", proof, n=1)) == "done"
+        assert (await selling.call("work", proof, n=1))["_meta"]["rail402/replayed"]
+        (charge,) = await selling.shop.charges()
+    assert (charge.payment, charge.refund_receipt, len(rounds)) == (PaymentState.SETTLED, None, 4)
     assert selling.ledger.charged_total == 3000
 
 

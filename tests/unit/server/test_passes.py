@@ -432,6 +432,60 @@ async def test_a_long_answer_keeps_its_lease() -> None:
         assert (await library.get("b", proof, "k")).headers["idempotent-replayed"] == "true"
 
 
+async def test_a_client_that_reads_slowly_does_not_get_its_use_back() -> None:
+    library = Library(receipt=Receipts(uses=2), handler_seconds=1, settle_seconds=1)
+    stalled, go_on, renewed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def reading(message: Any) -> None:
+        if message.get("body") == b"nearly all":
+            stalled.set()
+            await go_on.wait()
+
+    async def streamed() -> Any:
+        yield b"nearly all"
+
+    async with library.shop.open():
+        store = library.shop.gate.services().store
+        renew = store.renew_use
+
+        async def renewing(*names: str, lease_until: int) -> bool:
+            renewed.set()
+            return await renew(*names, lease_until=lease_until)
+
+        store.renew_use = renewing  # type: ignore[method-assign]
+        proof = await library.shop.quote("/books/a")
+        await library.get("a", proof)
+        library.next = [StreamingResponse(streamed())]
+        wire = library.shop.request("/books/b", headers=proof, watch=reading)
+        running = asyncio.create_task(wire.run())
+        async with asyncio.timeout(5):
+            await stalled.wait()
+            library.shop.clock.advance(2)  # the whole lease, but for what keeps it
+            await renewed.wait()
+        assert (await library.get("c", proof)).json()["code"] == "uses_exhausted"
+        go_on.set()
+        await running
+        assert (wire.body, wire.complete) == (b"nearly all", True)
+
+
+async def test_a_use_whose_head_alone_was_made_is_given_back() -> None:
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+        raise RuntimeError("the source broke")
+
+    class Broken(Response):
+        __call__ = staticmethod(broken)  # type: ignore[assignment]
+
+    library = Library()
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        await library.get("a", proof)
+        library.next = [Broken()]
+        failed = await library.get("b", proof)
+        assert (failed.status_code, failed.json()["code"]) == (500, "handler_failed")
+        assert [(await library.get("c", proof)).status_code for _ in range(3)] == [200, 200, 402]
+
+
 async def test_a_repeat_beside_the_first_use_waits_for_its_answer() -> None:
     library = Library("upfront", wait_seconds=5)
     running, go_on = asyncio.Event(), asyncio.Event()

@@ -88,9 +88,7 @@ class Admission:
             offer = await self._offer()
             verified = self._rail.spec.authenticate(offer, self._payment)
             await self._services.limiter.new_payment(self._request.order.route)
-            verified = await self._rail.verify(offer, self._payment, verified, now=self._services.clock())
-            if self._rail.payee not in (None, offer.payee):  # a rail sees by itself what was paid elsewhere
-                raise PaymentRejected("the offer is to somebody else", code="payee_mismatch")
+            verified = await self._verify(offer, verified)
             claim = await self._services.store.claim(self._begin(self._new(offer, verified, keys | self._named)))
             if claim.won:
                 return Admitted(claim.charge)
@@ -138,6 +136,13 @@ class Admission:
                 else:
                     return offer
         raise refusal
+
+    async def _verify(self, offer: Offer, verified: Verified) -> Verified:
+        """Have the rail verify the payment, and check that it pays us; before each claim of it."""
+        verified = await self._rail.verify(offer, self._payment, verified, now=self._services.clock())
+        if self._rail.payee not in (None, offer.payee):  # a rail sees by itself what was paid elsewhere
+            raise PaymentRejected("the offer is to somebody else", code="payee_mismatch")
+        return verified
 
     def _new(self, offer: Offer, verified: Verified, keys: frozenset[str]) -> Charge:
         services = self._services
@@ -299,7 +304,7 @@ class Admission:
     async def _reclaim(self, charge: Charge) -> Admitted:
         """Claim a released payment once more, verified anew."""
         verified = self._rail.spec.authenticate(self._offer_of(charge), self._payment)
-        verified = await self._rail.verify(charge.offer, self._payment, verified, now=self._services.clock())
+        verified = await self._verify(charge.offer, verified)
         claimed = charge.on(
             PaymentEvent.RECLAIM,
             lease_until=self._services.lease(),

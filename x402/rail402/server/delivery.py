@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from decimal import ROUND_CEILING
 from enum import Enum, auto
 
@@ -67,6 +68,7 @@ class Delivery:
         self._head: Message = {}
         self._copy: bytearray | None = bytearray()
         self._kept = False
+        self._goes_on = False
 
     @property
     def has_begun(self) -> bool:
@@ -94,6 +96,11 @@ class Delivery:
         taken = self._rail.least_taken(self.charge.offer, min(asked, self.charge.offer.amount))
         self.charge = self.charge.model_copy(update={"reduced_to": taken})
         return taken == asked
+
+    def interrupt(self) -> None:
+        """Have the end of this run be no failure: it asks for something first, and the same payment pays for its going
+        on. What is not settled is released all the same; what is settled stays owed, and no rerun is used up."""
+        self._goes_on = True
 
     async def prepare(self) -> None:
         """Take or reserve the money where the flow wants that before the handler, and mark the handler as running.
@@ -156,7 +163,30 @@ class Delivery:
         else:
             if not self._kept:
                 await self._tee(body, more)
+            await (self._exchange.send(message) if self._kept else self._send_slowly(message))
+
+    async def _send_slowly(self, message: Message) -> None:
+        """Send a piece that is not the last. A client that takes its time over it has not lost its worker, and must not
+        get another run for that: the lease is renewed meanwhile."""
+        every, sent = self._services.settings.lease_seconds / 4, asyncio.Event()
+        staying = list[asyncio.Task[None]]()
+
+        async def stay() -> None:
+            while not sent.is_set():
+                await self._renew()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(every):
+                        await sent.wait()
+
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(every, lambda: staying.append(loop.create_task(stay())))
+        try:
             await self._exchange.send(message)
+        finally:
+            timer.cancel()
+            sent.set()
+            if staying:
+                await asyncio.gather(*staying)  # never two of our own writes at once
 
     @property
     def _fits(self) -> bool:
@@ -301,7 +331,7 @@ class Delivery:
             failed = failed.on(PaymentEvent.RELEASED, lease_until=services.lease())
         elif self._is_given_back(failed):  # in the same write: a worker that dies now must not have forgotten it
             failed = failed.on(PaymentEvent.REFUND, lease_until=services.lease(), asked_at=services.clock())
-        elif charge.is_pass and charge.reruns and self._phase is not _Phase.STREAMING:
+        elif (charge.is_pass or self._goes_on) and charge.reruns and self._phase is not _Phase.STREAMING:
             failed = failed.model_copy(update={"reruns": charge.reruns - 1})  # as every use that fails is given back
         self.charge = await services.store.save(failed)
         if self.charge.payment is PaymentState.HELD and isinstance(self._rail, Holds):
@@ -316,6 +346,8 @@ class Delivery:
         may have delivered, and payers can make a handler fail.
         """
         if charge.payment is not PaymentState.SETTLED or self._phase is _Phase.STREAMING or charge.is_pass:
+            return False
+        if self._goes_on:
             return False
         return isinstance(self._rail, Refunds) and charge.is_first_run and obstacle(self._rail, charge) is None
 

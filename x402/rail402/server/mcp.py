@@ -18,6 +18,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, ParamSpec, get_args
+from weakref import WeakKeyDictionary
 
 import anyio.to_thread
 from mcp.server import ServerRequestContext
@@ -31,6 +32,7 @@ from mcp.types import CallToolRequestParams, CallToolResult, InputRequiredResult
 from rail402.dialects.mpp import Mpp
 from rail402.dialects.x402_v2 import X402V2
 from rail402.errors import ConfigurationError, MalformedInput
+from rail402.money import as_money
 from rail402.protocol.charge import Charge
 from rail402.protocol.offer import Flow
 from rail402.server.challenge import price_of
@@ -51,6 +53,7 @@ CallTool = Callable[[ServerRequestContext[Any, Any], CallToolRequestParams], Awa
 
 _SPOKEN: Final = (X402V2.name, Mpp.name)
 _CONTEXT: Final = "rail402_context"
+_PRICES: Final = WeakKeyDictionary[Gate, dict[str, object]]()
 
 
 def paid_tool(
@@ -68,19 +71,21 @@ def paid_tool(
     Arguments that do not fit the tool's schema are refused before anybody pays.
 
     Args:
-        price: `"0.01 USD"`, a `Money`, or a function of the call's arguments (a mapping) that returns one of them, or
-            None where the call is free.
+        price: `"0.01 USD"`, a `Money`, or a function of the call's arguments (a mapping, with the values that the tool
+            gets) that returns one of them, or None where the call is free.
         rails, flow, receipt, description: see `Gate.paid`.
         asks: how an unpaid call is answered; see `tool_calls.py`.
 
     Raises:
-        ConfigurationError: a setting is wrong, or the gate speaks neither x402 v2 nor MPP.
+        ConfigurationError: a setting is wrong, the gate speaks neither x402 v2 nor MPP, or it sells another tool of
+            that name at another price.
     """
     till = _Till(gate, asks)
     spoken = [name for name in _SPOKEN if name in gate.dialects]
     rule = gate.rule(price, rails=rails, dialects=spoken, flow=flow, receipt=receipt, description=description)
 
     def decorate(tool: Callable[P, Any]) -> Callable[P, Awaitable[Result]]:
+        till.enter(tool.__name__, price)
         signature = inspect.signature(tool, eval_str=True)
         convert = func_metadata(tool, skip_names=list(signature.parameters)).convert_result
         own_context = find_context_parameter(tool)
@@ -93,7 +98,9 @@ def paid_tool(
                 return convert(await _called(tool, args, kwargs))
 
             asked: ServerRequestContext[Any, Any] = context.request_context
-            return await till.sell(rule, asked, tool.__name__, lambda: _answered(run(), tool.__name__))
+            named = signature.bind(*args, **kwargs).arguments  # as the schema has read them: "yes" may be True by now
+            given = {name: value for name, value in named.items() if name != own_context}
+            return await till.sell(rule, asked, tool.__name__, lambda: _answered(run(), tool.__name__), given)
 
         if own_context is None:
             last = inspect.Parameter(_CONTEXT, inspect.Parameter.KEYWORD_ONLY, annotation=Context)
@@ -114,9 +121,11 @@ def paid_call_tool(gate: Gate, tools: Mapping[str, Rule], *, asks: Asks = "auto"
         asks: how an unpaid call is answered; see `tool_calls.py`.
 
     Raises:
-        ConfigurationError: the gate speaks neither x402 v2 nor MPP.
+        ConfigurationError: the gate speaks neither x402 v2 nor MPP, or sells another tool of a name at another price.
     """
     till = _Till(gate, asks)
+    for name, rule in tools.items():
+        till.enter(name, rule.price)
 
     def decorate(call_tool: CallTool) -> CallTool:
         @functools.wraps(call_tool)
@@ -141,14 +150,30 @@ class _Till:
             raise ConfigurationError(f"a tool is paid for by {' or '.join(_SPOKEN)}, and this gate speaks neither")
         self._gate, self._asks = gate, asks
 
+    def enter(self, tool: str, price: Price) -> None:
+        """Note what a tool costs. Several servers may sell it (one for each session, say), at one price.
+
+            ConfigurationError: a tool of that name has another price here, so that an offer for one pays for the other.
+        """
+        # A function that is made anew for each session goes by its name.
+        known = getattr(price, "__qualname__", type(price)) if callable(price) else as_money(price)
+        if _PRICES.setdefault(self._gate, {}).setdefault(tool, known) != known:
+            raise ConfigurationError(
+                f"two tools of one gate are called {tool} and have two prices: give each server a gate of its own"
+            )
+
     async def sell(
         self,
         rule: Rule,
         context: ServerRequestContext[Any, Any],
         tool: str,
         run: Callable[[], Awaitable[Result]],
+        given: Mapping[str, Any] | None = None,
     ) -> Result:
         """Answer a call; `run` makes what it asks for.
+
+        Args:
+            given: the arguments as the tool gets them, for its price; nothing where it gets them as they came.
 
         Raises:
             MCPError: it has to be paid, or was not accepted, and its client speaks MPP; or the tool raised it.
@@ -165,7 +190,7 @@ class _Till:
                 tool=tool,
                 scope=None if http is None else http.scope,
             )
-            price = await price_of(rule, lambda: call.arguments)
+            price = await price_of(rule, lambda: call.arguments if given is None else given)
         except MalformedInput as error:
             return CallToolResult(content=[TextContent(text=str(error))], is_error=True)
         if price is None:
@@ -179,6 +204,8 @@ class _Till:
             result = await run()
             made.append(result)
             done = isinstance(result, CallToolResult) and not result.is_error
+            if delivery is not None and isinstance(result, InputRequiredResult):
+                delivery.interrupt()
             body = result.model_dump_json(by_alias=True, exclude_none=True).encode()
             length = (b"content-length", str(len(body)).encode())
             await send({"type": "http.response.start", "status": 200 if done else 500, "headers": [length]})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 from rail402.errors import PaymentRejected, Rail402Error, StoreError
@@ -12,7 +14,7 @@ from rail402.protocol.payment import Payment
 from rail402.server.admission import Use
 from rail402.server.delivery import Withheld
 from rail402.server.exchange import Exchange
-from rail402.server.fields import end_to_end
+from rail402.server.fields import content_length, end_to_end
 from rail402.server.request import Message
 from rail402.server.services import Services
 from rail402.stores.base import StoredResponse
@@ -26,7 +28,7 @@ class PassDelivery:
     """The answer to one use; a failed one is given back, and one with an Idempotency-Key is kept for its repeat.
 
     A use is under way from when it is taken until its answer is complete, with a lease: one whose worker dies comes
-    back. Nothing (more) of an answer leaves once that has happened.
+    back. Nothing (more) of an answer leaves once that has happened. How slowly a client reads does not bring it back.
 
     Attributes:
         refusal: why the response is withheld, once it is.
@@ -39,25 +41,31 @@ class PassDelivery:
         self._head: Message = {}
         self._copy: bytearray | None = bytearray() if exchange.request.slot else None
         self._served = self._ended = False
+        self._staying: asyncio.Task[None] | None = None
         self.refusal: Rail402Error | None = None
         self.has_begun = False
 
     async def send(self, message: Message) -> None:
         """Take one ASGI message of the handler's response."""
+        if self.refusal is not None:
+            raise Withheld
         if message["type"] == "http.response.start":
             await self._start(message)
             return
         if message["type"] == "http.response.body" and self._served:
             await self._tee(message.get("body", b""), message.get("more_body", False))
+            await self._begin()
         await self._exchange.send(message)
 
     async def close(self) -> None:
         """Give the use back where nothing usable was sent; count it where some of it was."""
+        if self._staying is not None:
+            self._staying.cancel()
         if self._ended:
             return
         store, use = self._services.store, self._use.id
         try:
-            if self._served:
+            if self._served and self.has_begun:
                 await self._services.shielded(store.end_use(self._charge.id, use))
             else:
                 await self._services.shielded(store.return_use(self._charge.id, use))
@@ -68,8 +76,14 @@ class PassDelivery:
         self._head, self._served = message, message["status"] < 400
         if self._served:
             await self._renew()
-        self.has_begun = True
-        await self._exchange.begin(message, self._charge, self._payment if self._served else None)
+        if not self._served or content_length(message) is None:
+            await self._begin()  # else it waits for the body, which is usually whole
+
+    async def _begin(self) -> None:
+        """Let the head go, once."""
+        if not self.has_begun:
+            self.has_begun = True
+            await self._exchange.begin(self._head, self._charge, self._payment if self._served else None)
 
     async def _tee(self, body: bytes, more: bool) -> None:
         if self._copy is not None:
@@ -78,6 +92,7 @@ class PassDelivery:
                 self._copy = None
         if more:
             await self._renew()
+            self._staying = self._staying or asyncio.create_task(self._stay())
         elif not self._ended:
             await self._end()
 
@@ -88,6 +103,13 @@ class PassDelivery:
             self._use = Use(self._use.id, self._services.lease())
             renewing = self._services.store.renew_use(charge, self._use.id, lease_until=self._use.lease_until)
             await self._check(renewing)
+
+    async def _stay(self) -> None:
+        """Keep the lease while a client takes its time over a piece: it has that, and must not get its use back."""
+        with suppress(Withheld):  # which the next piece meets
+            while True:
+                await asyncio.sleep(self._services.settings.lease_seconds / 4)
+                await self._renew()
 
     async def _end(self) -> None:
         """Count the use before the last of its answer leaves, and keep that for a repeat."""
