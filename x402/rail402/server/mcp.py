@@ -153,7 +153,7 @@ class _Till:
     def enter(self, tool: str, price: Price) -> None:
         """Note what a tool costs. Several servers may sell it (one for each session, say), at one price.
 
-            ConfigurationError: a tool of that name has another price here, so that an offer for one pays for the other.
+        ConfigurationError: a tool of that name has another price here, so that an offer for one pays for the other.
         """
         # A function that is made anew for each session goes by its name.
         known = getattr(price, "__qualname__", type(price)) if callable(price) else as_money(price)
