@@ -26,6 +26,10 @@ def vectors(name: str) -> Any:
     return json.loads((Path(__file__).parents[2] / "vectors" / name).read_text())
 
 
+def name_of(vector: Any) -> str:
+    return str(vector["name"])
+
+
 class Rail:
     """A rail whose proofs are `{"proof": text}`, and in X-Receipt the text behind its name."""
 

@@ -19,9 +19,23 @@ from rail402.protocol.offer import Offer
 from rail402.protocol.order import EMPTY_BODY_DIGEST
 from rail402.protocol.payment import Payment
 
-from .dialect_fakes import BASE, CLIENT, LIGHTNING, NOW, ORDER, SERVER, STRIPE, challenge_of, charge_of, offer_of
+from .dialect_fakes import (
+    BASE,
+    CLIENT,
+    LIGHTNING,
+    NOW,
+    ORDER,
+    SERVER,
+    STRIPE,
+    challenge_of,
+    charge_of,
+    name_of,
+    offer_of,
+    vectors,
+)
 
 X402 = X402V1()
+VECTORS = vectors("x402_v1.json")
 PAID = {"x402Version": 1, "scheme": "exact", "network": "eip155:84532", "payload": {"proof": "sig"}}
 
 
@@ -165,6 +179,30 @@ def test_other_bodies_are_left_alone(body: bytes) -> None:
 def test_a_challenge_that_cannot_be_used(message: object) -> None:
     with pytest.raises(MalformedInput):
         offers(message)
+
+
+@pytest.mark.parametrize("vector", VECTORS["accept"], ids=name_of)
+def test_bodies_that_are_read(vector: dict[str, Any]) -> None:
+    assert [offer.amount for offer in offers(vector["body"])] == vector["amounts"]
+
+
+@pytest.mark.parametrize("vector", VECTORS["reject"], ids=name_of)
+def test_bodies_that_are_refused(vector: dict[str, Any]) -> None:
+    with pytest.raises(MalformedInput):
+        offers(vector["body"])
+
+
+@pytest.mark.parametrize("vector", VECTORS["payments"], ids=name_of)
+def test_payments_that_are_read(vector: dict[str, Any]) -> None:
+    (payment,) = X402.payments(Fields([("X-PAYMENT", vector["value"])]), EMPTY_BODY_DIGEST, SERVER)
+    assert (payment.rail, payment.payload) == ("base", {"proof": "sig"})
+
+
+@pytest.mark.parametrize("vector", VECTORS["refused_payments"], ids=name_of)
+def test_payments_that_are_refused(vector: dict[str, Any]) -> None:
+    with pytest.raises((MalformedInput, PaymentRejected)) as caught:
+        X402.payments(Fields([("X-PAYMENT", vector["value"])]), EMPTY_BODY_DIGEST, SERVER)
+    assert caught.value.code == vector["code"]
 
 
 json_values = st.recursive(

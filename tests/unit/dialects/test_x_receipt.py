@@ -29,11 +29,14 @@ from .dialect_fakes import (
     STRIPE,
     challenge_of,
     charge_of,
+    name_of,
     offer_of,
     terms,
+    vectors,
 )
 
 X = XReceipt()
+VECTORS = vectors("x_receipt.json")
 PAYMENT = {"network": "lightning", "invoice": "lnbcrt1", "amount_sats": 21, "expiry_seconds": 600}
 
 
@@ -43,6 +46,29 @@ def offers(document: object, context: Context = CLIENT) -> list[Offer]:
 
 def payments(*values: str, context: Context = SERVER) -> list[Payment]:
     return X.payments(Fields(("X-Receipt", value) for value in values), EMPTY_BODY_DIGEST, context)
+
+
+@pytest.mark.parametrize("vector", VECTORS["accept"], ids=name_of)
+def test_bodies_that_are_read(vector: dict[str, Any]) -> None:
+    assert [offer.amount for offer in offers(vector["body"])] == vector["amounts"]
+
+
+@pytest.mark.parametrize("vector", VECTORS["reject"], ids=name_of)
+def test_bodies_that_are_refused(vector: dict[str, Any]) -> None:
+    with pytest.raises(MalformedInput):
+        offers(vector["body"])
+
+
+@pytest.mark.parametrize("vector", VECTORS["payments"], ids=name_of)
+def test_receipts_that_are_read(vector: dict[str, Any]) -> None:
+    (payment,) = payments(vector["value"])
+    assert payment.rail == vector["rail"]
+
+
+@pytest.mark.parametrize("vector", VECTORS["refused_payments"], ids=name_of)
+def test_receipts_that_are_refused(vector: dict[str, Any]) -> None:
+    with pytest.raises(MalformedInput):
+        payments(vector["value"])
 
 
 # --- server
