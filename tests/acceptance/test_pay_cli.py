@@ -381,3 +381,16 @@ def test_an_agent_needs_no_web_framework(tmp_path: Path, arguments: tuple[str, .
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, "Traceback" in done.stderr) == (code, False)
     assert because in done.stderr
+
+
+async def test_the_sandbox_tells_what_was_earned_in_it(agent: Agent) -> None:
+    nothing = await agent.types("sandbox", RAIL402_SANDBOX=str(agent.home / "nothing"))
+    assert "nothing yet" in nothing.stdout
+    assert not (agent.home / "nothing").exists()
+    await agent.says("get", f"{agent.url}/article", "--rail", "base")
+    await agent.says("post", f"{agent.url}/echo", "--data", "words")
+    said = json.loads((await agent.types("sandbox", "--json")).stdout)
+    assert said["received"] == {"base": "0.6 USDC", "lightning": "21 sat", "stripe": "0 USD"}
+    shown = (await agent.types("sandbox")).stdout
+    assert shown.startswith(str(agent.home / "play"))
+    assert "0.6 USDC received" in shown

@@ -7,7 +7,12 @@ from pathlib import Path
 
 from rail402.errors import ConfigurationError
 
-__all__ = ["sandbox_directory"]
+__all__ = ["find_sandbox", "sandbox_directory"]
+
+
+def find_sandbox(directory: str | Path | None = None) -> Path:
+    """Return where the sandbox is, or would be; see `sandbox_directory`."""
+    return Path(directory or os.environ.get("RAIL402_SANDBOX") or ".rail402")
 
 
 def sandbox_directory(directory: str | Path | None = None) -> Path:
@@ -19,7 +24,7 @@ def sandbox_directory(directory: str | Path | None = None) -> Path:
     Raises:
         ConfigurationError: it cannot be made.
     """
-    path = Path(directory or os.environ.get("RAIL402_SANDBOX") or ".rail402")
+    path = find_sandbox(directory)
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

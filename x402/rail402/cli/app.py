@@ -22,6 +22,7 @@ from rail402.cli.mcp import mcp
 from rail402.cli.pay import get, post
 from rail402.cli.proxy import proxy
 from rail402.cli.receipts import receipts
+from rail402.cli.sandbox import sandbox
 from rail402.clock import system_random
 from rail402.errors import Rail402Error
 from rail402.protocol.receipt import ReceiptKeys
@@ -45,6 +46,7 @@ app.command()(init)
 app.command()(mcp)
 app.command()(get)
 app.command()(post)
+app.command()(sandbox)
 app.command()(inspect)
 app.command()(proxy)
 app.command()(facilitator)

@@ -130,6 +130,11 @@ MANUALS: Final[Mapping[str, Manual]] = {
         examples=("rail402 demo",),
         says={ExitCode.FAILED: "something was not as it should be"},
     ),
+    "sandbox": Manual(
+        summary="Show where the play money is, and how much was earned.",
+        examples=("rail402 sandbox", "rail402 sandbox --json"),
+        environment=_ENV_SANDBOX,
+    ),
     "init": Manual(
         summary="Write a wallets.toml to begin with.",
         examples=("rail402 init", "rail402 init ./wallets.toml"),
