@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from coincurve import PrivateKey
+
 from rail402.client.receipts import read_keys
 from rail402.dialects import DEFAULT_DIALECTS, OPTIONAL_DIALECTS, Mpp, XReceipt, auth_params, macaroon
 from rail402.dialects._payment_proof import parse_proof
@@ -41,6 +43,7 @@ from rail402_base.payment_uri import parse_payment_uri
 from rail402_base.tokens import BASE_SEPOLIA_USDC
 from rail402_base.wire import BaseSpec
 from rail402_lightning import bolt11
+from rail402_lightning.backends import nwc, nwc_wire
 from rail402_lightning.exact import check_settlement
 from rail402_lightning.wire import LightningSpec
 from rail402_stripe.currencies import currency
@@ -301,12 +304,52 @@ def _envelopes() -> Iterator[tuple[str, Target]]:
         yield f"{dialect.name}.offer_of", Target(read, (_dump(envelope),))
 
 
+def _nwc() -> Iterator[tuple[str, Target]]:
+    """What relays say, and the wallets behind them, which can sign and encrypt whatever they like."""
+    ours, theirs = PrivateKey(b"\1" * 32), PrivateKey(b"\2" * 32)
+    client, wallet = (key.public_key_xonly.format().hex() for key in (ours, theirs))
+    shared = nwc_wire.conversation_key(ours.secret, wallet)
+
+    def relayed(data: bytes) -> None:
+        match nwc_wire.read_message(data):
+            case ["EVENT", str(), value]:
+                nwc_wire.read_event(value, author=wallet)
+
+    def signed(value: Any) -> None:
+        said = (value.get(name) for name in ("created_at", "kind", "tags", "content"))
+        digest = nwc_wire._digest(wallet, *said)
+        signature = theirs.sign_schnorr(digest, bytes(32)).hex()
+        value |= {"pubkey": wallet, "id": digest.hex(), "sig": signature}
+        assert nwc_wire.read_event(value, author=wallet).wire().items() <= value.items()
+
+    def hidden(data: bytes) -> None:
+        coded = base64.b64encode(data).decode()
+        for text in (_text(data), coded, f"{coded}?iv={'A' * 22}=="):
+            _tried(lambda text=text: nwc_wire.nip44_decrypt(text, shared))  # type: ignore[misc]
+            _tried(lambda text=text: nwc_wire.nip04_decrypt(text, ours.secret, wallet))  # type: ignore[misc]
+        nwc_wire._unpadded(data)
+
+    answer = {"type": "outgoing", "state": "settled", "preimage": "00" * 32, "fees_paid": 0, "settled_at": NOW}
+    modern = nwc_wire.nip44_encrypt(json.dumps(answer), shared, bytes(32))
+    old = nwc_wire.nip04_encrypt(json.dumps(answer), theirs.secret, client, bytes(16))
+    tags = (("p", client), ("e", "00" * 32))
+    event = nwc_wire.sign_event(nwc_wire.REPLY, modern, tags=tags, now=NOW, secret=theirs.secret, random=bytes(32))
+    messages = (["EVENT", "1", event.wire()], ["OK", event.id, True, ""], ["NOTICE", "busy"])
+    address = f"nostr+walletconnect://{wallet}?relay=wss%3A%2F%2Frelay.example.com&secret={ours.to_hex()}"
+    contents = (modern.encode(), base64.b64decode(modern), old.encode(), b"\0\5hello".ljust(34, b"\0"))
+    yield "nwc.messages", Target(relayed, tuple(_dump(message) for message in messages))
+    yield "nwc.events", Target(_json(signed), (_dump(event.wire()),))
+    yield "nwc.contents", Target(hidden, contents)
+    yield "nwc.answers", Target(_json(nwc._sent), (_dump(answer), _dump(answer | {"state": ""})))
+    yield "nwc.address", Target(lambda data: nwc_wire.parse_connection(_text(data)), (address.encode(),))
+
+
 def _made() -> dict[str, Target]:
     targets: dict[str, Target] = {}
     for dialect in ALL:
         targets[f"{dialect.name}.offers"] = _challenges_of(dialect)
         targets[f"{dialect.name}.payments"] = _payments_of(dialect)
-    targets |= {**dict(_mcp()), **dict(_facilitators()), **dict(_envelopes())}
+    targets |= {**dict(_mcp()), **dict(_facilitators()), **dict(_envelopes()), **dict(_nwc())}
     plain = macaroon.mint(b"k" * 32, bytes(66), b"api.example.com", [b"rail402_offer=k1.1.a.b"])
     authorization = _dump(_SIGNED)
     lines = tuple(value.encode() for dialect in DEFAULT_DIALECTS for _, value in _headers(dialect)[0])

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from rail402_base.eip3009 import Authorization, parse_authorization
 from rail402_base.facilitator_wire import (
+    Settlement,
     SignedTransfer,
+    Verdict,
     parse_settlement,
     parse_verdict,
     request_body,
@@ -154,3 +160,70 @@ def test_what_is_no_text_is_not_taken_for_left_out(member: str) -> None:
     for value, read in ((None, None), ("", None), ("x", "x"), (5, "5"), ([], "[]"), (False, "False")):
         settlement = parse_settlement(SETTLED | {member: value})
         assert getattr(settlement, member) == read
+
+
+# Properties.
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+MEMBERS = ["isValid", "invalidReason", "success", "errorReason", "transaction", "payer", "network", "amount", "kinds"]
+
+
+@given(
+    st.sampled_from([1, 2]),
+    st.builds(
+        Authorization,
+        from_=st.just(PAYER),
+        to=st.just(PAYEE),
+        value=st.integers(1, 2**256 - 1),
+        valid_after=st.integers(0, 2**256 - 1),
+        valid_before=st.integers(0, 2**256 - 1),
+        nonce=st.binary(min_size=32, max_size=32),
+    ),
+    st.binary(min_size=65, max_size=200),
+)
+def test_any_payment_is_read_as_it_was_sent(version: int, authorization: Authorization, signature: bytes) -> None:
+    body = request_body(version, SignedTransfer(TOKEN, authorization, signature), now=NOW)
+    sent = json.loads(json.dumps(body))
+    assert parse_authorization(sent["paymentPayload"]["payload"]) == (authorization, signature)
+    assert 1 <= sent["paymentRequirements"]["maxTimeoutSeconds"] <= 3600
+
+
+@given(st.booleans(), st.from_regex(r"[A-Za-z0-9_:.-]{1,100}", fullmatch=True), st.text(min_size=1))
+def test_any_answer_is_read_as_it_was_given(is_good: bool, reason: str, text: str) -> None:
+    verdict = parse_verdict({"isValid": is_good, "invalidReason": reason, "payer": text})
+    assert verdict == Verdict(is_valid=is_good, reason=reason, payer=text)
+    said = {"success": is_good, "errorReason": reason, "transaction": HASH}
+    settlement = parse_settlement(said | dict.fromkeys(["payer", "network", "amount"], text))
+    assert settlement == Settlement(
+        success=is_good, reason=reason, transaction=HASH, payer=text, network=text, amount=text
+    )
+
+
+def survives(answer: dict[str, Any]) -> None:
+    """Whatever a facilitator answers, it is an answer or none, and no error at all."""
+    assert spoken_version(answer, BASE_SEPOLIA) in (None, 1, 2)
+    assert all(isinstance(network, str) for network in taken_networks(answer))
+    verdict, settlement = parse_verdict(answer), parse_settlement(answer)
+    assert (verdict is None) is not isinstance(answer.get("isValid"), bool)
+    assert (settlement is None) is not isinstance(answer.get("success"), bool)
+    if settlement is not None:
+        assert settlement.transaction is None or settlement.transaction == answer["transaction"].lower()
+
+
+@given(st.sampled_from(MEMBERS), JSON)
+def test_hostile_members_raise_nothing(member: str, value: Any) -> None:
+    survives({"isValid": True, "kinds": [kind(2, "eip155:84532")], **SETTLED, member: value})
+
+
+@given(st.dictionaries(st.sampled_from(MEMBERS) | st.text(max_size=6), JSON))
+def test_hostile_json_raises_nothing(answer: dict[str, Any]) -> None:
+    survives(answer)
+
+
+@given(st.lists(st.builds(kind, JSON | st.sampled_from([1, 2]), JSON, JSON | st.just("exact")) | JSON) | JSON)
+def test_hostile_kinds_raise_nothing(kinds: Any) -> None:
+    survives({"kinds": kinds})

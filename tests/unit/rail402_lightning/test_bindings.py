@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rail402.errors import MalformedInput
+from rail402.errors import MalformedInput, OfferRefused
 from rail402_lightning import bolt11
 from rail402_lightning.bindings import invoice_of
 from rail402_lightning.request_binding import request_hash
@@ -299,3 +303,78 @@ def test_x402_takes_the_invoice_of_an_older_draft() -> None:
     assert X402.decode_proof({"invoice": "lnbcrt1"}) == {"invoice": "lnbcrt1"}
     with pytest.raises(MalformedInput):
         X402.decode_proof({"invoice": 7})
+
+
+# Properties.
+
+ALL = {name: SPEC.bindings[name] for name in ("x402-v2", "mpp", "x-receipt", "l402", "payment-uri")}
+NAMES, MADE = st.sampled_from(list(ALL)), offer()
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8) | st.just(invoice()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def paths(wire: Any, before: str = "") -> list[str]:
+    """Each member of an object, and each of the objects in it."""
+    inner = [path for name, value in wire.items() if isinstance(value, dict) for path in paths(value, f"{name}.")]
+    return [before + path for path in (*wire, *inner)]
+
+
+def survives(name: str, wire: Any) -> None:
+    """Whatever is said, it is read as an offer that can be checked, or refused by name."""
+    with contextlib.suppress(MalformedInput):
+        read = ALL[name].decode_offer(wire, expires_at=UNTIL)
+        if read is not None:
+            assert invoice_of(read).text == read.extra["invoice"]
+            with contextlib.suppress(OfferRefused):
+                SPEC.check_offer(read, ORDER, now=NOW)
+
+
+@given(NAMES, st.integers(1, 10**9), st.integers(1, 2**31 - 1), st.binary(min_size=32, max_size=32))
+def test_any_invoice_comes_back_in_every_dialect(name: str, sats: int, expiry: int, payment_hash: bytes) -> None:
+    text = invoice(amount_msat=sats * 1000, expiry=expiry, payment_hash=payment_hash)
+    made = offer(text, amount=sats * 1000, timeout_seconds=expiry, expires_at=NOW + expiry)
+
+    read = ALL[name].decode_offer(json.loads(json.dumps(ALL[name].encode_offer(made))), expires_at=NOW + expiry)
+
+    assert read == made
+    assert read.canonical == made.canonical
+
+
+@given(NAMES, st.binary(min_size=32, max_size=32))
+def test_any_preimage_comes_back_in_every_dialect(name: str, preimage: bytes) -> None:
+    payload = {"preimage": preimage.hex()}
+
+    assert ALL[name].decode_proof(ALL[name].encode_proof(payload)) == payload
+
+
+@given(NAMES, st.data(), JSON)
+def test_hostile_members_give_typed_errors(name: str, data: st.DataObject, value: Any) -> None:
+    wire: Any = ALL[name].encode_offer(MADE)
+
+    survives(name, changed(wire, data.draw(st.sampled_from(paths(wire))), value))
+
+
+@given(NAMES, st.integers(0, len(invoice()) - 1), st.text(max_size=3))
+def test_hostile_invoices_give_typed_errors(name: str, at: int, text: str) -> None:
+    spoiled = invoice()[:at] + text + invoice()[at + 1 :]
+
+    survives(name, json.loads(json.dumps(ALL[name].encode_offer(MADE)).replace(invoice(), json.dumps(spoiled)[1:-1])))
+
+
+MEMBERS = st.sampled_from(["scheme", "network", "extra", "method", "intent", "request", "invoice", "uri"])
+
+
+@given(NAMES, st.dictionaries(MEMBERS | st.text(max_size=6), JSON, max_size=4))
+def test_hostile_json_gives_typed_errors(name: str, wire: dict[str, Any]) -> None:
+    survives(name, wire)
+
+
+@given(NAMES, st.dictionaries(st.sampled_from(["preimage", "invoice"]) | st.text(max_size=6), JSON), JSON)
+def test_hostile_proofs_give_typed_errors(name: str, said: dict[str, Any], receipt: Any) -> None:
+    wire = {"x-receipt": {"receipt": receipt}, "payment-uri": {"proof": said}}.get(name, said)
+    with contextlib.suppress(MalformedInput):
+        read = ALL[name].decode_proof(wire)
+        assert read is None or read.keys() <= {"preimage", "invoice"}

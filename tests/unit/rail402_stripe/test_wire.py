@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rail402.errors import ConfigurationError, MalformedInput, OfferRefused, PaymentRejected
 from rail402.protocol.offer import Flow, Offer
 from rail402_stripe.currencies import currency
-from rail402_stripe.proofs import OtherProofs, Preparation
+from rail402_stripe.proofs import OtherProofs, Preparation, ProofKind
 from rail402_stripe.wire import SANDBOX_PROFILE, StripeSpec, check_profile, payload_of, spt_of, token_key
 from tests.unit.rail402_stripe.account import ORDER, present
 
@@ -355,3 +359,83 @@ def test_a_proof_that_the_offer_does_not_take_is_refused(payload: dict[str, str]
 def test_no_proof_replays_by_itself(key: str) -> None:
     assert SPEC.bare_replay is False
     assert SPEC.mistaken_keys(present({"spt": key})) == frozenset()
+
+
+# --- properties
+
+NAMES = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=8)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6) | st.just("url"), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+WORDS = ["amount", "currency", "methodDetails", "externalId", "recipient"]
+DETAILS = ["networkId", "paymentMethodTypes", "captureMethod", "customers", "paymentIntent", "checkout"]
+
+
+def survives(said: Any) -> None:
+    """Whatever is said, it is read as an offer that can be said again, or refused by name."""
+    with contextlib.suppress(MalformedInput):
+        offer = MPP.decode_offer(said, expires_at=NOW)
+        if offer is not None:
+            assert MPP.decode_offer(MPP.encode_offer(offer), expires_at=NOW) == offer
+            with contextlib.suppress(OfferRefused):
+                SPEC.check_offer(offer, ORDER, now=NOW)
+
+
+@given(
+    st.integers(1, 10**15 - 1),
+    st.sampled_from([Flow.ESCROW, Flow.UPFRONT]),
+    st.lists(NAMES, min_size=1, max_size=32),
+    st.none() | st.text(max_size=512),
+    st.sampled_from(["profile_test_1", "acct_1"]),
+    st.builds(
+        OtherProofs,
+        payment_intent=st.none() | st.just(Preparation(PREPARE, "pk_test_1")),
+        checkout_url=st.none() | st.just(PREPARE),
+        customers=st.booleans(),
+    ),
+)
+def test_any_offer_comes_back(
+    amount: int, flow: Flow, types: list[str], external_id: str | None, payee: str, others: OtherProofs
+) -> None:
+    offer = make(
+        amount=amount,
+        flow=flow,
+        payment_method_types=types,
+        external_id=external_id,
+        payee=payee,
+        other_proofs=others,
+    )
+    read = MPP.decode_offer(json.loads(json.dumps(MPP.encode_offer(offer))), expires_at=offer.expires_at)
+    assert read == offer
+    assert read.canonical == offer.canonical
+
+
+@given(st.sampled_from(WORDS), st.sampled_from(DETAILS), JSON)
+def test_hostile_members_give_typed_errors(word: str, detail: str, value: Any) -> None:
+    survives(wire() | {"request": value})
+    survives(wire() | {"request": wire()["request"] | {word: value}})
+    survives(wire(details={detail: value}))
+    survives(wire(details={"paymentIntent": {"url": value, "publishableKey": "pk_test_1"}, "checkout": {"url": value}}))
+
+
+@given(st.dictionaries(st.sampled_from(["method", "intent", "request"]) | st.text(max_size=6), JSON, max_size=4))
+def test_hostile_json_gives_typed_errors(said: dict[str, Any]) -> None:
+    survives(said)
+    survives(wire() | {"request": said})
+
+
+@given(st.dictionaries(st.sampled_from([*ProofKind, "externalId"]), JSON | st.just(SPT), max_size=3))
+def test_hostile_proofs_give_typed_errors(said: dict[str, Any]) -> None:
+    with contextlib.suppress(MalformedInput, PaymentRejected):
+        read = MPP.decode_proof(said)
+        if read is None:
+            assert said.keys().isdisjoint(ProofKind)
+        else:
+            assert MPP.decode_proof(MPP.encode_proof(read)) == read
+            SPEC.authenticate(make(), present(read))
+    with contextlib.suppress(MalformedInput, PaymentRejected):
+        SPEC.identify(present(said))
