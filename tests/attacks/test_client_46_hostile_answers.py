@@ -138,8 +138,8 @@ async def test_a_coding_that_cannot_be_undone(agent: Agent, coding: str) -> None
 
 
 def test_what_is_parsed_holds_nobody_up() -> None:
-    """The worst JSON within the limit, against what the bare parser takes for it: our checks add no more than a few times
-    that, so it is the limit that bounds it."""
+    """The worst JSON within the limit, against what the bare parser takes for it: our checks add a few times that, so
+    it is the limit that bounds it."""
     worst = b'{"a":[' + b"[[[[]]]]," * (MAX_BODY // 9 - 2) + b"1]}"
     bare, ours = [], []
     for _ in range(5):
