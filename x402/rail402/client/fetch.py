@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 import httpx
 
 from rail402.client.httpx import AT_MOST, TOOL, bought_by
 from rail402.client.payer import Payer
-from rail402.client.records import Purchase
 from rail402.client.toml import payer_from_toml, wallets_file
 from rail402.errors import ConfigurationError, PaymentOutcomeUnknown
 from rail402.money import Money
@@ -61,12 +60,8 @@ async def fetch(
     paying = _own_payer() if payer is None else nullcontext(payer)
     async with paying as opened, httpx.AsyncClient(transport=opened.transport(), timeout=_TIMEOUT) as client:
         request = _request(client, url, method, headers, body, json, _said(at_most, tool))
-        try:
+        with _told_what_was_bought(request):
             return await client.send(request)
-        except httpx.HTTPError as error:
-            if (bought := bought_by(request)) is None:
-                raise
-            raise _unread(bought, error) from error
 
 
 def fetch_sync(
@@ -84,12 +79,8 @@ def fetch_sync(
     paying = _own_payer() if payer is None else nullcontext(payer)
     with paying as opened, httpx.Client(transport=opened.sync_transport(), timeout=_TIMEOUT) as client:
         request = _request(client, url, method, headers, body, json, _said(at_most, tool))
-        try:
+        with _told_what_was_bought(request):
             return client.send(request)
-        except httpx.HTTPError as error:
-            if (bought := bought_by(request)) is None:
-                raise
-            raise _unread(bought, error) from error
 
 
 def _own_payer() -> Payer:
@@ -118,6 +109,13 @@ def _said(at_most: str | Money | None, tool: str | None) -> dict[str, Any]:
     return {name: value for name, value in ((AT_MOST, at_most), (TOOL, tool)) if value is not None}
 
 
-def _unread(bought: Purchase, error: httpx.HTTPError) -> PaymentOutcomeUnknown:
-    why = f"the answer cannot be read ({error or type(error).__name__}); the same request asks for it again"
-    return PaymentOutcomeUnknown(why, outcome=bought.outcome, record_id=bought.record_id)
+@contextmanager
+def _told_what_was_bought(request: httpx.Request) -> Iterator[None]:
+    """Have an answer that cannot be read say what became of the money, where any was spent for it."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        if (bought := bought_by(request)) is None:
+            raise
+        why = f"the answer cannot be read ({error or type(error).__name__}); the same request asks for it again"
+        raise PaymentOutcomeUnknown(why, outcome=bought.outcome, record_id=bought.record_id) from error
