@@ -21,14 +21,12 @@ from rail402.protocol.endpoint import (
     Endpoint,
     EndpointReply,
     EndpointRequest,
-    Endpoints,
     Signed,
 )
 from rail402.protocol.offer import Offer
 from rail402.protocol.offer_receipt import DID_DOCUMENT, did_document
 from rail402.protocol.order import Order
 from rail402.protocol.payment import ConsumptionKey
-from rail402.protocol.rail import PaymentRail
 from rail402.server import refunds
 from rail402.server.reconciler import Reconciler
 from rail402.server.request import ClientDisconnected, Receive, Scope, Send, read_body
@@ -104,8 +102,8 @@ class Discovery:
         if services.did is not None:
             self._endpoints["GET", DID_DOCUMENT] = self._did
         self._published = frozenset(self._endpoints)  # what is cheap, the same for all, and may be cached
-        for rail in services.rails.values():
-            for address, endpoint in _endpoints(rail).items():
+        for rail in services.with_addresses.values():
+            for address, endpoint in rail.endpoints().items():
                 if self._endpoints.setdefault(address, endpoint) is not endpoint:
                     raise ConfigurationError(f"two rails answer {' '.join(address)}: run them in two gates")
 
@@ -162,10 +160,6 @@ def _published(document: Mapping[str, Any], media_type: str) -> EndpointReply:
         media_type=media_type,
         fields=[("cache-control", "public, max-age=300"), ("access-control-allow-origin", "*")],
     )
-
-
-def _endpoints(rail: PaymentRail) -> Mapping[tuple[str, str], Endpoint]:
-    return rail.endpoints() if isinstance(rail, Endpoints) else {}
 
 
 def _refusal(error: Rail402Error) -> EndpointReply:
