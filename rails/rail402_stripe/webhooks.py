@@ -24,7 +24,7 @@ from rail402.clock import Clock
 from rail402.errors import ConfigurationError, MalformedInput, Rail402Error
 from rail402.protocol.base import Json, parse_json
 from rail402.protocol.charge import Operation
-from rail402.protocol.endpoint import Desk, EndpointReply, EndpointRequest
+from rail402.protocol.endpoint import MAX_SIGNED_BODY, Desk, EndpointReply, EndpointRequest
 from rail402_stripe.intents import CHARGE_MARK, REALM_MARK
 
 __all__ = ["EVENTS", "TOLERANCE_SECONDS", "WEBHOOK", "Webhook", "check_secrets"]
@@ -62,8 +62,6 @@ _HEADER: Final = "stripe-signature"
 _DISPUTE: Final = "charge.dispute.created"
 _REFUND_FAILED: Final = "refund.failed"
 
-# Stripe's largest events are some tens of KiB.
-_MAX_BYTES: Final = 1 << 18
 # For how long an event about a charge that is not there is asked for again: it may have come before the write.
 _EARLY_SECONDS: Final = 3600
 
@@ -124,8 +122,8 @@ class Webhook:
 
     def _genuine(self, request: EndpointRequest) -> Json:
         """Return the event of a delivery that Stripe made for this endpoint, just now."""
-        if len(request.body) > _MAX_BYTES:
-            raise MalformedInput("body", f"is larger than {_MAX_BYTES} bytes", code="body_too_large")
+        if len(request.body) > MAX_SIGNED_BODY:
+            raise MalformedInput("body", f"is larger than {MAX_SIGNED_BODY} bytes", code="body_too_large")
         signature = request.fields.one(_HEADER) or ""
         signed_at = _signed_at(signature)
         try:
@@ -136,7 +134,7 @@ class Webhook:
             raise _not_genuine("no signature in it verifies with a secret of this endpoint")
         if abs(self.clock() - signed_at) > TOLERANCE_SECONDS:
             raise _not_genuine(f"it was made more than {TOLERANCE_SECONDS} s before or after now")
-        event = parse_json(body, field="body", max_bytes=_MAX_BYTES)
+        event = parse_json(body, field="body", max_bytes=MAX_SIGNED_BODY)
         if event.get("livemode") is not (self.network == "stripe:live"):
             logger.warning("a webhook of Stripe's other mode arrived: this endpoint is for %s", self.network)
             raise MalformedInput("livemode", f"is not that of {self.network}", code="malformed_request")
