@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.services.databases import postgres
+from tests.services.postgres import PostgresServer
 
-__all__ = ["postgres"]
+__all__ = ["postgres", "url"]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new, empty database that processes can share."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/shared.db"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.schema()
 
 
 # First, for pytest-xdist reads the marks in this same hook.

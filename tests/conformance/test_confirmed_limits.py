@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,17 +12,8 @@ import pytest
 from rail402.client.budget import Budget
 from rail402.client.journal import Journal
 from rail402.errors import StoreError
-from tests.services.postgres import PostgresServer
 
 NOW = 1_800_000_000
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/wallet.db"
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return server.schema()
 
 
 @asynccontextmanager

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,19 +21,9 @@ from rail402.client.rules import Rule, Subject
 from rail402.errors import BudgetExceeded, ConfigurationError, OfferRefused, StoreError
 from rail402.money import Money
 from rail402.protocol.order import Order
-from tests.services.postgres import PostgresServer
 from tests.unit.client.purchases import NOW, ORDER, entries, hour, pin, record, reserve
 
 KEY_A, KEY_B, KEY_C = ({"kty": "OKP", "crv": "Ed25519", "x": name, "kid": name.lower()} for name in "ABC")
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A new, empty journal that processes can share."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/wallet.db"
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return server.schema()
 
 
 @asynccontextmanager

@@ -10,14 +10,12 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 from rail402.errors import ConfigurationError
 from rail402_base.rpc.relayer_store import Account, Purpose, RelayerStore, Stored, open_relayer_store
 from rail402_base.rpc.transactions import SignedTransaction
-from tests.services.postgres import PostgresServer
 
 NOW = 1_800_000_000
 RELAYER, PAYER, TOKEN = "0x" + "Aa" * 20, "0x" + "Bb" * 20, "0x" + "Cc" * 20
@@ -30,15 +28,6 @@ def purpose(number: int = 1) -> Purpose:
 
 def sign(nonce: int, salt: int = 0) -> SignedTransaction:
     return SignedTransaction(nonce, f"0x{nonce:032x}{salt:032x}", b"raw" + bytes([nonce, salt]))
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A new, empty store that processes can share."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/relayer.db"
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return server.schema()
 
 
 @asynccontextmanager

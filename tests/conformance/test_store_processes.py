@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ import pytest
 from rail402.stores import MemoryStore, open_store
 from rail402.stores.base import Claim
 from rail402.testing.store_support import make_charge, settled, together
-from tests.services.postgres import PostgresServer
 
 PROCESSES, CLAIMS, USES, TOKENS = 8, 25, 30, 40
 
@@ -84,15 +82,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A new, empty store that processes can share."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/charges.db"
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return server.schema()
 
 
 def run_workers(url: str) -> list[dict[str, Any]]:
