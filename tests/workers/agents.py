@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,9 +86,3 @@ async def open_agent(sandbox: Path, journal: Path, url: str, wire: httpx.AsyncBa
     )
     async with payer, httpx.AsyncClient(transport=payer.transport(wire), base_url=url, timeout=60) as client:
         yield client
-
-
-def each(paths: tuple[str, ...], times: int) -> Iterator[str]:
-    """The paths in turn, that many times each."""
-    for _ in range(times):
-        yield from paths

@@ -592,8 +592,6 @@ async def test_an_unknown_outcome_is_never_answered_with_a_challenge(mpp: bool) 
 
 
 async def test_a_store_that_is_down_serves_and_charges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rail402.errors import StoreError
-
     async def down(*_: object, **__: object) -> None:
         raise StoreError("down")
 
