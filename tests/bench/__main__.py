@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rail402.stores.sqlite import SqliteStore
-from tests.bench import bench_challenge, bench_eip3009, bench_gate, bench_store
+from tests.bench import bench_challenge, bench_eip3009, bench_gate, bench_journal, bench_store
 
 
 async def _store() -> dict[str, float]:
@@ -33,6 +33,7 @@ def main() -> None:
         asyncio.run(bench_challenge.measure()),
         bench_eip3009.measure(),
         asyncio.run(_store()),
+        asyncio.run(bench_journal.measure()),
     )
     for part in parts:
         for name, figure in part.items():

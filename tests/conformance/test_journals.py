@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -15,6 +16,7 @@ import pytest
 from rail402.client.budget import Budget
 from rail402.client.journal import Journal, JournalConflict
 from rail402.client.journal_postgres import PostgresJournal
+from rail402.client.limits import WINDOWS
 from rail402.client.pins import Pin
 from rail402.client.records import PurchaseRecord, PurchaseState
 from rail402.client.rules import Rule, Subject
@@ -190,6 +192,49 @@ async def test_currencies_have_windows_of_their_own(journal: Journal) -> None:
     await reserve(journal, record(cost="1 USD"))
     await reserve(journal, record(1, cost="1000 sat"))
     assert (await hour(journal, "USD"), await hour(journal, "BTC")) == (("1 USD",) * 2, ("1000 sat",) * 2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_windows_hold_what_was_bought_in_them_to_the_second(journal: Journal, seed: int) -> None:
+    rng, now, cents = random.Random(seed), NOW, "0.{:02} USD".format
+    under_way: list[PurchaseRecord] = []
+    closed: list[tuple[int, int]] = []
+    for number in range(80):
+        now += rng.choice((0, 1, 29, 59, 60, 61, 1800, 3599, 3600, 30_000))
+        for serial in range(rng.randrange(3)):
+            under_way.append(await reserve(journal, record(10 * number + serial, cost=cents(9)), now=now))
+        if under_way and rng.random() < 0.8:
+            ended = under_way.pop(rng.randrange(len(under_way)))
+            cost = rng.randrange(10)
+            state = rng.choice((PurchaseState.COMMITTED, PurchaseState.COMMITTED, PurchaseState.RELEASED))
+            await journal.save(ended.changed(state=state, cost=Money.parse(cents(cost))), now=now)
+            closed += [(now, cost)] if state is PurchaseState.COMMITTED else []
+        spent = await journal.spent(now=now)
+        for level, seconds in WINDOWS.items():
+            total = 9 * len(under_way) + sum(cost for at, cost in closed if seconds is None or at > now - seconds)
+            held = spent[level].get("USD")
+            assert total == (0 if held is None else held.total.amount * 100), (number, level)
+
+
+async def test_purchases_that_end_at_once_are_all_added_up(journal: Journal) -> None:
+    budget = Budget(rules=[Rule(host="*", total="99 USD"), Rule(rail="*", per_hour="99 USD")])
+    wanted = [record(number, cost="0.1 USD") for number in range(40)]
+    for number, each in enumerate(wanted):
+        subject = Subject(f"{number % 2}.test", "payee", f"rail{number % 3}")
+        await journal.reserve(each, budget.entries(each.reserved, {}, subject), now=NOW)
+    await asyncio.gather(
+        *(journal.save(each.changed(state=PurchaseState.COMMITTED, cost=each.reserved), now=NOW) for each in wanted)
+    )
+    spent = await journal.spent_by_scope(now=NOW)
+    totals = {scope: str(max(used["USD"].total for used in by.values() if used)) for scope, by in spent.items()}
+    assert totals == {
+        "": "4 USD",
+        "host 0.test": "2 USD",
+        "host 1.test": "2 USD",
+        "rail rail0": "1.4 USD",
+        "rail rail1": "1.3 USD",
+        "rail rail2": "1.3 USD",
+    }
 
 
 async def test_64_tasks_never_pass_a_limit(journal: Journal) -> None:

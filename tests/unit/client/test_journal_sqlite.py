@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from rail402.client.journal import Journal
+from rail402.client.journal_sqlite import APPLICATION_ID
 from rail402.client.records import PurchaseState
 from rail402.errors import ConfigurationError, StoreError
-from rail402.stores.sql import migrations
+from rail402.stores.sql import migrations, queries
+from rail402.stores.sqlite_file import open_writer
 from tests.unit.client.purchases import NOW, record, reserve
 
 
@@ -103,6 +105,70 @@ async def test_what_was_bought_before_there_was_a_total_counts_in_it(tmp_path: P
         connection.executescript(scopes.script)
         found = connection.execute("SELECT scope, period, amount FROM spending ORDER BY period").fetchall()
     assert found == [("", period, 150_000_000_000) for period in ("day", "hour", "total")]
+
+
+async def test_what_was_bought_before_there_were_sums_counts_in_them(tmp_path: Path) -> None:
+    schema = migrations("journal")[:6]
+    with closing(open_writer(tmp_path / "old.db", busy_timeout=1, schema=schema, application_id=APPLICATION_ID)) as old:
+        for number in range(6):
+            state, is_open = ("presented", 1) if number == 5 else ("committed", 0)
+            old.execute(
+                "INSERT INTO purchases (id, version, order_digest, state, lease_until, created_at, purchase)"
+                " VALUES (?, 0, 'o', ?, 1, 1, '{}')",
+                [f"rec_{number}", state],
+            )
+            for period in ("hour", "day", "total"):
+                row = [f"rec_{number}", period, 10**11, NOW - number * 1000, is_open]
+                old.execute("INSERT INTO spending VALUES (?, '', ?, 'USD', ?, ?, ?)", row)
+    journal = Journal(f"sqlite:///{tmp_path}/old.db")
+    await journal.start()
+    spent = await journal.spent(now=NOW + 599)
+    assert {level: str(used["USD"].total) for level, used in spent.items()} == {
+        "hour": "5 USD",
+        "day": "6 USD",
+        "total": "6 USD",
+    }
+    assert str((await journal.spent(now=NOW + 600))["hour"]["USD"].total) == "4 USD", "to the second"
+    await journal.close()
+
+
+@pytest.mark.parametrize("minutes", [1, 2880])
+async def test_a_window_costs_no_more_to_read_for_what_was_bought_in_it(journal: Journal, minutes: int) -> None:
+    await journal.close()
+    few, many = _steps(journal, 2880, minutes), _steps(journal, 28_800, minutes)
+    assert many < few * 1.2
+
+
+def _steps(journal: Journal, purchases: int, minutes: int) -> int:
+    """Return what SQLite does to read the windows of a day with so many purchases more, in steps of its machine."""
+    steps, window = 0, queries("journal")["window"]
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    with closing(sqlite3.connect(journal.address)) as connection, connection:
+        connection.executescript("DELETE FROM spending; DELETE FROM purchases")
+        for number in range(purchases):
+            spent_at = NOW - 60 * (number % minutes) - 30
+            connection.execute(
+                "INSERT INTO purchases (id, version, order_digest, state, lease_until, created_at, purchase)"
+                " VALUES (?, 0, 'o', 'committed', 1, 1, '{}')",
+                [f"rec_{number}"],
+            )
+            for period in ("day", "total"):
+                connection.execute(
+                    "INSERT INTO spending VALUES (?, '', ?, 'USD', 1, ?, 1)", [f"rec_{number}", period, spent_at]
+                )
+        connection.execute("UPDATE spending SET is_open = 0")
+        connection.set_progress_handler(count, 1)
+        for period, since in (("day", NOW - 86_400), ("total", -1)):
+            values = {"scope": "", "period": period, "currency": "USD", "since": since, "first_minute": since // 60}
+            ((total, _),) = connection.execute(window, values).fetchall()
+            assert total == (purchases if period == "total" else -(-purchases * min(minutes, 1440) // minutes))
+        connection.set_progress_handler(None, 0)
+    return steps
 
 
 async def test_half_a_surrogate_pair_is_the_id_of_nothing(journal: Journal) -> None:

@@ -23,7 +23,7 @@ from rail402.client.limits import SPENDING_EXPONENT, WINDOWS, Entry, Level, Spen
 from rail402.client.pins import Known, Pin, PinnedPayee, PinnedPrice, check_and_pin, known_of, listed, unpin
 from rail402.client.records import OPEN, PurchaseRecord, PurchaseState
 from rail402.client.rules import host_of
-from rail402.errors import BudgetExceeded, StaleCharge, StoreError
+from rail402.errors import BudgetExceeded, ConfigurationError, StaleCharge, StoreError
 from rail402.money import Money
 
 __all__ = ["PAUSED", "Journal", "JournalConflict"]
@@ -152,6 +152,20 @@ class Journal:
         await self._database.write(lambda session: session.count("rewrite_purchase", _columns(again)), lock=record.id)
         return again
 
+    async def write_off(self, record_id: str, *, now: int) -> PurchaseRecord:
+        """Close an open purchase as spent and never asked for again. It counts as what it did cost; where that is not
+        known, as what was reserved for it.
+
+        Raises:
+            ConfigurationError: there is no such purchase, it is not open, or it is being worked on.
+        """
+        record = await self.get(record_id)
+        if record is not None and record.is_open:
+            closed = record.changed(state=PurchaseState.COMMITTED, detail="written off", lease_until=0)
+            with suppress(JournalConflict):
+                return await self._save(closed, now=now, takes_over=True)
+        raise ConfigurationError(f"there is no open purchase {record_id} that nobody works on")
+
     async def refund(self, record: PurchaseRecord, *, now: int) -> PurchaseRecord:
         """Write the next version of a committed purchase, whose seller has given `record.refunded` back.
 
@@ -175,7 +189,7 @@ class Journal:
 
     async def refunded(self) -> Mapping[str, Money]:
         """Return all that sellers ever gave back, by currency."""
-        values = {"period": _REFUNDED, "since": _since("total", 0)}
+        values = {"period": _REFUNDED} | _begin("total", 0)
         rows = await self._database.read(lambda session: session.fetch("windows", values))
         return {currency: Money.from_atomic(total, SPENDING_EXPONENT, currency) for _, currency, total, _ in rows}
 
@@ -208,7 +222,7 @@ class Journal:
             found: dict[str, dict[Level, dict[str, Spent]]] = {}
             time = await session.now(now)
             for window in WINDOWS:
-                rows = await session.fetch("windows", {"period": window, "since": _since(window, time)})
+                rows = await session.fetch("windows", {"period": window} | _begin(window, time))
                 for scope, currency, total, unresolved in rows:
                     windows = found.setdefault(scope, {each: {} for each in WINDOWS})
                     windows[window][currency] = _spent(currency, total, unresolved)
@@ -339,14 +353,15 @@ async def _looser(session: Session, limits: Budget) -> Sequence[str]:
 async def _window(session: Session, entry: Entry, now: int) -> Spent:
     """Return what the window of an entry holds already."""
     place = {"scope": entry.scope, "period": entry.window, "currency": entry.amount.currency}
-    ((total, unresolved),) = await session.fetch("window", place | {"since": _since(entry.window, now)})
+    ((total, unresolved),) = await session.fetch("window", place | _begin(entry.window, now))
     return _spent(entry.amount.currency, total, unresolved)
 
 
-def _since(window: Level, now: int) -> int:
-    """Return the time after which what was spent counts in a window."""
+def _begin(window: Level, now: int) -> dict[str, int]:
+    """Return the time after which what was spent counts in a window, and the minute that this is in."""
     seconds = WINDOWS[window]
-    return -1 if seconds is None else now - seconds
+    since = -1 if seconds is None else now - seconds
+    return {"since": since, "first_minute": since // 60}
 
 
 def _spent(currency: str, total: int, unresolved: int) -> Spent:

@@ -41,26 +41,47 @@ INSERT INTO spending (purchase_id, scope, period, currency, amount, spent_at, is
 VALUES (:id, :scope, :period, :currency, :amount, :now, TRUE);
 
 -- name: window
--- What one window holds: all of it, and what is not resolved.
-SELECT CAST(coalesce(sum(amount), 0) AS BIGINT), CAST(coalesce(sum(amount) FILTER (WHERE is_open), 0) AS BIGINT)
-  FROM spending
- WHERE scope = :scope AND period = :period AND currency = :currency AND (is_open OR spent_at > :since);
+-- What one window holds: all of it, and what is not resolved. Of what is resolved there are sums by the minute; of the
+-- minute that the window begins in, only some counts.
+SELECT CAST(coalesce(sum(amount), 0) AS BIGINT), CAST(coalesce(sum(unresolved), 0) AS BIGINT)
+  FROM (SELECT amount, amount AS unresolved
+          FROM spending
+         WHERE scope = :scope AND period = :period AND currency = :currency AND is_open = TRUE
+         UNION ALL
+        SELECT amount, 0
+          FROM spending_sums
+         WHERE scope = :scope AND period = :period AND currency = :currency AND minute > :first_minute
+         UNION ALL
+        SELECT amount, 0
+          FROM spending
+         WHERE scope = :scope AND period = :period AND currency = :currency AND is_open = FALSE
+           AND spent_at > :since AND spent_at < (:first_minute + 1) * 60) AS held;
 
 -- name: windows
 -- The same for every scope and currency of a period.
-SELECT scope, currency, CAST(sum(amount) AS BIGINT), CAST(coalesce(sum(amount) FILTER (WHERE is_open), 0) AS BIGINT)
-  FROM spending
- WHERE period = :period AND (is_open OR spent_at > :since)
+SELECT scope, currency, CAST(sum(amount) AS BIGINT), CAST(sum(unresolved) AS BIGINT)
+  FROM (SELECT scope, currency, amount, amount AS unresolved
+          FROM spending
+         WHERE period = :period AND is_open = TRUE
+         UNION ALL
+        SELECT scope, currency, amount, 0
+          FROM spending_sums
+         WHERE period = :period AND minute > :first_minute
+         UNION ALL
+        SELECT scope, currency, amount, 0
+          FROM spending
+         WHERE period = :period AND is_open = FALSE AND spent_at > :since AND spent_at < (:first_minute + 1) * 60) AS held
  GROUP BY scope, currency
  ORDER BY scope, currency;
 
 -- name: spending_of
-SELECT scope, period, amount FROM spending WHERE purchase_id = :id AND is_open;
+-- In one order: each is added to a sum, and who adds to two of them waits for nobody who has the second.
+SELECT scope, period, amount FROM spending WHERE purchase_id = :id AND is_open ORDER BY scope, period;
 
 -- name: close_spending
 UPDATE spending
    SET amount = :amount, spent_at = :now, is_open = FALSE
- WHERE purchase_id = :id AND scope = :scope AND period = :period;
+ WHERE purchase_id = :id AND scope = :scope AND period = :period AND is_open;
 
 -- name: delete_spending
 DELETE FROM spending WHERE purchase_id = :id;
