@@ -76,6 +76,8 @@ CREATE TABLE IF NOT EXISTS transfers (
     CHECK ((state = 'mined') = (block IS NOT NULL))
 );
 CREATE TABLE IF NOT EXISTS block_times (block INTEGER PRIMARY KEY, time INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS pending_transactions ON transactions (id) WHERE state = 'pending';
+CREATE INDEX IF NOT EXISTS pending_transfers ON transfers (id) WHERE state = 'pending';
 """
 _SELECT_MOVEMENT = """
 SELECT hash, state, from_address, to_address, value, moved.block, coalesce(time, 0), nonce FROM (
@@ -211,9 +213,9 @@ class Ledger:
         return Mined(hash_, TRANSFER_LOG_INDEX, block, now)
 
     def _new_block(self, now: int) -> int:
-        query = "SELECT max(block) FROM (SELECT block FROM transactions UNION ALL SELECT block FROM transfers)"
-        (highest,) = self._database.execute(query).fetchone()
-        block = int(highest or 0) + 1
+        # One by one: SQLite reads all of a union.
+        query = "SELECT (SELECT max(block) FROM transactions), (SELECT max(block) FROM transfers)"
+        block = max(highest or 0 for highest in self._database.execute(query).fetchone()) + 1
         self._database.execute("INSERT INTO block_times VALUES (?, ?)", (block, now))
         return block
 

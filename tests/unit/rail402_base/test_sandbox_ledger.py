@@ -221,3 +221,35 @@ async def test_a_commit_that_fails_leaves_the_outcome_unknown(tmp_path: Path, mo
         with pytest.raises(RailUnavailable, match="disk I/O error"):
             await balance(file)
     assert await balance(file) == 5
+
+
+async def test_a_long_ledger_takes_no_longer(tmp_path: Path) -> None:
+    file = LedgerFile(tmp_path / "ledger.db")
+
+    def steps(ledger: Ledger) -> int:
+        """Return what SQLite does to mine a transaction and to look for those that wait, in steps of its machine."""
+        counted = 0
+
+        def count() -> int:
+            nonlocal counted
+            counted += 1
+            return 0
+
+        ledger._database.set_progress_handler(count, 1)
+        ledger._new_block(1)
+        assert not ledger.pending()
+        assert not ledger.pending_transfers()
+        ledger._database.set_progress_handler(None, 0)
+        return counted
+
+    def fill(ledger: Ledger) -> None:
+        row = "'mined', ?, '', '', 1, '1', '1', x'00')"
+        for block in range(2, 1002):
+            ledger._database.execute(f"INSERT INTO transactions VALUES (NULL, {block}, {row}", [block])
+            ledger._database.execute(
+                "INSERT INTO transfers VALUES (NULL, ?, 'mined', ?, '', '', 1)", [block, block + 1000]
+            )
+
+    before = await file.write(steps)
+    await file.write(fill)
+    assert await file.write(steps) <= before + 10
