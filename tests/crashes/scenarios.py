@@ -101,7 +101,7 @@ class Scenario:
     @property
     def is_fetched(self) -> bool:
         """Whether a refund goes nowhere until its payer says where to."""
-        return self.never_serves and self.bank == "lnd"
+        return self.never_serves and self.bank in ("lnd", "lnbits")
 
     @property
     def never_serves(self) -> bool:
@@ -170,6 +170,7 @@ REAL: Final = (
     Scenario("lnd", "upfront"),
     Scenario("lnd", "upfront", ("fails",)),
     Scenario("lnbits", "upfront"),
+    Scenario("lnbits", "upfront", ("fails",)),
     Scenario("base", "authorization", store="postgres"),
     Scenario("lightning", "upfront", store="postgres"),
     Scenario("stripe", "escrow", store="postgres"),
