@@ -92,6 +92,68 @@ async def test_it_is_settled_before_the_first_byte_leaves(flow: str) -> None:
         assert settled == [True] * 4  # the head, two pieces, the end
 
 
+@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_a_client_that_has_it_all_may_leave_before_the_end(
+    flow: str, pieces: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A body of known length is complete with its last byte; the empty message that ends a stream comes after that."""
+    runs: list[Any] = []
+
+    async def goods(scope: Any, receive: Any, send: Any) -> None:
+        runs.append(scope)
+        head = [(b"content-length", b"%d" % (4 * pieces))]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        for _ in range(pieces):
+            await send({"type": "http.response.body", "body": b"word", "more_body": True})
+        raise asyncio.CancelledError  # as a framework does whose client has left
+
+    shop = shop_with(goods, flow)
+    async with shop.open():
+        proof = await shop.quote("/goods/1")
+        wire = shop.request("/goods/1", headers=proof)
+        with pytest.raises(asyncio.CancelledError):
+            await wire.run()
+        assert wire.body == b"word" * pieces
+        charge = await shop.only_charge()
+        assert (charge.payment, charge.delivery) == (PaymentState.SETTLED, Delivery.STORED)
+        assert (await shop.request("/goods/1", headers=proof).run()).body == b"word" * pieces
+    assert len(runs) == 1
+    assert "changed the charge" not in caplog.text
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_a_client_that_leaves_while_the_last_piece_is_kept(flow: str, caplog: pytest.LogCaptureFixture) -> None:
+    keeping, kept = asyncio.Event(), asyncio.Event()
+
+    async def streamed(request: Request) -> Response:
+        return StreamingResponse(iter(["nearly ", "all"]))
+
+    shop = shop_with(streamed, flow)
+    async with shop.open():
+        proof, store = await shop.quote("/goods"), shop.gate.services().store
+        save = store.save
+
+        async def saving(charge: Any, **more: Any) -> Any:
+            if more.get("response") is not None:
+                keeping.set()
+                await kept.wait()
+            return await save(charge, **more)
+
+        store.save = saving  # type: ignore[method-assign]
+        running = asyncio.create_task(shop.request("/goods", headers=proof).run())
+        async with asyncio.timeout(5):
+            await keeping.wait()
+        running.cancel()
+        await asyncio.wait({running}, timeout=0.01)
+        kept.set()
+        await asyncio.wait({running})
+        await shop.gate.services().drain()
+        charge = await shop.only_charge()
+        assert (charge.payment, charge.delivery) == (PaymentState.SETTLED, Delivery.STORED)
+    assert "changed the charge" not in caplog.text
+
+
 @pytest.mark.parametrize("flow", FLOWS)
 async def test_a_client_that_reads_slowly_does_not_get_another_run(flow: str) -> None:
     stalled, go_on, renewed, runs = asyncio.Event(), asyncio.Event(), asyncio.Event(), []

@@ -8,7 +8,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from rail402.server.fields import content_length, end_to_end
+from rail402.server.fields import Remaining, content_length, end_to_end
 from tests.unit.server.shop import Shop
 
 
@@ -116,6 +116,22 @@ async def test_a_failed_answer_names_its_charge_and_carries_none() -> None:
 def test_the_length_that_a_response_declares(headers: list[Any], length: int | None) -> None:
     assert content_length({"headers": headers}) == length
     assert content_length({}) is None
+
+
+@pytest.mark.parametrize(
+    ("length", "pieces", "said"),
+    [
+        (b"9", [b"the ", b"goods", b""], [True, False, False]),
+        (b"9", [b"the goods, and more"], [True]),
+        (b"0", [b""], [False]),
+        (b"9", [b"", b"the "], [True, True]),
+        (b"nine", [b"the goods"], [True]),
+    ],
+)
+def test_a_body_ends_with_its_last_byte(length: bytes, pieces: list[bytes], said: list[bool]) -> None:
+    remaining = Remaining({"headers": [(b"content-length", length)]})
+    assert [remaining.after(piece, True) for piece in pieces] == said
+    assert not remaining.after(b"", False)
 
 
 def test_only_what_is_end_to_end_is_kept() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -76,6 +77,26 @@ async def test_three_uses_on_three_addresses_and_no_fourth(flow: str) -> None:
         assert "payment-required" in fourth.headers
         assert library.runs == 3
         assert library.shop.ledger.charged_total == 3000
+
+
+@pytest.mark.parametrize("uses_before", [0, 1])
+async def test_a_client_that_has_it_all_may_leave_before_the_end(uses_before: int) -> None:
+    library = Library()
+
+    async def leaving() -> AsyncIterator[bytes]:
+        yield b"all of it"
+        raise RuntimeError("the client has left")
+
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        for _ in range(uses_before):
+            await library.get("a", proof)
+        library.next = [StreamingResponse(leaving(), headers={"content-length": "9"})]
+        wire = library.shop.request("/books/a", headers=proof | {"idempotency-key": "1"})
+        await asyncio.gather(wire.run(), return_exceptions=True)
+        assert wire.body == b"all of it"
+        assert (await library.get("a", proof, "1")).text == "all of it"
+        assert library.runs == uses_before + 1
 
 
 @pytest.mark.parametrize("flow", FLOWS)

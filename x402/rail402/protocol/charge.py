@@ -25,7 +25,7 @@ Rules that join the axes:
    `unknown`; it is served once the lookup says settled, and dropped with the next attempt otherwise.
 3. A settled payment whose answer was not stored (failed, or streamed past the limit) may run the handler once more,
    uncharged: `RERUNS` times. A run that ended with its worker (`cut_off`) is nobody's: it gives its rerun back, up to
-   `CUT_OFFS` times.
+   `CUT_OFFS` times. One that ended by asking its payer for something (tools of MCP can) is none: it is reset.
 4. A claim carries a lease. When it lapses, `claimed` is dropped, `held` is released (or used, where its payer comes
    back before and no handler has run), and every *-ing* state becomes `unknown`; a running handler counts as failed.
    The version in the row fences out whoever comes back late.

@@ -25,7 +25,7 @@ from rail402.protocol.offer import Offer
 from rail402.protocol.payment import Payment
 from rail402.protocol.rail import Holds, PaymentRail, Refunds
 from rail402.server.exchange import Exchange
-from rail402.server.fields import content_length, end_to_end
+from rail402.server.fields import Remaining, content_length, end_to_end
 from rail402.server.operations import Finished, hold, refund, release, settle, verdict, with_receipt
 from rail402.server.refunds import obstacle
 from rail402.server.request import Message
@@ -66,6 +66,7 @@ class Delivery:
         self._slot = exchange.request.slot
         self._phase = _Phase.WAITING
         self._head: Message = {}
+        self._remaining = Remaining({})
         self._copy: bytearray | None = bytearray()
         self._kept = False
         self._goes_on = False
@@ -99,7 +100,7 @@ class Delivery:
 
     def interrupt(self) -> None:
         """Have the end of this run be no failure: it asks for something first, and the same payment pays for its going
-        on. What is not settled is released all the same; what is settled stays owed, and no rerun is used up."""
+        on. What is not settled is released all the same; what is settled stays owed, as if nothing had run yet."""
         self._goes_on = True
 
     async def prepare(self) -> None:
@@ -139,7 +140,7 @@ class Delivery:
                 logger.warning("charge %s: %s came out of order and is dropped", self.charge.id, other)
 
     async def _start(self, message: Message) -> None:
-        self._head = message
+        self._head, self._remaining = message, Remaining(message)
         if message["status"] >= 400:
             await self.fail()
             await self._leave(_Phase.FAILED)
@@ -148,6 +149,7 @@ class Delivery:
             await self._leave(_Phase.STREAMING)
 
     async def _body(self, message: Message, body: bytes, more: bool) -> None:
+        more = self._remaining.after(body, more)
         if self._phase is _Phase.WAITING:
             whole = None if more else body
             if self.charge.payment is PaymentState.SETTLED and whole is not None:
@@ -250,8 +252,8 @@ class Delivery:
         return StoredResponse(self._head["status"], end_to_end(self._head.get("headers", ())), whole)
 
     async def _keep(self, charge: Charge, whole: bytes) -> None:
+        self._kept = True  # a caller that is cancelled meanwhile cancels no write
         await self._write(self._stored(charge, whole))
-        self._kept = True
 
     async def _tee(self, body: bytes, more: bool) -> None:
         if self._copy is not None and len(self._copy) + len(body) <= self._services.settings.max_stored:
@@ -321,6 +323,8 @@ class Delivery:
     async def _undo(self) -> None:
         try:
             await self._undo_payment()
+        except StaleCharge:  # a write of this very run outlived it, as a rule: the row says what comes of the charge
+            logger.debug("charge %s: it has gone on since its handler failed", self.charge.id)
         except Rail402Error as error:  # the row says what may have happened: the reconciler goes on from there
             logger.warning("charge %s: after a failed handler: %s", self.charge.id, error)
 
@@ -331,7 +335,9 @@ class Delivery:
             failed = failed.on(PaymentEvent.RELEASED, lease_until=services.lease())
         elif self._is_given_back(failed):  # in the same write: a worker that dies now must not have forgotten it
             failed = failed.on(PaymentEvent.REFUND, lease_until=services.lease(), asked_at=services.clock())
-        elif (charge.is_pass or self._goes_on) and charge.reruns and self._phase is not _Phase.STREAMING:
+        elif self._goes_on and charge.payment is PaymentState.SETTLED:
+            failed = failed.deliver(DeliveryEvent.RESET, lease_until=services.clock())
+        elif charge.is_pass and charge.reruns and self._phase is not _Phase.STREAMING:
             failed = failed.model_copy(update={"reruns": charge.reruns - 1})  # as every use that fails is given back
         self.charge = await services.store.save(failed)
         if self.charge.payment is PaymentState.HELD and isinstance(self._rail, Holds):

@@ -93,6 +93,23 @@ def content_length(message: Mapping[str, Any]) -> int | None:
     return None
 
 
+class Remaining:
+    """What of a response's body is still to come.
+
+    A framework that streams ends with an empty piece; but a client that has as much as `Content-Length` says has all of
+    it, and may be gone before that comes.
+    """
+
+    def __init__(self, start: Mapping[str, Any]) -> None:
+        self._bytes = content_length(start)
+
+    def after(self, body: bytes, more: bool) -> bool:
+        """Return whether anything comes after this piece; `more` is what its message says."""
+        if self._bytes is not None:
+            self._bytes -= len(body)  # below 0 where the field lies
+        return more and self._bytes != 0
+
+
 def _charge_field(charge: Charge) -> list[tuple[bytes, bytes]]:
     return [(b"rail402-charge", f"{charge.id}; payment={charge.payment}".encode())]
 

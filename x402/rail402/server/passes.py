@@ -14,7 +14,7 @@ from rail402.protocol.payment import Payment
 from rail402.server.admission import Use
 from rail402.server.delivery import Withheld
 from rail402.server.exchange import Exchange
-from rail402.server.fields import content_length, end_to_end
+from rail402.server.fields import Remaining, content_length, end_to_end
 from rail402.server.request import Message
 from rail402.server.services import Services
 from rail402.stores.base import StoredResponse
@@ -39,6 +39,7 @@ class PassDelivery:
         self._services, self._payment, self._charge, self._exchange = services, payment, charge, exchange
         self._use = use
         self._head: Message = {}
+        self._remaining = Remaining({})
         self._copy: bytearray | None = bytearray() if exchange.request.slot else None
         self._served = self._ended = False
         self._staying: asyncio.Task[None] | None = None
@@ -74,6 +75,7 @@ class PassDelivery:
 
     async def _start(self, message: Message) -> None:
         self._head, self._served = message, message["status"] < 400
+        self._remaining = Remaining(message)
         if self._served:
             await self._renew()
         if not self._served or content_length(message) is None:
@@ -90,7 +92,7 @@ class PassDelivery:
             self._copy += body
             if len(self._copy) > self._services.settings.max_stored:
                 self._copy = None
-        if more:
+        if self._remaining.after(body, more):
             await self._renew()
             self._staying = self._staying or asyncio.create_task(self._stay())
         elif not self._ended:
