@@ -46,6 +46,9 @@ _SEND_SECONDS: Final = 30
 _MARGIN_SECONDS: Final = 10
 _SPANS: Final = (2, 10, 60, _LANDING_SECONDS + 60)
 
+# Stripe keeps an idempotency key for at least a day from its use. After that one that is free says nothing any more.
+_KEY_SECONDS: Final = 24 * 3600
+
 # Codes that say that the request itself is not one, whatever the token: the API's version or its spelling is wrong.
 _OUR_FAULT: Final = ("parameter_unknown", "parameter_missing", "url_invalid")
 _TOO_SMALL: Final = "amount_too_small"
@@ -194,8 +197,9 @@ class Cashier:
         if not isinstance(began, int):
             return Unknown(detail="when it was sent is not known by Stripe's clock")
         since, spans = began - _MARGIN_SECONDS, list(_SPANS)
-        if shut_out:  # by its used key we know that it has arrived, and not when
-            spans.append(max(self._api.time - began, spans[-1] + 1))
+        if shut_out:  # it may have arrived, and we do not know when
+            age = max(self._api.time - began, spans[-1] + 1)
+            spans += [*range(spans[-1] + _KEY_SECONDS, age, _KEY_SECONDS), age]  # a day's list is not too long to read
         for span in spans:
             async for intent in self._api.intents_between(since, began + span):
                 if is_of(intent, charge):
@@ -204,9 +208,12 @@ class Cashier:
         left = began + _LANDING_SECONDS - self._api.time
         if left > 0:
             return Pending(retry_after=left)
-        if shut_out or await self._shuts_out(charge, operation):
+        if shut_out:
             return NotPaid()
-        return await self._find(charge, operation, shut_out=True)  # it may have landed since we looked
+        was_free = await self._shuts_out(charge, operation)
+        if was_free and self._api.time < began + _KEY_SECONDS:
+            return NotPaid()
+        return await self._find(charge, operation, shut_out=True)  # it may have landed since we looked, or long ago
 
     async def _shuts_out(self, charge: Charge, operation: Operation) -> bool:
         """Use the idempotency key of a request that seems to have got lost for a PaymentIntent that nobody can pay: the
@@ -214,7 +221,8 @@ class Cashier:
         Stripe refuses it.
 
         Returns:
-            Whether the key was free: the request has not arrived, and never will. Where not, it has, and has ended.
+            Whether the key was free: the request will not arrive any more, and has not within the last day. Where not,
+            it has arrived, and has ended.
 
         Raises:
             RailUnavailable, OutcomeUnknown, Refused: ask again.

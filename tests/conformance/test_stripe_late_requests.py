@@ -16,6 +16,7 @@ from rail402.protocol.charge import PaymentState
 from rail402.testing.faults import FAULTS, Exchange, Fault, Faults, FaultyTransport
 from rail402_stripe import StripeApi, StripeRail
 from rail402_stripe.sandbox import SANDBOX_URL, SandboxTransport
+from rail402_stripe.sandbox.idempotency import KEPT_SECONDS
 from rail402_stripe.wire import SANDBOX_PROFILE
 from tests.conformance.test_stripe_end_to_end import Shop
 from tests.conformance.test_stripe_on_demand import SECRET, Customers, no_telemetry_file, saved, show
@@ -119,6 +120,28 @@ async def test_what_arrives_between_two_looks_is_found(tmp_path: Path, flow: str
         assert (await show(shop, offer, proof)).json() == {"n": 1}
         assert await world.account.balance() == PRICE
         assert await world.live() == ["succeeded"]
+    await world.account.close()
+
+
+@pytest.mark.parametrize("landed", [30, 600, 90_000, None])
+async def test_a_look_after_a_day_does_not_rely_on_a_key_that_stripe_has_forgotten(
+    tmp_path: Path, landed: int | None
+) -> None:
+    """The gate was down when the request landed, and comes back when Stripe does not know its key any more."""
+    world = World(tmp_path, "upfront")
+    async with world.shop.open() as shop:
+        proof, offer = await world.proof("customer"), await shop.offer()
+        world.keep()
+        assert (await show(shop, offer, proof)).status_code == 503
+        world.account.clock.advance(landed or 0)
+        if landed is not None:
+            assert await world.kept.let_go() == [200]
+        await world.pass_time(2 * KEPT_SECONDS)
+        found = (await shop.only_charge()).payment
+        assert found is (PaymentState.RELEASED if landed is None else PaymentState.SETTLED)
+        if landed is None:
+            assert await world.kept.let_go() == [400]
+        assert await world.live() == ([] if landed is None else ["succeeded"])
     await world.account.close()
 
 
