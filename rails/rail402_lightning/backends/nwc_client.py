@@ -75,7 +75,7 @@ class NwcClient:
         self._connection = parse_connection(address)
         self._clock, self._random_bytes, self._noted = clock, random_bytes, noted
         self._key = conversation_key(self._connection.secret, self._connection.wallet)
-        self._relays = NwcRelays(self._connection, heard=self._hear, connect=connect, sleep=sleep)
+        self._relays = NwcRelays(self._connection, self._sign, heard=self._hear, connect=connect, sleep=sleep)
         self._modern: bool | None = None
         self.notifies = False
 
@@ -178,15 +178,18 @@ class NwcClient:
         return result
 
     def _request(self, body: dict[str, Any], seconds: float) -> Event:
-        text, now, wallet = json.dumps(body), self._clock(), self._connection.wallet
-        tags: tuple[tuple[str, ...], ...] = (("p", wallet), ("expiration", str(now + int(seconds) + 1)))
+        text, wallet = json.dumps(body), self._connection.wallet
+        tags: tuple[tuple[str, ...], ...] = (("p", wallet), ("expiration", str(self._clock() + int(seconds) + 1)))
         if self._modern:
             content = nip44_encrypt(text, self._key, self._random_bytes(32))
             tags = (*tags, ("encryption", "nip44_v2"))
         else:
             content = nip04_encrypt(text, self._connection.secret, wallet, self._random_bytes(16))
-        random = self._random_bytes(32)
-        return sign_event(REQUEST, content, tags=tags, now=now, secret=self._connection.secret, random=random)
+        return self._sign(REQUEST, content, tags)
+
+    def _sign(self, kind: int, content: str, tags: tuple[tuple[str, ...], ...]) -> Event:
+        secret, random = self._connection.secret, self._random_bytes(32)
+        return sign_event(kind, content, tags=tags, now=self._clock(), secret=secret, random=random)
 
     def _open(self, event: Event) -> Json:
         """Return what is in an event of the wallet's."""

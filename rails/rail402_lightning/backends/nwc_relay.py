@@ -21,6 +21,7 @@ from websockets.asyncio.client import connect
 from rail402.errors import MalformedInput, OutcomeUnknown, RailUnavailable
 from rail402_lightning.backends.lnbits_api import STREAM_LOST, Connect
 from rail402_lightning.backends.nwc_wire import (
+    AUTH,
     INFO,
     MAX_MESSAGE,
     NOTIFICATION,
@@ -31,14 +32,20 @@ from rail402_lightning.backends.nwc_wire import (
     read_message,
 )
 
-__all__ = ["NwcRelays"]
+__all__ = ["NwcRelays", "Sign"]
 
 logger = logging.getLogger("rail402.lightning")
 
 _OPEN_SECONDS: Final = 10
 _PAUSES: Final = (1, 2, 5, 15, 60)
+_MAX_CHALLENGE: Final = 1024
 _INFO_NAME: Final = "info"
 _NOTES_NAME: Final = "notes"
+_LETS_US_IN: Final = "lets the connection's key in (NIP-42)"
+
+
+Sign = Callable[[int, str, tuple[tuple[str, ...], ...]], Event]
+"""Returns an event of that kind, content and tags, signed by the connection's key now."""
 
 
 @dataclass(eq=False, slots=True)
@@ -62,6 +69,7 @@ class NwcRelays:
 
     Args:
         connection: who talks to whom, and where.
+        sign: see `Sign`.
         heard: is called with each notification of the wallet service, once for each relay that delivers it.
         connect: what websockets are opened by, and sleep: waits that many seconds before that is tried again, for
             tests.
@@ -70,12 +78,16 @@ class NwcRelays:
     def __init__(
         self,
         connection: Connection,
+        sign: Sign,
         *,
         heard: Callable[[Event], None] | None = None,
         connect: Connect = connect,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._connection, self._heard, self._connect, self._sleep = connection, heard, connect, sleep
+        self._sign = sign
+        self._said_who: dict[str, str] = {}  # by relay, the id of the event that said who we are
+        self._locked_out: set[str] = set()
         self._open: dict[str, _Open] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._sockets: dict[str, Any] = {}
@@ -107,6 +119,8 @@ class NwcRelays:
                 self._asking -= 1
         if self._info is None:
             what = "knows it" if self._sockets else "can be reached"
+            if self._sockets and self._locked_out >= self._sockets.keys():
+                what = f"{_LETS_US_IN}, so none tells of it"
             raise RailUnavailable(f"no relay of the wallet {what} ({self._names()})")
         return self._info
 
@@ -136,8 +150,11 @@ class NwcRelays:
         except TimeoutError as error:
             if not waiting.sent_to:
                 raise self._unsent() from error
-            refused = waiting.sent_to <= waiting.refused_by
-            said = "the relays refuse the request" if refused else "the wallet gave no answer"
+            said = "the wallet gave no answer"
+            if waiting.sent_to <= waiting.refused_by:
+                said = "the relays refuse the request"
+            if waiting.sent_to <= self._locked_out:
+                said = f"no relay {_LETS_US_IN}, and there was no answer"
             raise OutcomeUnknown(f"{said} in {seconds} s ({self._names()})") from error
         finally:
             del self._open[event.id]
@@ -177,11 +194,12 @@ class NwcRelays:
                     await self._greet(relay, socket)
                     pauses = iter(_PAUSES)
                     async for message in socket:
-                        self._hear(relay, message)
+                        await self._hear(relay, socket, message)
             except (*STREAM_LOST, TimeoutError) as error:
                 logger.info("the relay at %s is lost (%s)", urlsplit(relay).hostname, type(error).__name__)
             finally:
                 self._sockets.pop(relay, None)
+                self._locked_out.discard(relay)
             if not (self._listening or self._open or self._asking):
                 return
             pause = next(pauses, pause)
@@ -208,6 +226,7 @@ class NwcRelays:
         await self._say(relay, socket, ["REQ", event.id, answers])
         if relay not in waiting.taken_by and event.id in self._open:  # else it was said not to have been sent
             waiting.sent_to.add(relay)  # before it is: half of it may arrive
+            waiting.refused_by.discard(relay)
             await self._say(relay, socket, ["EVENT", event.wire()])
 
     @staticmethod
@@ -219,7 +238,7 @@ class NwcRelays:
 
     # --- what relays say
 
-    def _hear(self, relay: str, message: str | bytes) -> None:
+    async def _hear(self, relay: str, socket: Any, message: str | bytes) -> None:
         try:
             match read_message(message):
                 case ["EVENT", str(), value]:
@@ -227,10 +246,26 @@ class NwcRelays:
                 case ["OK", str(event_id), bool(is_taken), *_] if event_id in self._open:
                     waiting = self._open[event_id]
                     (waiting.taken_by if is_taken else waiting.refused_by).add(relay)
+                case ["OK", str(event_id), bool(is_in), *_] if event_id == self._said_who.get(relay):
+                    await self._let_in(relay, socket, is_in)
+                case ["AUTH", str(challenge)] if len(challenge) <= _MAX_CHALLENGE:
+                    # It is told no more than by any request of ours; the address keeps it from being used elsewhere.
+                    who = self._sign(AUTH, "", (("relay", relay), ("challenge", challenge)))
+                    self._said_who[relay] = who.id
+                    await self._say(relay, socket, ["AUTH", who.wire()])
                 case ["NOTICE" | "CLOSED" | "AUTH", *_]:
                     logger.info("the relay at %s objects to something", urlsplit(relay).hostname)
         except MalformedInput as error:
             logger.warning("the relay at %s sent what is ignored: %s", urlsplit(relay).hostname, error.detail)
+
+    async def _let_in(self, relay: str, socket: Any, is_in: bool) -> None:
+        """Ask again for what the relay has not let us before."""
+        if is_in:
+            self._locked_out.discard(relay)
+            await self._greet(relay, socket)
+        else:
+            self._locked_out.add(relay)
+            logger.warning("the relay at %s does not let the connection's key in", urlsplit(relay).hostname)
 
     def _hear_event(self, event: Event) -> None:
         if event.kind == INFO:

@@ -26,6 +26,7 @@ from rail402.protocol.base import parse_json
 from rail402.upstream import is_private_host
 
 __all__ = [
+    "AUTH",
     "INFO",
     "MAX_MESSAGE",
     "NOTIFICATION",
@@ -48,6 +49,8 @@ INFO: Final = 13194
 REQUEST: Final = 23194
 REPLY: Final = 23195
 NOTIFICATION: Final = 23197
+AUTH: Final = 22242
+"""What says to a relay who we are (NIP-42)."""
 
 MAX_MESSAGE: Final = 1 << 18
 """Bytes of a relay's message above which it is not read: four times what NIP-47 asks of relays."""
@@ -185,12 +188,12 @@ def read_event(value: object, *, author: str) -> Event:
         case {
             "id": str(event_id),
             "pubkey": str(pubkey),
-            "created_at": int(created_at),
-            "kind": int(kind),
+            "created_at": created_at,
+            "kind": kind,
             "tags": list(tags),
             "content": str(content),
             "sig": str(sig),
-        } if all(isinstance(tag, list) and all(isinstance(each, str) for each in tag) for tag in tags):
+        } if type(created_at) is int and type(kind) is int and all(map(_is_tag, tags)):
             frozen = tuple(tuple(tag) for tag in tags)
         case _:
             raise MalformedInput("event", "has not the form of one")
@@ -204,6 +207,10 @@ def read_event(value: object, *, author: str) -> Event:
     return Event(event_id, pubkey, created_at, kind, frozen, content, sig)
 
 
+def _is_tag(tag: object) -> bool:
+    return isinstance(tag, list) and all(isinstance(each, str) for each in tag)
+
+
 def read_message(message: str | bytes) -> list[Any]:
     """Return the JSON array that a relay sent.
 
@@ -211,10 +218,10 @@ def read_message(message: str | bytes) -> list[Any]:
         MalformedInput: it is none.
     """
     text = message if isinstance(message, str) else message.decode("utf-8", errors="replace")
-    found = parse_json(f'{{"message":{text}}}', field="message", max_bytes=MAX_MESSAGE + 16).get("message")
-    if not isinstance(found, list):
-        raise MalformedInput("message", "must be a JSON array")
-    return found
+    match parse_json(f'{{"message":{text}}}', field="message", max_bytes=MAX_MESSAGE + 16):
+        case {"message": list(found), **others} if not others:
+            return found
+    raise MalformedInput("message", "must be a JSON array")
 
 
 def _digest(pubkey: str, created_at: int, kind: int, tags: tuple[tuple[str, ...], ...], content: str) -> bytes:

@@ -49,6 +49,8 @@ class FakeNwc(PlayNode):
             first), `twice`, `torn` (cannot be decrypted), `other` (answers another method), an error's
             code, or `late` and an error's code (done all the same).
         before: what the relay does to the next event that is published: `refuse`, `refuse and pass on`, `hang up`.
+        doors: the relays want to know who asks (NIP-42), and say so when a client comes (`shut`) or when it asks
+            (`slow`); `locked`: they let nobody in.
         old: has no word for states.
         seen: the requests that the relays were sent, as (relay's number, method).
     """
@@ -60,6 +62,8 @@ class FakeNwc(PlayNode):
     said_network: str = "regtest"
     replies: deque[str] = field(default_factory=deque)
     before: deque[str] = field(default_factory=deque)
+    doors: str = "open"
+    known: set[ServerConnection] = field(default_factory=set)
     old: bool = False
     seen: list[tuple[int, str]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
@@ -93,9 +97,20 @@ class FakeNwc(PlayNode):
 
     async def _relay(self, socket: ServerConnection, number: int) -> None:
         self.sockets.add(socket)
+        challenge = f"{number}-{len(self.known)}"
+        if self.doors == "shut":
+            await socket.send(json.dumps(["AUTH", challenge]))
         try:
             async for text in socket:
                 match json.loads(text):
+                    case ["AUTH", event]:
+                        await self._comes_in(socket, number, challenge, event)
+                    case ["REQ" | "EVENT" as verb, what, *_] if self.doors != "open" and socket not in self.known:
+                        if self.doors != "shut":
+                            await socket.send(json.dumps(["AUTH", challenge]))
+                        why = "auth-required: who are you?"
+                        said = ["OK", what["id"], False, why] if verb == "EVENT" else ["CLOSED", what, why]
+                        await socket.send(json.dumps(said))
                     case ["REQ", name, wanted]:
                         if nwc_wire.INFO in wanted["kinds"] and self.has_info:
                             await socket.send(json.dumps(["EVENT", name, self._info().wire()]))
@@ -104,6 +119,14 @@ class FakeNwc(PlayNode):
                         await self._published(socket, number, event)
         finally:
             self.sockets.discard(socket)
+
+    async def _comes_in(self, socket: ServerConnection, number: int, challenge: str, wire: dict[str, Any]) -> None:
+        event = nwc_wire.read_event(wire, author=public(CLIENT))
+        said = (event.kind, event.created_at, event.tag("relay"), event.tag("challenge"))
+        is_in = self.doors != "locked" and said == (22242, self.clock(), self.urls[number], challenge)
+        if is_in:
+            self.known.add(socket)
+        await socket.send(json.dumps(["OK", event.id, is_in, "" if is_in else "restricted: not you"]))
 
     async def _published(self, socket: ServerConnection, number: int, wire: dict[str, Any]) -> None:
         event = nwc_wire.read_event(wire, author=public(CLIENT))

@@ -94,6 +94,55 @@ async def test_every_request_is_the_wallet_s_alone_and_expires(fake: FakeNwc) ->
     assert "get_balance" not in event.content
 
 
+@pytest.mark.parametrize("doors", ["shut", "slow"])
+@pytest.mark.parametrize("relays", [1, 3])
+async def test_a_relay_that_wants_to_know_who_asks_is_told(fake: FakeNwc, doors: str, relays: int) -> None:
+    fake.doors = doors
+    made = await fake.invoice()
+    async with paying(fake, relays=relays) as sender:
+        await sender.start()
+        assert (await sender.pay(made, max_fee_msat=FEES)).state == "paid"
+        for socket in list(fake.sockets):  # who comes again is asked again
+            await socket.close()
+        assert await sender.balance() > 0
+
+    assert await fake.spent() == 1_001_000
+    assert CLIENT.hex() not in str(fake.events)
+
+
+async def test_a_request_on_a_relay_that_asks_late_is_made_again(fake: FakeNwc) -> None:
+    async with paying(fake) as sender:
+        await sender.start()
+        fake.doors = "slow"
+        assert await sender.balance() > 0
+        assert [method for _, method in fake.seen] == ["get_info", "get_balance"]
+
+
+async def test_a_relay_that_lets_nobody_in_is_an_outage_that_says_so(
+    fake: FakeNwc, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("rail402_lightning.backends.nwc_client._TIMEOUT", 0.3)
+    fake.doors = "locked"
+    async with paying(fake) as sender:
+        with pytest.raises(RailUnavailable, match=r"lets the connection's key in \(NIP-42\)"):
+            await sender.start()
+        assert "does not let the connection's key in" in caplog.text
+        fake.doors = "open"
+        for socket in list(fake.sockets):
+            await socket.close()
+        await sender.start()
+        fake.doors, fake.known = "locked", set()
+        with pytest.raises(RailUnavailable, match="no relay lets the connection's key in"):
+            await sender.balance()
+
+
+@pytest.mark.parametrize("challenge", [7, None, {}, "x" * 1025])
+async def test_what_is_no_challenge_is_not_answered(fake: FakeNwc, challenge: object) -> None:
+    relays, socket = NwcRelays(parse_connection(address("ws://127.0.0.1:1")), fake.event), _Socket()
+    await relays._hear("ws://127.0.0.1:1", socket, json.dumps(["AUTH", challenge]))
+    assert socket.said == []
+
+
 @pytest.mark.parametrize("relays", [1, 3])
 async def test_an_invoice_is_paid_once_however_often_it_is_told_to(fake: FakeNwc, relays: int) -> None:
     made = await fake.invoice()
@@ -442,7 +491,7 @@ class _Socket:
 
 
 async def test_what_was_given_up_is_not_sent_any_more(fake: FakeNwc) -> None:
-    relays, socket = NwcRelays(parse_connection(address("ws://127.0.0.1:1"))), _Socket()
+    relays, socket = NwcRelays(parse_connection(address("ws://127.0.0.1:1")), fake.event), _Socket()
     waiting = _Open(_event(fake), asyncio.get_running_loop().create_future())
 
     await relays._publish("ws://127.0.0.1:1", socket, waiting)  # of a relay that was opened just too late
@@ -455,12 +504,12 @@ async def test_what_was_given_up_is_not_sent_any_more(fake: FakeNwc) -> None:
 
 
 async def test_the_first_answer_counts_and_each_relay_delivers_it(fake: FakeNwc) -> None:
-    relays = NwcRelays(parse_connection(address("ws://127.0.0.1:1")))
+    relays = NwcRelays(parse_connection(address("ws://127.0.0.1:1")), fake.event)
     waiting = _Open(_event(fake), asyncio.get_running_loop().create_future())
     relays._open[waiting.event.id] = waiting
     first, second = (fake.event(REPLY, text, ("e", waiting.event.id)) for text in ("first", "second"))
 
     for event in (first, first, second):
-        relays._hear("ws://127.0.0.1:1", json.dumps(["EVENT", "any", event.wire()]))
+        await relays._hear("ws://127.0.0.1:1", _Socket(), json.dumps(["EVENT", "any", event.wire()]))
 
     assert waiting.answer.result() == first

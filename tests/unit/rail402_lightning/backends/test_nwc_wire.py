@@ -158,7 +158,12 @@ def test_an_event_that_was_changed_is_refused(event: Event) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [None, [], {}, 7, made().wire() | {"tags": [["p", 7]]}, made().wire() | {"kind": "1"}]
+    "value",
+    [
+        *(None, [], {}, 7, made().wire() | {"tags": [["p", 7]]}, made().wire() | {"kind": "1"}),
+        sign_event(True, "x", tags=(), now=7, secret=SERVICE, random=bytes(32)).wire(),  # true is no number
+        sign_event(1, "x", tags=(), now=True, secret=SERVICE, random=bytes(32)).wire(),
+    ],
 )
 def test_what_has_not_the_form_of_an_event_is_refused(value: object) -> None:
     with pytest.raises(MalformedInput):
@@ -178,7 +183,7 @@ def test_a_signature_by_another_key_is_refused() -> None:
 
 def test_a_message_is_a_json_array() -> None:
     assert read_message('["EOSE","x"]') == ["EOSE", "x"]
-    for message in ("", "{}", "7", b"\xff", "[" * 100, '["a"],"message":[]', "[1e999]"):
+    for message in ("", "{}", "7", b"\xff", "[" * 100, '["a"],"message":[]', '["EOSE"],"x":1', '["a"] 1', "[1e999]"):
         with pytest.raises(MalformedInput):
             read_message(message)
 
