@@ -80,11 +80,11 @@ async def bought(said: Any, shop: Shop, bank: Bank) -> None:
     assert await bank.chain.balance_of(shop.base.pay_to) == 500_000
 
 
+@pytest.mark.parametrize("way", ["awaited", "called", "awaited in the background"])
 @pytest.mark.parametrize("case", cases(LANGCHAIN, "kit"), ids=str)
-async def test_an_agent_of_langchain_buys_once(case: Case, shop: Shop, bank: Bank, tmp_path: Path) -> None:
-    said = await asked(
-        case, "langchain_agent.py", tmp_path, sources=SOURCES, play=str(bank.directory), calls=calls(shop)
-    )
+async def test_an_agent_of_langchain_buys_once(case: Case, way: str, shop: Shop, bank: Bank, tmp_path: Path) -> None:
+    given = {"sources": SOURCES, "play": str(bank.directory), "calls": calls(shop), "way": way}
+    said = await asked(case, "langchain_agent.py", tmp_path, **given)
     await bought(said, shop, bank)
     assert said["last"] == "done"
 

@@ -1,4 +1,4 @@
-"""LangChain's agent with our tools and a scripted model: `python langchain_agent.py '{"sources", "play", "calls"}'`.
+"""LangChain's agent with our tools and a scripted model; its argument is the JSON of `sources`, `play`, `calls`, `way`.
 
 It prints what each call of `calls` came to, and which tools the model was offered.
 """
@@ -29,17 +29,30 @@ class Script(FakeMessagesListChatModel):
         return self
 
 
+said = [
+    AIMessage(content="", tool_calls=[{"name": name, "args": arguments, "id": str(number)}])
+    for number, (name, arguments) in enumerate(given["calls"])
+]
+asked = {"messages": [{"role": "user", "content": "buy the report"}]}
+opened = AgentTools(Payer([BaseWallet.sandbox(given["play"])]), transport=httpx.AsyncHTTPTransport())
+
+
+def agent(tools):
+    return create_agent(Script(responses=[*said, AIMessage(content="done")]), langchain_tools(tools))
+
+
 async def main():
-    said = [
-        AIMessage(content="", tool_calls=[{"name": name, "args": arguments, "id": str(number)}])
-        for number, (name, arguments) in enumerate(given["calls"])
-    ]
-    payer = Payer([BaseWallet.sandbox(given["play"])])
-    async with AgentTools(payer, transport=httpx.AsyncHTTPTransport()) as tools:
-        agent = create_agent(Script(responses=[*said, AIMessage(content="done")]), langchain_tools(tools))
-        ended = await agent.ainvoke({"messages": [{"role": "user", "content": "buy the report"}]})
-    results = [json.loads(each.content) for each in ended["messages"] if isinstance(each, ToolMessage)]
-    print(json.dumps({"offered": offered, "results": results, "last": ended["messages"][-1].content}))
+    if given["way"] == "awaited in the background":
+        with opened as tools:
+            return await agent(tools).ainvoke(asked)
+    async with opened as tools:
+        return await agent(tools).ainvoke(asked)
 
 
-asyncio.run(main())
+if given["way"] == "called":
+    with opened as tools:
+        ended = agent(tools).invoke(asked)
+else:
+    ended = asyncio.run(main())
+results = [json.loads(each.content) for each in ended["messages"] if isinstance(each, ToolMessage)]
+print(json.dumps({"offered": offered, "results": results, "last": ended["messages"][-1].content}))

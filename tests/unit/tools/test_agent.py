@@ -54,6 +54,23 @@ async def test_what_was_bought_and_what_it_cost(tools: Make) -> None:
         assert (await opened.receipts(5))["purchases"][0]["record"] == said["paid"]["record"]
 
 
+def test_callers_that_are_not_async_run_them(tmp_path: Path) -> None:
+    market = Market(tmp_path, "async")
+    tools = AgentTools(market.payer(), transport=httpx.MockTransport(market.shop.handle))
+    with tools as opened:
+        said = opened.run(lambda: opened.fetch(URL))
+        assert (said["status"], opened.run(opened.budget)["per_hour"]["used"]) == (200, ["0.003 USD"])
+        assert opened.in_background
+    with pytest.raises(ConfigurationError, match="by `with`"):
+        opened.run(opened.budget)
+
+
+async def test_what_runs_on_this_loop_is_not_run_on_another(tools: Make) -> None:
+    async with tools() as opened:
+        with pytest.raises(ConfigurationError, match="by `with`"):
+            opened.run(opened.budget)
+
+
 async def test_a_lost_answer_is_unknown_and_the_same_call_goes_on(tools: Make, market: Market) -> None:
     market.shop.script.extend([LOST] * 40)
     async with tools() as opened:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import codecs
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import httpx
 
@@ -29,6 +29,8 @@ from rail402.errors import ClientError, ConfigurationError, OfferRefused, Paymen
 from rail402.money import Money, as_money
 
 __all__ = ["DEFAULT_CAP", "AgentTools"]
+
+T = TypeVar("T")
 
 DEFAULT_CAP: Final = "1 USD"
 """The most that one call may cost where nobody says otherwise."""
@@ -62,6 +64,8 @@ class AgentTools:
         async with AgentTools(payer) as tools:
             await tools.fetch("https://api.example.com/article/402", max_cost="0.10 USD")
 
+    Callers that are not async open them by `with`, and call them by `run`.
+
     Args:
         payer: pays, within its budget.
         cap: the most that one call may cost, whatever is asked for.
@@ -90,6 +94,7 @@ class AgentTools:
             headers={"Accept-Encoding": "gzip, deflate"},
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # calls have nothing to do with each other
         )
+        self._in_background = False
 
     async def __aenter__(self) -> AgentTools:
         await self._payer.start()
@@ -98,6 +103,33 @@ class AgentTools:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
         await self._payer.close()
+
+    def __enter__(self) -> AgentTools:
+        self._payer.__enter__()
+        self._in_background = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.run(self._client.aclose)
+        finally:
+            self._in_background = False
+            self._payer.__exit__(None, None, None)
+
+    @property
+    def in_background(self) -> bool:
+        """Whether they were opened by `with`, and run on the payer's background thread."""
+        return self._in_background
+
+    def run(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Await what `function` returns, for callers that are not async: `tools.run(lambda: tools.fetch(url))`.
+
+        Raises:
+            ConfigurationError: the tools were not opened by `with`.
+        """
+        if not self._in_background:
+            raise ConfigurationError("open the tools by `with` for calls that are not async, or await these")
+        return self._payer.run(function)
 
     async def fetch(
         self,

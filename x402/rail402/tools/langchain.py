@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from rail402.tools.agent import AgentTools
@@ -14,7 +16,7 @@ __all__ = ["langchain_tools"]
 
 
 def langchain_tools(tools: AgentTools) -> list[BaseTool]:
-    """Return the tools `fetch`, `quote`, `budget`, `receipts` and `wallets`, asynchronous all (`agent.ainvoke`).
+    """Return the tools `fetch`, `quote`, `budget`, `receipts` and `wallets`.
 
     ::
 
@@ -23,7 +25,7 @@ def langchain_tools(tools: AgentTools) -> list[BaseTool]:
             await agent.ainvoke({"messages": [{"role": "user", "content": "…"}]})
 
     Args:
-        tools: opened by the caller, and closed by it.
+        tools: opened by the caller, and closed by it: `async with` for `agent.ainvoke`, `with` for `agent.invoke`.
 
     Raises:
         ModuleNotFoundError: langchain-core is not installed.
@@ -57,4 +59,16 @@ def langchain_tools(tools: AgentTools) -> list[BaseTool]:
         """Show which wallets there are and on which networks they pay."""
         return await tools.wallets()
 
-    return [StructuredTool.from_function(coroutine=each) for each in (fetch, quote, budget, receipts, wallets)]
+    return [
+        # Of tools that run in the background LangChain awaits the blocking call on a thread.
+        StructuredTool.from_function(func=_blocking(tools, each), coroutine=None if tools.in_background else each)
+        for each in (fetch, quote, budget, receipts, wallets)
+    ]
+
+
+def _blocking(tools: AgentTools, function: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return tools.run(lambda: function(*args, **kwargs))
+
+    return call
