@@ -25,9 +25,11 @@ gate = Gate(
 
 SKIES = {"rome": "sunny", "oslo": "snow"}
 
+price = paid_tool(gate, "0.01 USD", description="A forecast for one city")
 
-@server.tool()
-@paid_tool(gate, "0.01 USD", description="A forecast for one city")
+
+@server.tool(meta=price.meta)  # so that agents see the price before they call
+@price
 async def forecast(city: str, context: Context) -> str:
     """Say what the weather will be."""
     await context.report_progress(1, 2, "looking at the sky")

@@ -96,6 +96,8 @@ async def test_the_mcp_server_sells_forecasts_and_gives_the_time_away(tmp_path: 
     with serving("mcp_server", tmp_path) as (url, environment):
         payer = Payer([BaseWallet.sandbox(environment["RAIL402_SANDBOX"])], journal=environment["JOURNAL"])
         async with Client(f"{url}/mcp") as client, payer:
+            told = {tool.name: (tool.meta or {}).get("rail402/price") for tool in (await client.list_tools()).tools}
+            assert (told["forecast"]["price"], told["now"]) == ("0.01 USD", None)
             paying = PayingSession(payer, client, url)
             called = await paying.call_tool("forecast", {"city": "Rome"})
             assert called.result.structured_content == {"result": "sunny in Rome"}

@@ -20,6 +20,7 @@ from rail402 import Budget, Payer
 from rail402.client.records import PurchaseState
 from rail402.errors import BudgetExceeded, MalformedInput, PaymentFailed, PaymentOutcomeUnknown, PaymentRefused
 from rail402.server.mcp import paid_tool
+from rail402.server.settings import Receipts
 from rail402.testing.fakes import Ending
 from rail402.tools.mcp_client import PayingSession
 from tests.unit.server.shop import URL, Shop
@@ -30,10 +31,17 @@ ASKS: list[Any] = ["x402", "mpp"]
 class Market:
     """Our server, a client of it, and a payer."""
 
-    def __init__(self, folder: Path, tool: Callable[..., Any], asks: Any = "auto", price: str = "0.003 USD") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tool: Callable[..., Any],
+        asks: Any = "auto",
+        price: str = "0.003 USD",
+        receipt: Receipts | None = None,
+    ) -> None:
         self.shop = Shop()
         self.server = MCPServer("market", log_level="ERROR")
-        self.server.tool(name="work")(paid_tool(self.shop.gate, price, asks=asks)(tool))
+        self.server.tool(name="work")(paid_tool(self.shop.gate, price, asks=asks, receipt=receipt)(tool))
         self.payer = Payer(
             [self.shop.wallet],
             Budget(per_request="0.01 USD"),
@@ -247,19 +255,26 @@ async def test_an_error_that_asks_for_nothing_is_handed_on(data: Any, tmp_path: 
         assert await market.states() == []
 
 
+class Losing:
+    """A session that loses the first answers to a payment."""
+
+    def __init__(self, client: Client, losses: int = 1) -> None:
+        self._client, self._losses = client, losses
+        self.shown = list[Any]()
+
+    async def call_tool(self, name: str, arguments: Any = None, *, meta: Any = None, **options: Any) -> Any:
+        self.shown.append(meta)
+        result = await self._client.call_tool(name, arguments, meta=meta, **options)
+        if meta and self._losses:
+            self._losses -= 1
+            raise MCPError(code=REQUEST_TIMEOUT, message="no answer")
+        return result
+
+
 async def test_an_answer_that_is_lost_is_asked_for_again_with_the_same_payment(tmp_path: Path) -> None:
     market = Market(tmp_path, forecast)
-
-    class Losing(Foreign):
-        async def call_tool(self, name: str, arguments: Any = None, *, meta: Any = None, **options: Any) -> Any:
-            self.shown.append(meta)
-            result = await client.call_tool(name, arguments, meta=meta, **options)
-            if len(self.shown) == 2:
-                raise MCPError(code=REQUEST_TIMEOUT, message="no answer")
-            return result
-
     async with market.open(), Client(market.server) as client:
-        losing = Losing()
+        losing = Losing(client)
         inner = httpx.ASGITransport(app=market.shop.app)
         called = await PayingSession(market.payer, losing, URL, inner=inner).call_tool("work", {"city": "Rome"})
         assert called.result.structured_content == {"result": "sunny in Rome"}
@@ -268,6 +283,32 @@ async def test_an_answer_that_is_lost_is_asked_for_again_with_the_same_payment(t
     unpaid, first, again = losing.shown
     assert (unpaid, first) == (None, again)
     assert market.shop.ledger.charged_total == 3000
+
+
+@pytest.mark.parametrize("asks", ASKS)
+async def test_a_call_that_is_made_again_takes_one_use_of_a_pass(asks: str, tmp_path: Path) -> None:
+    """It names itself: also where it is made once more after it failed, by another session of the same journal."""
+    runs = list[int]()
+
+    async def work(n: int) -> str:
+        runs.append(n)
+        return f"run {len(runs)}"
+
+    market = Market(tmp_path, work, asks, receipt=Receipts(uses=10))
+    async with market.open(), Client(market.server) as client:
+        losing, again = Losing(client, losses=10), Losing(client, losses=1)
+        inner = httpx.ASGITransport(app=market.shop.app)
+        with pytest.raises(PaymentOutcomeUnknown):
+            await PayingSession(market.payer, losing, URL, inner=inner).call_tool("work", {"n": 1})
+        paying = PayingSession(market.payer, again, URL, inner=inner)
+        called = await paying.call_tool("work", {"n": 1})
+        assert called.result.structured_content == {"result": "run 1"}
+        (charge,) = await market.shop.charges()
+        assert (runs, charge.uses_taken) == ([1], 1)
+        assert (await paying.call_tool("work", {"n": 1})).result.structured_content == {"result": "run 2"}
+    keys = [meta["rail402/idempotency-key"] for meta in [*losing.shown, *again.shown] if meta]
+    assert len(keys) > 4
+    assert (len(set(keys[:-1])), len(set(keys))) == (1, 2)
 
 
 async def test_words_that_look_like_terms_are_none(tmp_path: Path) -> None:

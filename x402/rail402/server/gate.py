@@ -297,6 +297,11 @@ class Gate:
         return frozenset(dialect.name for dialect in self._dialects)
 
     @property
+    def specs(self) -> Registry:
+        """What its rails share with payers, by name and in order of preference."""
+        return self._registry
+
+    @property
     def started(self) -> bool:
         """Whether the gate is open for requests."""
         return self._life.services is not None

@@ -6,8 +6,15 @@
     @paid_tool(gate, "0.01 USD")
     async def forecast(city: str, context: Context) -> str: ...
 
-A tool that raises, or returns an error, is not paid for. The gate starts with the first call; close it with the server:
-`async with gate: ...`.
+A tool that raises, or returns an error, is not paid for. `tools/list` tells the price where the tool gets it there:
+
+    sold = paid_tool(gate, "0.01 USD")
+
+    @server.tool(meta=sold.meta)
+    @sold
+    async def forecast(city: str, context: Context) -> str: ...
+
+The gate starts with the first call; close it with the server: `async with gate: ...`.
 """
 
 from __future__ import annotations
@@ -16,7 +23,9 @@ import asyncio
 import functools
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final, ParamSpec, get_args
 from weakref import WeakKeyDictionary
 
@@ -29,10 +38,8 @@ from mcp.server.mcpserver.utilities.func_metadata import func_metadata
 from mcp.shared.exceptions import MCPError
 from mcp.types import CallToolRequestParams, CallToolResult, InputRequiredResult, TextContent
 
-from rail402.dialects.mpp import Mpp
-from rail402.dialects.x402_v2 import X402V2
-from rail402.errors import ConfigurationError, MalformedInput
-from rail402.money import as_money
+from rail402.errors import ConfigurationError, GateNotInstalled, MalformedInput
+from rail402.money import Money, as_money
 from rail402.protocol.charge import Charge
 from rail402.protocol.offer import Flow
 from rail402.server.challenge import price_of
@@ -41,9 +48,18 @@ from rail402.server.gate import Gate
 from rail402.server.request import Send
 from rail402.server.settings import Price, Receipts, Rule
 from rail402.server.tool_calls import Asks, ToolCall, ToolExchange
+from rail402.server.tool_prices import SPOKEN, price_meta, price_sentence
 from rail402.server.visit import Visit
 
-__all__ = ["paid_call_tool", "paid_tool"]
+__all__ = [
+    "PaidTool",
+    "current_charge",
+    "paid_call_tool",
+    "paid_tool",
+    "price_meta",
+    "price_sentence",
+    "reduce_charge",
+]
 
 logger = logging.getLogger("rail402.server")
 
@@ -51,9 +67,9 @@ P = ParamSpec("P")
 Result = CallToolResult | InputRequiredResult
 CallTool = Callable[[ServerRequestContext[Any, Any], CallToolRequestParams], Awaitable[Result]]
 
-_SPOKEN: Final = (X402V2.name, Mpp.name)
 _CONTEXT: Final = "rail402_context"
 _PRICES: Final = WeakKeyDictionary[Gate, dict[str, object]]()
+_running: ContextVar[tuple[Charge | None, Delivery | None]] = ContextVar("rail402_running_tool")
 
 
 def paid_tool(
@@ -65,10 +81,13 @@ def paid_tool(
     receipt: Receipts | None = None,
     description: str = "",
     asks: Asks = "auto",
-) -> Callable[[Callable[P, Any]], Callable[P, Awaitable[Result]]]:
+) -> PaidTool:
     """Put a price on a tool of an `MCPServer` (FastMCP); goes below `@server.tool()`.
 
-    Arguments that do not fit the tool's schema are refused before anybody pays.
+    Arguments that do not fit the tool's schema are refused before anybody pays. A tool that asks its user for something
+    (elicitation) is paid for once, with the call that it answers; where it raises because the user declines, it has
+    failed, and the money is released or goes back as after any failure. With `upfront` it is taken before the question,
+    and kept where nobody ever answers. What a parameter asks by `Resolve` comes before the price.
 
     Args:
         price: `"0.01 USD"`, a `Money`, or a function of the call's arguments (a mapping, with the values that the tool
@@ -81,11 +100,26 @@ def paid_tool(
             that name at another price.
     """
     till = _Till(gate, asks)
-    spoken = [name for name in _SPOKEN if name in gate.dialects]
+    spoken = [name for name in SPOKEN if name in gate.dialects]
     rule = gate.rule(price, rails=rails, dialects=spoken, flow=flow, receipt=receipt, description=description)
+    return PaidTool(till, rule, price_meta(gate, rule), price_sentence(gate, rule))
 
-    def decorate(tool: Callable[P, Any]) -> Callable[P, Awaitable[Result]]:
-        till.enter(tool.__name__, price)
+
+class PaidTool:
+    """A decorator that puts a price on a tool; see `paid_tool`.
+
+    Attributes:
+        meta: what `tools/list` says of the price, for `@server.tool(meta=...)`; see `price_meta`.
+        sentence: the same in words, for a description that the author writes.
+    """
+
+    def __init__(self, till: _Till, rule: Rule, meta: dict[str, Any], sentence: str) -> None:
+        self._till, self._rule, self.meta, self.sentence = till, rule, meta, sentence
+
+    def __call__(self, tool: Callable[P, Any]) -> Callable[P, Awaitable[Result]]:
+        """Return the tool as it is sold."""
+        till, rule = self._till, self._rule
+        till.enter(tool.__name__, rule.price)
         signature = inspect.signature(tool, eval_str=True)
         convert = func_metadata(tool, skip_names=list(signature.parameters)).convert_result
         own_context = find_context_parameter(tool)
@@ -109,8 +143,6 @@ def paid_tool(
             )
             paid.__annotations__ = {**tool.__annotations__, _CONTEXT: Context}
         return paid
-
-    return decorate
 
 
 def paid_call_tool(gate: Gate, tools: Mapping[str, Rule], *, asks: Asks = "auto") -> Callable[[CallTool], CallTool]:
@@ -140,14 +172,54 @@ def paid_call_tool(gate: Gate, tools: Mapping[str, Rule], *, asks: Asks = "auto"
     return decorate
 
 
+def current_charge() -> Charge | None:
+    """Return the charge that pays for the tool that is running, as `Gate.charge` does on routes; None where the call is
+    free.
+
+    Raises:
+        GateNotInstalled: no paid tool is running.
+    """
+    return _current()[0]
+
+
+def reduce_charge(price: str | Money) -> bool:
+    """Ask less than the price for the tool that is running, as `Gate.reduce` does on routes; see there.
+
+    Returns:
+        Whether only `price` is taken.
+
+    Raises:
+        ConfigurationError: `price` is nothing, more than the price, or in another currency.
+        GateNotInstalled: no paid tool is running.
+    """
+    _, delivery = _current()
+    return delivery is not None and delivery.reduce(as_money(price))
+
+
+def _current() -> tuple[Charge | None, Delivery | None]:
+    try:
+        return _running.get()
+    except LookupError:
+        raise GateNotInstalled("no paid tool is running") from None
+
+
+@contextmanager
+def _paid_by(charge: Charge | None, delivery: Delivery | None) -> Iterator[None]:
+    token = _running.set((charge, delivery))
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
 class _Till:
     """Sells the tools of one gate."""
 
     def __init__(self, gate: Gate, asks: Asks) -> None:
         if asks not in get_args(Asks):
             raise ConfigurationError(f"asks={asks!r} must be one of {', '.join(get_args(Asks))}")
-        if gate.dialects.isdisjoint(_SPOKEN):
-            raise ConfigurationError(f"a tool is paid for by {' or '.join(_SPOKEN)}, and this gate speaks neither")
+        if gate.dialects.isdisjoint(SPOKEN):
+            raise ConfigurationError(f"a tool is paid for by {' or '.join(SPOKEN)}, and this gate speaks neither")
         self._gate, self._asks = gate, asks
 
     def enter(self, tool: str, price: Price) -> None:
@@ -194,14 +266,16 @@ class _Till:
         except MalformedInput as error:
             return CallToolResult(content=[TextContent(text=str(error))], is_error=True)
         if price is None:
-            return await run()
+            with _paid_by(None, None):
+                return await run()
         exchange = ToolExchange(
             services, rule, call, self._asks, None if capabilities is None else capabilities.experimental
         )
         made: list[Result] = []
 
         async def handle(send: Send, charge: Charge, delivery: Delivery | None) -> None:
-            result = await run()
+            with _paid_by(charge, delivery):
+                result = await run()
             made.append(result)
             done = isinstance(result, CallToolResult) and not result.is_error
             if delivery is not None and isinstance(result, InputRequiredResult):

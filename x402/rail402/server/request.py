@@ -23,6 +23,7 @@ __all__ = [
     "Send",
     "context_of",
     "read_body",
+    "slot_of",
     "without_payment",
 ]
 
@@ -138,7 +139,12 @@ class GatedRequest:
         keys = set(self.fields.all("idempotency-key"))
         if len(keys) > 1:
             raise MalformedInput("idempotency-key", "is there twice with different values", code="malformed_request")
-        return "".join("key:" + sha256_hex(f"{self.order.digest}:{key}".encode()) for key in keys)
+        return "".join(slot_of(self.order, key) for key in keys)
+
+
+def slot_of(order: Order, key: str) -> str:
+    """Return where the response of one use of a pass is kept for the repeat of its request with the same key."""
+    return "key:" + sha256_hex(f"{order.digest}:{key}".encode())
 
 
 def _target(scope: Scope) -> str:

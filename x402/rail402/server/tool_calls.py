@@ -17,7 +17,7 @@ from rail402.dialects._base64_json import compact_json
 from rail402.dialects.mpp import Mpp
 from rail402.dialects.x402_v2 import X402V2
 from rail402.errors import MalformedInput, Rail402Error
-from rail402.mcp import CHARGE, CODE, RECEIPT, REPLAYED, MppMcp, X402Mcp
+from rail402.mcp import CHARGE, CODE, IDEMPOTENCY_KEY, RECEIPT, REPLAYED, MppMcp, X402Mcp
 from rail402.mcp.mpp import CREDENTIAL, PAYMENT_REQUIRED_META
 from rail402.mcp.x402 import PAYMENT
 from rail402.protocol.base import Json, canonical_json, sha256_hex
@@ -27,7 +27,7 @@ from rail402.protocol.dialect import Fields
 from rail402.protocol.order import TOOL_CALL, Order
 from rail402.protocol.payment import Payment
 from rail402.server.exchange import Exchange
-from rail402.server.request import Message, Scope, context_of
+from rail402.server.request import Message, Scope, context_of, slot_of
 from rail402.server.services import Services
 from rail402.server.settings import Rule
 
@@ -55,11 +55,11 @@ class ToolCall:
         most: bytes of canonical arguments that are taken.
 
     Raises:
-        MalformedInput: the arguments cannot be said in canonical JSON, or are too long.
+        MalformedInput: the arguments cannot be said in canonical JSON, or are too long; or the idempotency key is no
+            printable text.
     """
 
     preference = ""
-    slot = ""
 
     def __init__(
         self, params: Json, *, server: str, most: int, tool: str | None = None, scope: Scope | None = None
@@ -82,6 +82,10 @@ class ToolCall:
             route=f"tools/call {tool or self.name}",
             body_digest=sha256_hex(arguments),
         )
+        key = self.meta.get(IDEMPOTENCY_KEY)
+        if not (key is None or (isinstance(key, str) and key.isprintable())):
+            raise MalformedInput(IDEMPOTENCY_KEY, "must be a printable text", code="malformed_request")
+        self.slot = "" if key is None else slot_of(self.order, key)
 
 
 class ToolExchange(Exchange):

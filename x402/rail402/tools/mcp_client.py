@@ -21,9 +21,9 @@ from rail402.client.payer import Payer
 from rail402.client.records import Purchase
 from rail402.dialects._base64_json import compact_json
 from rail402.errors import ConfigurationError, MalformedInput
-from rail402.mcp import CODE, RECEIPT, MppMcp, X402Mcp
+from rail402.mcp import CODE, IDEMPOTENCY_KEY, RECEIPT, MppMcp, X402Mcp
 from rail402.money import Money
-from rail402.protocol.base import canonical_json
+from rail402.protocol.base import canonical_json, sha256_hex
 from rail402.protocol.dialect import Fields
 from rail402.protocol.order import TOOL_CALL
 
@@ -32,6 +32,7 @@ __all__ = ["Called", "PayingSession", "Session"]
 _CALL: Final = "rail402_tool_call"
 _ERROR: Final = "rail402_mcp_error"
 _RECEIPT: Final = "Receipt-Record"
+_PAYMENTS: Final = ("payment-signature", "authorization", "payment-authorization")
 _LOST: Final = (CONNECTION_CLOSED, REQUEST_TIMEOUT)
 """The errors by which the session itself says that there is no answer."""
 
@@ -141,6 +142,9 @@ class _Carrier(httpx.AsyncBaseTransport):
             return await self._fetched(request)
         fields = Fields.from_raw(request.headers.raw)
         meta = {**self._x402.meta_of(fields), **self._mpp.meta_of(fields, call.asked or {})}
+        if meta:  # a payment is for one call, so that it names that call whenever it is made again
+            shown = [value for name in _PAYMENTS for value in fields.all(name)]
+            meta[IDEMPOTENCY_KEY] = sha256_hex(" ".join(shown).encode())
         try:
             result = await self._session.call_tool(call.name, call.arguments, meta=meta or None, **call.options)
         except MCPError as error:
