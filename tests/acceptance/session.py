@@ -231,7 +231,6 @@ async def play(home: Path) -> str:
 async def _buying(session: _Session) -> None:
     session.say("## Three wallets, one route, all rails")
     article = f"{session.url}/article/402"
-    await session.type("init", "--sandbox", shown=False)
     session.wallets()
     await session.type("get", article, "--dry-run")
     await session.type("get", article)
