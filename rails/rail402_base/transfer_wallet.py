@@ -11,8 +11,9 @@ from rail402.errors import OfferRefused, PaymentFailed, PaymentRejected, RailUna
 from rail402.protocol.base import Json
 from rail402.protocol.offer import Offer
 from rail402.protocol.order import Order
-from rail402.protocol.rail import Cost, NotPaid, Paid, Unknown, Wallet
+from rail402.protocol.rail import Cost, NotPaid, Observation, Paid, Unknown, Wallet
 from rail402_base.eip3009 import keccak256, parse_address
+from rail402_base.examining import examine_sender
 from rail402_base.keys import parse_private_key
 from rail402_base.sandbox_keys import open_sandbox, sandbox_key
 from rail402_base.senders import Gone, Landed, SandboxSender, Sender, Wanted
@@ -109,6 +110,10 @@ class BaseTransferWallet(Wallet):
         """Open the chain, and go on with what an earlier process left on its way."""
         await self.sender.start()
 
+    async def examine(self) -> list[Observation]:
+        """Look at balance and gas, and leave alone what is on its way; see `Wallet.examine`."""
+        return await examine_sender(self.sender)
+
     async def close(self) -> None:
         """Close the chain."""
         await self.sender.close()
@@ -167,7 +172,7 @@ class BaseTransferWallet(Wallet):
         """Return the proof; signed where the server says that it understands that, and the request is known."""
         text = proof_text(offer, transaction) if offer.extra.get("signature") == EIP191 else None
         signature = None if text is None else self.sender.sign(message_digest(text))
-        return Paid(payload=TransferProof(transaction, signature).payload)
+        return Paid(payload=TransferProof(transaction, signature).payload, moved=True)
 
 
 def _wanted(offer: Offer, record_id: str) -> Wanted:

@@ -13,10 +13,11 @@ from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentFailed, Ra
 from rail402.money import Money
 from rail402.protocol.base import Json
 from rail402.protocol.offer import Offer
-from rail402.protocol.rail import Cost, NotPaid, Paid, Unknown, Wallet
+from rail402.protocol.rail import Cost, NotPaid, Observation, Paid, Unknown, Wallet
 from rail402_base.bindings import answering_nonce, payload_of
 from rail402_base.chain import ChainView, SandboxBackend, Transfer, Unused, Void
 from rail402_base.eip3009 import Authorization, parse_authorization, same_address
+from rail402_base.examining import examine_signer
 from rail402_base.keys import DEFAULT_DERIVATION_PATH, LocalSigner, Signer
 from rail402_base.sandbox_keys import open_sandbox, sandbox_signer
 from rail402_base.tokens import BASE_USDC, SANDBOX_USDC, TOKENS, Token
@@ -150,6 +151,11 @@ class BaseWallet(Wallet):
         if isinstance(self.chain, SandboxBackend):
             await self.chain.chain.endow(self.signer.address)
 
+    async def examine(self) -> list[Observation]:
+        """Have a message signed that pays nothing, and look at the balance; see `Wallet.examine`."""
+        await self.start()
+        return await examine_signer(self.signer, self.tokens, self.chain)
+
     async def close(self) -> None:
         """Close the chain."""
         if self.chain is not None:
@@ -229,7 +235,7 @@ class BaseWallet(Wallet):
             return Unknown(detail=error.detail)
         match found:
             case Transfer(to=to, value=value) if same_address(to, offer.payee) and value == offer.amount:
-                return Paid(payload=payload)
+                return Paid(payload=payload, moved=True)
             case Transfer() | Void() | Unused(expired=True):
                 return NotPaid()
             case _:

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-from rail402.clock import Clock, system_clock
+from rail402.clock import Clock, system_clock, system_random
 from rail402.errors import (
     ConfigurationError,
     MalformedInput,
@@ -18,7 +18,7 @@ from rail402.errors import (
 from rail402.money import MSAT_EXPONENT, Money
 from rail402.protocol.base import Json
 from rail402.protocol.offer import Offer
-from rail402.protocol.rail import Cost, NotPaid, Paid, Unknown, Wallet
+from rail402.protocol.rail import Cost, NotPaid, Observation, Paid, Unknown, Wallet
 from rail402_lightning import bolt11
 from rail402_lightning.backends import Sender, SentPayment
 from rail402_lightning.backends.lnbits import LnbitsSender
@@ -33,6 +33,8 @@ MAX_FEE_SAT: Final = 2
 
 MAX_FEE_PPM: Final = 10_000
 """Millionths of the amount that a payment may cost in fees: one percent."""
+
+_PROBE_MSAT: Final = 1000
 
 _PAST_EXPIRY: Final = 60
 """Seconds after its expiry from which on an invoice that the node never heard of will not be paid any more."""
@@ -160,6 +162,20 @@ class LightningWallet(Wallet):
         """
         await self.sender.start()
 
+    async def examine(self) -> list[Observation]:
+        """Look at what the node can spend, and whether it keeps to the limit of fees; see `Wallet.examine`."""
+        await self.start()
+        found, network = [], self._spec.network
+        balance = await self.sender.balance()
+        said = f"its node can spend {_msat(balance)} on {network.name}"
+        found.append(Observation(said, "" if balance else "fund it, or open a channel with money on its own side"))
+        limit = self.max_fee_msat(_PROBE_MSAT)
+        ceiling = await self.sender.fee_ceiling(_probe(network.prefix), max_fee_msat=limit)
+        if ceiling > limit:
+            said = f"small amounts are not paid: their fee may be {_msat(ceiling)}, and the limit is {_msat(limit)}"
+            found.append(Observation(said, f"max_fee_sat = {-(-ceiling // 1000)}"))
+        return found
+
     async def close(self) -> None:
         """Close the node."""
         await self.sender.close()
@@ -248,7 +264,7 @@ class LightningWallet(Wallet):
         if sent is not None and (paid := _paid(sent, invoice)) is not None:
             return paid
         if payload is not None and in_hand:
-            return Paid(payload=payload)
+            return Paid(payload=payload, moved=True)
         if sent is None:
             # The request to pay may still be on its way to the node, which refuses it once the invoice has expired.
             gone = now > invoice.expires_at + _PAST_EXPIRY
@@ -256,11 +272,25 @@ class LightningWallet(Wallet):
         return NotPaid() if sent.state == "failed" else Unknown(detail=_in_doubt(sent))
 
 
+def _probe(prefix: bolt11.Prefix) -> str:
+    """Return an invoice that nobody pays and nobody could be paid by: a node is asked what its fees may be."""
+    nothing = bytes(32)
+    invoice = bolt11.UnsignedInvoice(
+        prefix=prefix,
+        amount_msat=_PROBE_MSAT,
+        created_at=0,
+        payment_hash=nothing,
+        payment_secret=nothing,
+        description="rail402 doctor",
+    )
+    return bolt11.encode(invoice, system_random(32))
+
+
 def _paid(sent: SentPayment, invoice: bolt11.Invoice) -> Paid | None:
     """Return the proof, if the payment is made and its preimage is the invoice's."""
     if sent.state != "paid" or sent.preimage is None or not is_preimage_of(sent.preimage, invoice.payment_hash):
         return None
-    return Paid(payload={"preimage": sent.preimage.lower()}, fee=_msat(sent.fee_msat))
+    return Paid(payload={"preimage": sent.preimage.lower()}, fee=_msat(sent.fee_msat), moved=True)
 
 
 def _in_doubt(sent: SentPayment) -> str:

@@ -30,6 +30,7 @@ AccessToken = str | Callable[[bool], Awaitable[str]]
 """An OAuth access token with the scope `payment_methods.agentic`; or an async function that returns one, and a fresh
 one where its argument is true."""
 
+_ALL: Final = {"include_history": "true"}
 _SECONDS: Final = 20
 _MAX_ANSWER: Final = 1 << 20
 
@@ -85,6 +86,14 @@ class LinkApi:
         if client is not None:
             await client.aclose()
 
+    async def check_login(self) -> None:
+        """Check that the access token is good. Nothing is asked of its owner.
+
+        Raises:
+            PaymentFailed, RailUnavailable: it is not, or Link does not say.
+        """
+        self._definitive(*await self._call("GET", "/spend_requests", params=_ALL))
+
     async def create(self, params: Json, *, record_id: str) -> SpendRequest:
         """Make a spend request and have its owner asked; for the same purchase that is the same one again.
 
@@ -102,6 +111,8 @@ class LinkApi:
             if earlier is not None and earlier.record_id == record_id:
                 return earlier
             raise RailUnavailable("Link takes no more spend requests for now (HTTP 429)")
+        if status in (408, 409):  # it came in late, or a request with the same key is under way
+            raise self._lost("POST", f"answered {status}")
         return _required(self._definitive(status, answer))
 
     async def retrieve(self, request_id: str) -> SpendRequest | None:
@@ -120,7 +131,7 @@ class LinkApi:
         Raises:
             PaymentFailed, RailUnavailable, OutcomeUnknown: Link does not say.
         """
-        status, answer = await self._call("GET", "/spend_requests", params={"include_history": "true"})
+        status, answer = await self._call("GET", "/spend_requests", params=_ALL)
         listed = self._definitive(status, answer).get("data")
         if not isinstance(listed, list):
             raise OutcomeUnknown("Link's list of spend requests cannot be read")

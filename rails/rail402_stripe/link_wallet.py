@@ -7,12 +7,19 @@ from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
 from typing import Final
 
-from rail402.errors import ConfigurationError, MalformedInput, OutcomeUnknown, PaymentActionRequired, PaymentFailed
+from rail402.errors import (
+    ConfigurationError,
+    MalformedInput,
+    OutcomeUnknown,
+    PaymentActionRequired,
+    PaymentFailed,
+    RailUnavailable,
+)
 from rail402.money import Money
 from rail402.protocol.base import Json
 from rail402.protocol.offer import Offer
 from rail402.protocol.order import Order
-from rail402.protocol.rail import Cost, NotPaid, Paid, Unknown, Wallet
+from rail402.protocol.rail import Cost, NotPaid, Observation, Paid, Unknown, Wallet
 from rail402_stripe.currencies import currency
 from rail402_stripe.link import LinkApi, SpendRequest
 from rail402_stripe.proofs import ProofKind, payload_of, proof_kinds_of, spt_of
@@ -82,6 +89,11 @@ class LinkWallet(Wallet):
     def __repr__(self) -> str:
         return f"LinkWallet(network={self._network!r})"
 
+    async def examine(self) -> list[Observation]:
+        """Ask Link whether its login is good; see `Wallet.examine`."""
+        await self._link.check_login()
+        return [Observation("Link accepts its login" + ("" if self._network == "stripe:live" else ", for test money"))]
+
     async def close(self) -> None:
         """Close the connections."""
         await self._link.close()
@@ -137,7 +149,7 @@ class LinkWallet(Wallet):
         if request is None:
             return Unknown(detail="Link does not know the spend request any more")
         if request.status == "succeeded":
-            return Paid(payload=payload)
+            return Paid(payload=payload, moved=True)
         if request.status == "requires_action" and request.resumes:
             raise PaymentActionRequired(url=request.action_url, record_id=record_id)
         if request.status in _USABLE and now <= offer.expires_at:
@@ -203,7 +215,10 @@ class LinkWallet(Wallet):
                 break
             if look:
                 await self._sleep(1)
-            request = await self._link.retrieve(request.id) or request
+            try:
+                request = await self._link.retrieve(request.id) or request
+            except (RailUnavailable, PaymentFailed) as error:  # that is no news about the spend request, which is made
+                raise OutcomeUnknown(f"the token of the spend request cannot be had yet: {error.detail}") from error
         if request.token is None:
             raise PaymentActionRequired(retry_after=_POLL_SECONDS, record_id=record_id)
         self._check(offer, request, record_id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
@@ -221,7 +221,7 @@ class OwnCustomerWallet(Wallet):
             raise PaymentFailed("the PaymentIntent was canceled, or the payment declined", record_id=record_id)
         if isinstance(found, Unknown):
             raise PaymentOutcomeUnknown(found.detail, record_id=record_id, proof=prepared.payload(offer))
-        return Paid(payload=found.payload, fee=Money(Decimal(0), offer.currency))
+        return replace(found, fee=Money(Decimal(0), offer.currency))
 
     async def _prepare(self, offer: Offer) -> _Prepared:
         wanted = preparation_of(offer)
@@ -303,8 +303,8 @@ def _judged(intent: Json, prepared: _Prepared, offer: Offer, *, now: int) -> Pai
     if _differing(intent, prepared, offer):  # its publisher has changed it since
         return Unknown(detail="the PaymentIntent is not what was offered")
     match intent.get("status"):
-        case "requires_capture" | "succeeded":
-            return Paid(payload=prepared.payload(offer))
+        case "requires_capture" | "succeeded" as status:
+            return Paid(payload=prepared.payload(offer), moved=status == "succeeded")
         case "requires_action":
             raise PaymentActionRequired(url=_page(intent), proof=prepared.payload(offer))
         case "canceled":

@@ -12,7 +12,7 @@ from rail402.errors import ConfigurationError, MalformedInput, PaymentFailed
 from rail402.money import Money
 from rail402.protocol.base import Json
 from rail402.protocol.offer import Offer
-from rail402.protocol.rail import Cost, NotPaid, Paid, Unknown, Wallet
+from rail402.protocol.rail import Cost, NotPaid, Observation, Paid, Unknown, Wallet
 from rail402_stripe.api import StripeApi
 from rail402_stripe.currencies import currency
 from rail402_stripe.issuers import (
@@ -151,6 +151,10 @@ class StripeWallet(Wallet):
             hold_seconds=hold_seconds,
         )
 
+    async def examine(self) -> Sequence[Observation]:
+        """Ask where its tokens come from; see `Wallet.examine`."""
+        return await self._issuer.examine()
+
     async def close(self) -> None:
         """Close the connections."""
         await self._issuer.close()
@@ -207,7 +211,7 @@ class StripeWallet(Wallet):
         if facts is None:
             return Unknown(detail="whoever issued the token does not say what became of it")
         if facts.captured > 0 or facts.consumed:
-            return Paid(payload=payload)
+            return Paid(payload=payload, moved=True)
         ended_at = _ended_at(facts, now)
         if ended_at is None:
             return Paid(payload=payload)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rail402.client.budget import Budget
 from rail402.client.journal import Journal
 from rail402.client.payer import Payer
+from rail402.client.services import RESERVE_LEASE
 from rail402.errors import ConfigurationError, PaymentOutcomeUnknown, RailUnavailable
+from rail402.money import Money
+from rail402.protocol.rail import NotPaid, Paid, Unknown
 from rail402.rates import FixedRates
 from rail402.testing.fakes import Ending, FakeLedger, FakeSpec, FakeWallet
 from tests.unit.client.shop import LOST, PRICE, Make, Market
@@ -135,6 +139,33 @@ async def test_recover_keeps_what_was_paid_for_the_next_request(open_market: Mak
     assert market.ledger.charged_total == PRICE
 
 
+async def test_recover_says_what_was_paid_as_soon_as_the_wallet_knows(open_market: Make) -> None:
+    market = open_market(specs=[FakeSpec(style="invoice")])
+    fee = Money.parse("0.001 USD")
+    wallet = FakeWallet(market.ledger, market.specs[0], fee_ceiling=Money.parse("0.002 USD"), fee=fee)
+    payer = market.payer([wallet])
+    market.ledger.script("pay", Ending.UNKNOWN_DONE)
+    with pytest.raises(PaymentOutcomeUnknown):
+        await market.request(payer)
+    market.ledger.script("resume", Ending.UNAVAILABLE)
+    assert [found.outcome for found in await payer.recover()] == ["unknown"]
+    for _ in range(2):
+        (paid,) = await payer.recover()
+        assert (paid.outcome, str(paid.record.cost), paid.record.is_open) == ("paid", "0.004 USD", True)
+        wallet._fee = None  # a node that is down tells no fee
+    spent = (await payer.journal.spent(now=market.clock()))["hour"]["USD"]
+    assert (str(spent.total), str(spent.unresolved)) == ("0.004 USD", "0 USD")
+    assert (await market.request(payer)).status_code == 200
+    assert market.ledger.charged_total == PRICE
+
+
+async def test_recover_counts_nothing_as_spent_that_may_not_be_used_yet(market: Market) -> None:
+    payer = market.payer()
+    await lose(market, payer)
+    (found,) = await payer.recover()
+    assert (found.outcome, found.record.moved) == ("unknown", False)
+
+
 async def test_no_server_holds_an_amount_reserved_for_ever(open_market: Make) -> None:
     market = open_market(specs=[FakeSpec(style="invoice")])
     market.shop.timeout_seconds = 10**9
@@ -190,3 +221,41 @@ async def test_what_is_written_off_is_bought_anew(market: Market) -> None:
     for unknown in (record.id, "rec_none"):
         with pytest.raises(ConfigurationError, match="no open purchase"):
             await payer.write_off(unknown)
+
+
+async def test_what_is_written_off_counts_as_what_it_did_cost(open_market: Make) -> None:
+    market = open_market(specs=[FakeSpec(style="invoice")])
+    ceiling, fee = Money.parse("0.002 USD"), Money.parse("0.001 USD")
+    payer = market.payer([FakeWallet(market.ledger, market.specs[0], fee_ceiling=ceiling, fee=fee)])
+    await lose(market, payer)
+    (record,) = await payer.journal.unresolved()
+    assert (await payer.write_off(record.id)).cost == Money.parse("0.004 USD")
+    assert str((await payer.journal.spent(now=market.clock()))["hour"]["USD"].total) == "0.004 USD"
+
+
+async def test_nothing_is_written_off_while_somebody_works_on_it(market: Market) -> None:
+    payer = market.payer()
+    await lose(market, payer)
+    (record,) = await payer.journal.unresolved()
+    now = market.clock()
+    assert await payer.journal.adopt(record, now=now, lease_until=now + 10) is not None
+    with pytest.raises(ConfigurationError, match="nobody works on"):
+        await payer.write_off(record.id)
+    market.clock.advance(11)
+    assert not (await payer.write_off(record.id)).is_open
+
+
+async def test_what_another_process_resolves_meanwhile_keeps_nothing_else_from_being_recovered(market: Market) -> None:
+    payer, other = market.payer(), market.payer()
+    await lose(market, payer)
+    (record,) = await payer.journal.unresolved()
+
+    class Slow(FakeWallet):
+        async def resume(self, *arguments: Any, **named: Any) -> Paid | NotPaid | Unknown:
+            market.clock.advance(RESERVE_LEASE)
+            await other.recover()
+            return await super().resume(*arguments, **named)
+
+    slow = market.payer([Slow(market.ledger, market.specs[0])])
+    (found,) = await slow.recover()
+    assert (found.outcome, found.record.id, found.record.state) == ("unknown", record.id, "released")

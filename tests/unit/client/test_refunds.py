@@ -16,7 +16,6 @@ from starlette.responses import PlainTextResponse, Response
 
 from rail402.client import refunds
 from rail402.client.budget import Budget
-from rail402.client.journal import JournalConflict
 from rail402.client.payer import Payer
 from rail402.client.records import PurchaseRecord, PurchaseState
 from rail402.client.refunds import LookedAt, find_refunds, may_be_refunded
@@ -140,13 +139,17 @@ async def test_who_is_asked(site: Site) -> None:
     assert site.asked == []
 
 
-async def test_of_two_that_write_it_down_one_does(site: Site) -> None:
-    record = await site.buy()
+async def test_of_two_that_write_it_down_one_does_and_the_other_goes_on(site: Site) -> None:
+    first = await site.buy("a")
     await site.refund()
-    await site.look(record)
-    with pytest.raises(JournalConflict):
-        await site.look(record)
-    assert await site.payer.journal.refunded() == {"USD": PRICE}
+    site.clock.advance(1)
+    second = await site.buy("b")
+    await site.refund()
+    (known,) = await site.look(first)
+    found = await site.look(first, second)  # with what was read before
+    assert found[0] == known
+    assert [(each.error, each.record.refunded) for each in found] == [(None, PRICE)] * 2
+    assert await site.payer.journal.refunded() == {"USD": Money.parse("0.006 USD")}
 
 
 @pytest.mark.parametrize(

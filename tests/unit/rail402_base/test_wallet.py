@@ -207,7 +207,7 @@ async def test_what_was_handed_in_was_paid(till: Till) -> None:
     paid = await wallet.pay(offer, record_id="rec_1", now=NOW)
     await till.hand_in(parse_authorization(paid.payload)[0])
     till.clock.advance(10**6)
-    assert await resume(wallet, offer, paid, till.clock()) == Paid(payload=paid.payload)
+    assert await resume(wallet, offer, paid, till.clock()) == Paid(payload=paid.payload, moved=True)
 
 
 async def test_what_was_cancelled_or_went_elsewhere_was_not_paid(till: Till) -> None:

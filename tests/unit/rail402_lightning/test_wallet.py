@@ -89,7 +89,7 @@ class TestSandbox:
         status = await node.lookup_payment(invoice_of(offered).payment_hash, "agent")
         assert status is not None
         assert status.preimage is not None
-        assert paid == Paid(payload={"preimage": status.preimage.hex()}, fee=Money.parse("21 msat"))
+        assert paid == Paid(payload={"preimage": status.preimage.hex()}, fee=Money.parse("21 msat"), moved=True)
         assert await node.balance("agent") == ENDOWMENT_MSAT - AMOUNT - 21
 
     async def test_the_cost_is_the_price_and_the_most_that_the_route_may_take(
@@ -264,7 +264,7 @@ async def test_a_payment_without_its_preimage_is_in_doubt_and_not_made_again(pre
 @pytest.mark.parametrize(
     ("said", "outcome"),
     [
-        (PAID, Paid(payload=PROOF, fee=Money.parse("21 msat"))),
+        (PAID, Paid(payload=PROOF, fee=Money.parse("21 msat"), moved=True)),
         (FAILED, NotPaid()),
         (IN_FLIGHT, Unknown(detail="in flight")),
         (RailUnavailable("down"), Unknown(detail="down")),
@@ -277,7 +277,7 @@ async def test_the_node_says_what_became_of_a_payment(said: Any, outcome: Any) -
 
 @pytest.mark.parametrize("said", [FAILED, IN_FLIGHT, RailUnavailable("down"), None])
 async def test_a_preimage_in_hand_stays_good(said: Any) -> None:
-    assert await told(said).resume(offer(), PROOF, record_id="r", now=NOW + 9999) == Paid(payload=PROOF)
+    assert await told(said).resume(offer(), PROOF, record_id="r", now=NOW + 9999) == Paid(payload=PROOF, moved=True)
 
 
 async def test_another_invoice_s_preimage_in_hand_is_none() -> None:
@@ -294,3 +294,27 @@ def test_a_wallet_s_repr_names_it_and_no_secret() -> None:
     assert repr(wallet) == "LightningWallet('spending', network='testnet')"
     assert "5ec2e7" not in repr(vars(wallet)) + repr(vars(wallet.sender))
     assert PREIMAGE not in repr(PAID)
+
+
+# --- for `rail402 doctor`
+
+
+@pytest.mark.parametrize(
+    ("answers", "fixes"),
+    [
+        ({}, [""]),
+        ({"msat": 0}, ["fund it, or open a channel with money on its own side"]),
+        ({"ceiling": 2001}, ["", "max_fee_sat = 3"]),
+    ],
+)
+async def test_what_its_node_can_spend_and_may_take_in_fees(answers: dict[str, Any], fixes: list[str]) -> None:
+    wallet = told(**answers)
+    assert [each.fix for each in await wallet.examine()] == fixes
+    assert sender_of(wallet).paid == []
+
+
+async def test_the_sandbox_s_node_can_be_looked_at(tmp_path: Path) -> None:
+    wallet = LightningWallet.sandbox(tmp_path)
+    (said,) = await wallet.examine()
+    assert said.says == f"its node can spend {ENDOWMENT_MSAT // 1000} sat on regtest"
+    await wallet.close()

@@ -255,7 +255,7 @@ async def test_a_used_token_is_paid(make: Make, link: FakeLink) -> None:
     paid = await approved(make, link)
     link.requests["lsrq_1"]["status"] = "succeeded"
     link.clock.advance(10**7)  # type: ignore[attr-defined]
-    assert await resume(make(), link, paid.payload) == Paid(payload=paid.payload)
+    assert await resume(make(), link, paid.payload) == Paid(payload=paid.payload, moved=True)
     assert not await make().withdraw(offer(link), paid.payload, record_id=RECORD, now=link.clock())
 
 
@@ -331,6 +331,8 @@ async def test_a_duplicate_that_is_this_very_purchase_is_gone_on_with(make: Make
         (403, "POST", RailUnavailable),
         (422, "POST", PaymentFailed),
         (429, "POST", RailUnavailable),
+        (408, "POST", OutcomeUnknown),
+        (409, "POST", OutcomeUnknown),
         (500, "POST", OutcomeUnknown),
         (302, "POST", PaymentFailed),
         (200, "POST", OutcomeUnknown),
@@ -346,6 +348,27 @@ async def test_each_failure_says_whether_anything_was_done(
     with pytest.raises(kind) as failed:
         await (pay(make(), link) if method == "POST" else resume(make(), link))
     assert "spt_secret" not in str(failed.value)
+
+
+@pytest.mark.parametrize("status", [200, 302, 400, 401, 403, 404, 408, 429, 500, None])
+async def test_once_it_was_asked_for_no_failure_says_that_nothing_was(
+    make: Make, link: FakeLink, status: int | None
+) -> None:
+    def fails(method: str, path: str) -> httpx.Response | None:
+        if method == "POST":
+            return None
+        if status is None:
+            raise httpx.ConnectError("no")
+        return httpx.Response(status, **LOST)
+
+    link.approves, link.before = True, fails
+    with pytest.raises((OutcomeUnknown, PaymentActionRequired)) as failed:
+        await pay(make(), link)
+    assert getattr(failed.value, "outcome", "unknown") == "unknown"
+    assert "spt_secret" not in str(failed.value)
+    link.before = None
+    assert isinstance(await resume(make(), link), Paid)
+    assert [method for method, *_ in link.calls].count("POST") == 1
 
 
 @pytest.mark.parametrize(
@@ -394,3 +417,16 @@ async def test_a_fresh_access_token_is_asked_for_once(make: Make, link: FakeLink
 def test_what_cannot_be_meant(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         LinkWallet(LinkApi(TOKEN), **options)
+
+
+# --- for `rail402 doctor`
+
+
+async def test_the_login_is_looked_at_without_asking_its_person(make: Make, link: FakeLink) -> None:
+    (said,) = await make().examine()
+    assert (said.says, said.fix) == ("Link accepts its login, for test money", "")
+    assert {method for method, *_ in link.calls} == {"GET"}
+    link.access_token = "link_access_2"
+    with pytest.raises(RailUnavailable, match="log in again") as caught:
+        await make().examine()
+    assert TOKEN not in str(caught.value)

@@ -114,7 +114,9 @@ async def test_it_sends_the_offer_and_confirms_what_is_prepared(seller: Seller, 
     (intent,) = await seller.account.intents()
     assert intent["status"] == status
     assert paid == Paid(
-        payload={"paymentIntent": intent["id"], "clientSecret": intent["client_secret"]}, fee=Money.parse("0 USD")
+        payload={"paymentIntent": intent["id"], "clientSecret": intent["client_secret"]},
+        fee=Money.parse("0 USD"),
+        moved=status == "succeeded",
     )
     spec, known = seller.account.rail.spec, {"paymentIntent": intent["id"]}
     assert spec.bindings["mpp"].encode_proof(paid.payload) == known  # the secret stays here

@@ -307,7 +307,7 @@ async def test_what_became_of_a_token_in_the_sandbox(account: Account) -> None:
     assert isinstance(await resume(), Unknown)  # it has expired, and is reserved all the same
     charge = step(step(charge, PaymentEvent.HELD, held.state), PaymentEvent.SETTLE)
     assert isinstance(await account.rail.settle(charge, None), Settled)
-    assert await resume() == Paid(payload=payment.payload)
+    assert await resume() == Paid(payload=payment.payload, moved=True)
 
 
 async def test_an_unused_token_is_not_paid_once_no_reservation_can_last(account: Account) -> None:
@@ -475,3 +475,40 @@ def test_a_live_wallet_pays_no_test_profile(network: Any, payee: str) -> None:
     wallet = StripeWallet(Recorder(), network=network)
     with pytest.raises(Exception, match="profile"):
         wallet.spec.check_offer(make_offer(network, payee=payee), None, now=NOW)  # type: ignore[arg-type]
+
+
+# --- for `rail402 doctor`
+
+
+async def test_the_key_is_looked_at(tmp_path: Path) -> None:
+    wallet = StripeWallet.sandbox(tmp_path)
+    (said,) = await wallet.examine()
+    assert (said.says, said.fix, said.time) == ("Stripe accepts its key, for test money", "", None)
+    await wallet.close()
+    assert await StripeWallet(Recorder()).examine() == ()
+
+
+@pytest.mark.parametrize(("status", "raised"), [(401, ConfigurationError), (500, RailUnavailable), (403, None)])
+async def test_a_key_that_stripe_does_not_take(status: int, raised: type[Exception] | None) -> None:
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, json={"error": {"type": "invalid_request_error"}})
+
+    wallet = StripeWallet.issued_token(StripeApi("sk_live_hidden", transport=httpx.MockTransport(answer)), "pm_1")
+    if raised is None:  # a restricted key that may not see the balance
+        (said,) = await wallet.examine()
+        assert (said.says, said.time) == ("Stripe accepts its key", None)
+    else:
+        with pytest.raises(raised) as caught:
+            await wallet.examine()
+        assert "sk_live" not in str(caught.value)
+    await wallet.close()
+
+
+async def test_stripe_s_time_is_told() -> None:
+    balance = {"available": [], "pending": []}
+    answer = httpx.Response(200, json=balance, headers={"Date": "Fri, 15 Jan 2027 08:00:00 GMT"})
+    api = StripeApi("sk_live_hidden", transport=httpx.MockTransport(lambda _: answer))
+    wallet = StripeWallet.issued_token(api, "pm_1")
+    (said,) = await wallet.examine()
+    assert (said.says, said.time) == ("Stripe accepts its key", NOW)
+    await wallet.close()

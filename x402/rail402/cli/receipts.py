@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rail402.cli.asking import confirm
 from rail402.cli.exit_codes import ExitCode
 from rail402.cli.pay import Wallets, open_journal, open_payer
-from rail402.cli.show import clean, new_console, print_json, relative, show_facts
+from rail402.cli.show import AsJson, clean, new_console, print_json, relative, show_facts
 from rail402.client.journal import Journal
 from rail402.client.payer import Recovered
 from rail402.client.receipts import check_subject
@@ -27,6 +28,7 @@ from rail402.client.records import PurchaseRecord, PurchaseState
 from rail402.client.refunds import LookedAt, find_refunds
 from rail402.clock import system_clock
 from rail402.errors import ConfigurationError, MalformedInput
+from rail402.money import Money
 from rail402.protocol.receipt import verify_receipt
 
 __all__ = ["receipts"]
@@ -42,7 +44,6 @@ receipts = typer.Typer(
     no_args_is_help=True,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 RecordId = Annotated[str, typer.Argument(metavar="RECORD", help="Its id, rec_…, as get prints it.")]
 
 _LIST_HELP: Final = "List purchases, the newest first."
@@ -59,6 +60,10 @@ It counts in the budget as before: limits are for what leaves the wallets."""
 _RECOVER_HELP: Final = """Ask the wallets what became of every purchase that is open.
 
 What was not paid is released. What was paid stays open until the same request is made again and served."""
+_WRITE_OFF_HELP: Final = """\
+Give up a purchase that is open and cannot be resolved. It asks first, unless --yes is given.
+
+It counts as spent, and the same request buys anew: if it was paid after all, that is paid twice."""
 
 
 class Format(StrEnum):
@@ -76,7 +81,7 @@ def list_receipts(
         str | None, typer.Option(help="The record to go on from: the last one of the page before.")
     ] = None,
     only_open: Annotated[bool, typer.Option("--open", help="Only those that are not resolved.")] = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     async def read(journal: Journal) -> Sequence[PurchaseRecord]:
         if only_open:
@@ -91,7 +96,7 @@ def list_receipts(
 
 
 @receipts.command("show", help=_SHOW_HELP)
-def show(record: RecordId, wallets: Wallets = None, as_json: Json = False) -> None:
+def show(record: RecordId, wallets: Wallets = None, as_json: AsJson = False) -> None:
     found = _run(wallets, lambda journal: _get(journal, record))
     facts = _facts(found) | {"receipt": found.receipt, "refund_receipt": found.refund_receipt}
     if as_json:
@@ -106,7 +111,7 @@ def show(record: RecordId, wallets: Wallets = None, as_json: Json = False) -> No
 def verify(
     record: Annotated[list[str] | None, typer.Argument(metavar="RECORD", help="The ids, rec_….")] = None,
     wallets: Wallets = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     async def check(journal: Journal) -> list[dict[str, Any]]:
         if record:
@@ -151,7 +156,7 @@ def refunds(
     record: Annotated[list[str] | None, typer.Argument(metavar="RECORD", help="The ids, rec_….")] = None,
     wallets: Wallets = None,
     days: Annotated[int, typer.Option(min=1, max=10_000, help="How long ago it was bought, at most.")] = 30,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     async def ask(journal: Journal) -> list[LookedAt]:
         since = system_clock() - days * 86_400
@@ -177,7 +182,7 @@ def refunds(
 
 
 @receipts.command("recover", help=_RECOVER_HELP)
-def recover(wallets: Wallets = None, as_json: Json = False) -> None:
+def recover(wallets: Wallets = None, as_json: AsJson = False) -> None:
     async def ask() -> list[dict[str, Any]]:
         async with open_payer(wallets) as payer:
             return [_facts(each.record) | _became(each) for each in await payer.recover()]
@@ -192,11 +197,34 @@ def recover(wallets: Wallets = None, as_json: Json = False) -> None:
     raise typer.Exit(ExitCode.STILL_OPEN if any(each["outcome"] == "unknown" for each in found) else ExitCode.DONE)
 
 
+@receipts.command("write-off", help=_WRITE_OFF_HELP)
+def write_off(
+    record: RecordId,
+    wallets: Wallets = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    found = _run(wallets, lambda journal: _get(journal, record))
+    if not yes:
+        for_what = clean(f"{found.order.method} {found.order.url}", 200)
+        confirm(f"count {_cost(found)} as spent, and never ask for {for_what} with it again?")
+    closed = _run(wallets, lambda journal: journal.write_off(record, now=system_clock()))
+    if as_json:
+        print_json(_facts(closed))
+    else:
+        typer.echo(f"{closed.id}  written off: {_cost(closed)} count as spent")
+
+
+def _cost(record: PurchaseRecord) -> Money:
+    """Return what a purchase counts as."""
+    return record.reserved if record.cost is None else record.cost
+
+
 def _became(found: Recovered) -> dict[str, str]:
     """Return what became of a purchase, and what to do about it."""
     advice = {
         "not_paid": "released",
-        "paid": "ask for it again to have it served",
+        "paid": f"it did cost {_cost(found.record)}; the same request made again fetches what was bought",
         "unknown": "still open; the same request goes on with it",
     }
     left = found.record.lease_until - system_clock()

@@ -15,11 +15,14 @@ import httpx
 from rail402.client.background import BackgroundLoop
 from rail402.client.budget import Budget, Level, Spent
 from rail402.client.httpx import AsyncPayingTransport, PayingTransport, quote
-from rail402.client.journal import Journal
+from rail402.client.journal import Journal, JournalConflict
+from rail402.client.limits import Room
 from rail402.client.preference import Preference
 from rail402.client.presenting import Attempt
+from rail402.client.progress import OnProgress
 from rail402.client.records import Approve, PurchaseRecord, PurchaseState, Quote
 from rail402.client.redaction import redact_logs
+from rail402.client.room import least_room
 from rail402.client.services import RESERVE_LEASE, Ask, Services
 from rail402.clock import Clock, RandomBytes, system_clock, system_random
 from rail402.dialects import DEFAULT_DIALECTS
@@ -80,6 +83,8 @@ class Payer:
         approve: set it to have the owner asked before something unusual is bought: an async function of a `Quote` that
             returns whether to buy that. It is asked about what costs more than the budget's `ask_above`, and about
             changes of what is pinned. Without it, and without a yes in time, nothing is paid.
+        on_progress: set it to be told of every step of a call, such as what is paid and how long it waits; see
+            `rail402.client.progress`. It is called in the caller's thread, and must neither wait nor raise.
         preferences: set it to have wallets asked in another order for some hosts and paths; see `Preference`.
         file_limits: set it to the budget that a configuration file says, before the payer starts. The journal remembers
             it; where it is looser than what was confirmed last, nothing is bought until `rail402 budget confirm`.
@@ -141,6 +146,15 @@ class Payer:
         self._services.approve = approve
 
     @property
+    def on_progress(self) -> OnProgress | None:
+        """See the class."""
+        return self._services.on_progress
+
+    @on_progress.setter
+    def on_progress(self, tell: OnProgress | None) -> None:
+        self._services.on_progress = tell
+
+    @property
     def preferences(self) -> Sequence[Preference]:
         """See the class."""
         return self._services.preferences
@@ -170,6 +184,11 @@ class Payer:
         return self._services.wallets
 
     @property
+    def all_wallets(self) -> Mapping[str, Wallet]:
+        """All wallets, by name, in order of preference, whether they have started or not."""
+        return self._wallets
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of all wallets, in order of preference, whether they could be started or not."""
         return tuple(self._wallets)
@@ -191,6 +210,17 @@ class Payer:
         """
         await self.journal.start()
         return await self.journal.spent_by_scope(now=self._services.now())
+
+    async def room_after(self, record_id: str, *, tool: str | None = None) -> Room | None:
+        """Return the limit that leaves the fewest more purchases like this one, and what is left of it; None where no
+        window is limited, or there is no such purchase. `tool` is what it was bought for, where rules limit that.
+
+        Raises:
+            StoreError: the journal cannot be used.
+        """
+        await self.journal.start()
+        record = await self.journal.get(record_id)
+        return None if record is None else await least_room(self._services, record, tool=tool)
 
     # --- transports
 
@@ -322,23 +352,23 @@ class Payer:
             ended = adopted.changed(state=PurchaseState.RELEASED, detail=_NOT_PAID, lease_until=0)
         else:
             ended = attempt.informed(found, state=PurchaseState.UNKNOWN, lease_until=0)
-        written = await self.journal.save(ended, now=self._services.now())
+        try:
+            written = await self.journal.save(ended, now=self._services.now())
+        except JournalConflict:  # another process went on with it in the meantime
+            return Recovered(await self.journal.get(record.id) or adopted, "unknown")
         outcomes: dict[type, Outcome] = {NotPaid: "not_paid", Paid: "paid" if written.moved else "unknown"}
         return Recovered(written, outcomes.get(type(found), "unknown"))
 
     async def write_off(self, record_id: str) -> PurchaseRecord:
-        """Close an open purchase as spent and never asked for again: the same request buys anew.
+        """Close an open purchase as spent and never asked for again: the same request buys anew. No wallet is opened.
 
         Raises:
             ConfigurationError: there is no such purchase, it is not open, or it is being worked on.
         """
-        await self.start()
-        record = await self.journal.get(record_id)
-        adopted = await self._adopt(record) if record is not None and record.is_open else None
-        if adopted is None:
-            raise ConfigurationError(f"there is no open purchase {record_id} that nobody works on")
-        closed = adopted.changed(state=PurchaseState.COMMITTED, detail="written off", lease_until=0)
-        return await self.journal.save(closed, now=self._services.now())
+        if record_id in self._services.live:
+            raise ConfigurationError(f"the purchase {record_id} is being worked on")
+        await self.journal.start()
+        return await self.journal.write_off(record_id, now=self._services.now())
 
     async def _adopt(self, record: PurchaseRecord) -> PurchaseRecord | None:
         services = self._services

@@ -13,6 +13,7 @@ import httpx
 
 from rail402.client.commands import Reply, Send, Steps, call, read, send
 from rail402.client.links import link_in, shown_link
+from rail402.client.progress import Presenting, Waiting
 from rail402.client.receipts import CheckedReceipt, check_receipt
 from rail402.client.records import Purchase, PurchaseRecord, PurchaseState
 from rail402.client.services import PAY_SECONDS, Services
@@ -184,8 +185,8 @@ class Attempt:
         record = self.record.changed(**changes)
         if isinstance(found, Paid):
             record = record.model_copy(update={"proof": dict(found.payload)})
-            if self._services.now() > self.record.valid_until():
-                # Nobody can take it for the first time any more, and the wallet calls it paid: it is gone.
+            # What nobody can take for the first time any more, and the wallet calls paid, is gone as well.
+            if not record.moved and (found.moved or self._services.now() > record.valid_until()):
                 record = record.model_copy(update={"moved": True, "cost": _true_cost(self.record, found.fee)})
         return record
 
@@ -240,7 +241,9 @@ class Attempt:
         yield from self.save(self.record.changed(proof=dict(paid.payload), **changes))
         payment = Send(tuple(dialect.credential(self.record.offer, dict(paid.payload), services.context())))
         backoff = iter(_BACKOFF)
+        order = self.record.order
         while True:
+            services.tell(Presenting(method=order.method, url=order.url))
             reply, refusal, asked = yield from self._exchange(payment)
             if reply is not None and reply.status not in _RESENT:
                 return (yield from self._served(reply, paid))
@@ -250,6 +253,7 @@ class Attempt:
             if is_final or services.now() + pause > until or waited + pause > services.deadline:
                 yield from self._not_served(reply, refusal, asked)
             waited += pause
+            services.tell(Waiting(method=order.method, url=order.url, seconds=pause, why=_said(reply, refusal)))
             yield from call(partial(services.sleep, pause))
 
     def _is_final(self, reply: Reply | None, refusal: str | None, *, is_patient: bool) -> Steps[bool]:
@@ -301,7 +305,7 @@ class Attempt:
 
     def _not_served(self, reply: Reply | None, refusal: str | None, asked: int | None) -> Steps[NoReturn]:
         """Ask the wallet what became of a payment that the server does not serve, write it down, and raise."""
-        said = "the connection failed" if reply is None else f"the server answered {refusal or reply.status}"
+        said = _said(reply, refusal)
         refused = reply is not None and reply.status == 402
         found = yield from call(self.ask_wallet)
         if self.action is not None:
@@ -321,8 +325,9 @@ class Attempt:
                 outcome="paid",
                 record_id=self.record.id,
             )
+        held = f"{self.record.cost} are paid" if self.record.moved else f"{self.record.reserved} stay reserved"
         raise PaymentOutcomeUnknown(
-            f"{said}; {self.record.reserved} stay reserved. Make the same request again to go on with this payment",
+            f"{said}; {held}. Make the same request again to go on with this payment",
             retry_after=asked,
             outcome="paid" if self.record.moved else "unknown",
             record_id=self.record.id,
@@ -334,6 +339,10 @@ class Attempt:
         body = self.challenge[1] if self.challenge else None
         link = link_in(body, self.record.offer.rail, self.record.order.origin, self._wallet.origins_for_people)
         raise PaymentActionRequired(detail, url=link, outcome="not_paid", record_id=self.record.id)
+
+
+def _said(reply: Reply | None, refusal: str | None) -> str:
+    return "the connection failed" if reply is None else f"the server answered {refusal or reply.status}"
 
 
 def _final_refusal(body: bytes | None) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import httpx
 
-from rail402.client.journal import Journal
+from rail402.client.journal import Journal, JournalConflict
 from rail402.client.receipts import JWKS_PATH, MAX_JWKS, UNVOUCHED, check_subject, check_time, read_keys
 from rail402.client.records import PurchaseRecord, PurchaseState
 from rail402.errors import MalformedInput, RailUnavailable
@@ -68,6 +68,8 @@ async def find_refunds(
                 yield LookedAt(record)
             except (MalformedInput, RailUnavailable) as error:
                 yield LookedAt(record, error.detail)
+            except JournalConflict:  # another process has asked as well, and was faster
+                yield LookedAt(await journal.get(record.id) or record)
 
 
 async def _ask(journal: Journal, client: httpx.AsyncClient, record: PurchaseRecord, now: int) -> PurchaseRecord | None:

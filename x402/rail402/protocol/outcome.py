@@ -15,6 +15,7 @@ __all__ = [
     "Failed",
     "Held",
     "NotPaid",
+    "Observation",
     "Paid",
     "Pending",
     "Refunded",
@@ -117,10 +118,16 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paid:
-    """What a wallet found: this payment went through (or is a valid proof that may be presented again)."""
+    """What a wallet found: this payment went through (or is a valid proof that may be presented again).
+
+    Attributes:
+        fee: what it did cost on top, where that is known.
+        moved: the money has left the wallet for certain. Where it is False, the proof may not have been used yet.
+    """
 
     payload: Json = field(repr=False)
     fee: Money | None = None
+    moved: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,3 +136,18 @@ class Cost:
 
     price: Money
     fee_ceiling: Money | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a wallet finds about itself before it pays: text for its owner, without secrets.
+
+    Attributes:
+        says: what was found.
+        fix: what to do about it; empty where it is as it should be.
+        time: what time its service says it is, Unix seconds, where it says so.
+    """
+
+    says: str
+    fix: str = ""
+    time: int | None = None

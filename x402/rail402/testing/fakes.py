@@ -277,7 +277,7 @@ class FakeWallet(Wallet):
             raise PaymentFailed("scripted to fail", record_id=record_id)
         if ending is not Ending.OK:
             raise PaymentOutcomeUnknown("scripted to be unknown", record_id=record_id)
-        return Paid(payload=self.ledger.proofs[key], fee=self._fee)
+        return Paid(payload=self.ledger.proofs[key], fee=self._fee, moved=self.fake.style == "invoice")
 
     async def resume(self, offer: Offer, payload: Json | None, *, record_id: str, now: int) -> Paid | NotPaid | Unknown:
         """Say what became of it: a signature that was made can be shown again until it expires."""
@@ -286,7 +286,9 @@ class FakeWallet(Wallet):
         if ending is not Ending.OK or self.ledger.is_pending(key):
             return NotPaid() if ending in (Ending.NOT_PAID, Ending.FAILED) else Unknown(detail="scripted")
         if self.fake.style == "invoice":
-            return Paid(payload=self.ledger.proofs[key], fee=self._fee) if key in self.ledger.charged else NotPaid()
+            if key not in self.ledger.charged:
+                return NotPaid()
+            return Paid(payload=self.ledger.proofs[key], fee=self._fee, moved=True)
         proof = payload or self.ledger.proofs.get(record_id)
         if proof is None:
             return NotPaid()

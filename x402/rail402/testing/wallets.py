@@ -153,6 +153,13 @@ class WalletConformance(RailCases):
                 await bought.settled(paid)
         assert (await books.moved())[1] == 0
 
+    async def test_to_examine_it_pays_nothing(self, bench: RailBench, till: Till, way: Way) -> None:
+        books, bought = await Books.open(bench), await self.buy(till, way)
+        for found in await bench.wallet.examine():
+            assert found.says, "what was found is to be said"
+        await books.assert_moved(0)
+        assert await bench.wallet.can_pay(bought.seen) is not None, "it can be used as before"
+
     # --- paying
 
     async def test_a_payment_moves_the_price_once(self, bench: RailBench, till: Till, way: Way) -> None:
@@ -187,6 +194,7 @@ class WalletConformance(RailCases):
         for wallet in (bench.wallet, await self.restarted(bench)):
             resumed = await bought.resume(wallet, paid.payload)
             assert isinstance(resumed, Paid), f"{resumed}, and the proof was in hand"
+            assert moved[0] or not resumed.moved, "it says that money has moved"
             assert till.spec.identify(bought.deal(resumed).payment) == keys
         assert await books.moved() == moved
         await bought.settled(paid)
