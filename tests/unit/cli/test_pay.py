@@ -11,7 +11,10 @@ import httpx
 import pytest
 import typer
 
-from rail402.cli.pay import _Asked, _Get, _run
+from rail402.cli.pay import _account, _Asked, _Get, _run
+from rail402.client.limits import Room
+from rail402.client.records import Purchase
+from rail402.money import Money
 from tests.unit.client.shop import URL, BrokenStream, Market, Pieces
 
 
@@ -45,3 +48,28 @@ def test_what_was_paid_for_is_not_said_to_have_had_no_answer(
     said = json.loads(capsys.readouterr().out)
     assert (ended.value.exit_code, said["outcome"], said["record_id"][:4]) == (6, "paid", "rec_")
     assert market.ledger.count("pay") == 1
+
+
+@pytest.mark.parametrize(
+    ("fee", "outcome", "said"),
+    [
+        (None, "paid", "paid 0.5 USD in all"),
+        ("0.01 USD", "paid", "paid 0.51 USD in all"),
+        ("2 sat", "paid", "paid 0.5 USD and 2 sat in all"),
+        ("0 USD", "unknown", "perhaps paid 0.5 USD in all"),
+    ],
+)
+def test_what_was_spent_has_the_fees_in_it(fee: str | None, outcome: Any, said: str) -> None:
+    purchase = Purchase(
+        record_id="rec_1",
+        outcome=outcome,
+        price=Money.parse("0.50 USD"),
+        fee=None if fee is None else Money.parse(fee),
+        rail="base",
+        dialect="mpp",
+        receipt=None,
+        receipt_error=None,
+    )
+    assert _account(purchase, None) == said
+    room = Room(Money.parse("4 USD"), Money.parse("5 USD"), "total")
+    assert _account(purchase, room) == f"{said} · 4 USD of 5 USD in total is left"

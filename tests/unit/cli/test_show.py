@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from rail402.cli.show import clean, new_console, relative, show_facts, visible
+from rail402.cli.show import clean, new_console, print_json, relative, show_facts, visible
 
 
 @pytest.mark.parametrize(
@@ -130,3 +132,12 @@ def test_many_facts_are_not_all_shown() -> None:
 
 def test_a_console_is_wide_where_it_is_no_terminal() -> None:
     assert new_console().width >= 140
+
+
+@given(st.text(st.characters(), max_size=50))
+def test_json_is_one_line_of_ascii(text: str) -> None:
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        print_json({"text": text, text: [text]})
+    line = out.getvalue().removesuffix("\n")
+    assert (line.isprintable(), line.isascii()) == (True, True)
+    assert json.loads(line)["text"] in (text, [text])

@@ -1,8 +1,8 @@
-"""The commands. Each has `--help` and `--json`; what their exit codes mean is in `exit_codes.py`."""
+"""The commands. Each has `--help`, and `--json` but for `mcp`, which speaks JSON anyway, and `receipts export`, which
+has a `--format`. What their exit codes mean is in `exit_codes.py`."""
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +23,7 @@ from rail402.cli.pay import get, post
 from rail402.cli.proxy import proxy
 from rail402.cli.receipts import receipts
 from rail402.cli.sandbox import sandbox
+from rail402.cli.show import AsJson, print_json
 from rail402.clock import system_random
 from rail402.errors import Rail402Error
 from rail402.protocol.receipt import ReceiptKeys
@@ -53,7 +54,6 @@ app.command()(facilitator)
 app.command(context_settings={"ignore_unknown_options": True})(decode)  # a text may begin with a minus sign
 
 Directory = Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Where the two files go; made with mode 700.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
 @app.command()
@@ -90,7 +90,7 @@ def keygen(
             file.write(contents[name])
     references = {name: f"file:{path}" for name, path in made.items()}
     if as_json:
-        typer.echo(json.dumps(references))
+        print_json(references)
         return
     typer.echo("[server]")
     for name, reference in references.items():

@@ -9,9 +9,10 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from rail402.cli import asking
 from rail402.cli.exit_codes import ExitCode
 from rail402.cli.pay import Wallets, open_journal
-from rail402.cli.show import clean, print_json, relative
+from rail402.cli.show import AsJson, clean, print_json, relative
 from rail402.client.budget import Budget
 from rail402.client.journal import Journal
 from rail402.client.limits import LEVELS, WINDOWS, Level, Spent, either, phrase
@@ -25,7 +26,7 @@ T = TypeVar("T")
 
 budget = typer.Typer(name="budget", help="The limits, what of them is used, and the kill switch.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class _State:
 
 
 @budget.command("show", help="Show the limits, and what of them is spent and held. No wallet is opened.")
-def show(wallets: Wallets = None, as_json: Json = False) -> None:
+def show(wallets: Wallets = None, as_json: AsJson = False) -> None:
     journal, limits = open_journal(wallets)
 
     async def read(opened: Journal) -> _State:
@@ -78,44 +79,51 @@ def show(wallets: Wallets = None, as_json: Json = False) -> None:
 
 
 @budget.command("pause", help="Stop all purchases of this journal, now. What is open can still be resolved.")
-def pause(wallets: Wallets = None) -> None:
-    asyncio.run(_with(open_journal(wallets)[0], lambda journal: journal.pause(now=system_clock())))
-    typer.echo("paused: nothing is bought until `rail402 budget resume`")
+def pause(wallets: Wallets = None, as_json: AsJson = False) -> None:
+    async def stop(journal: Journal) -> int | None:
+        await journal.pause(now=system_clock())
+        return await journal.paused_since()
+
+    since = asyncio.run(_with(open_journal(wallets)[0], stop))
+    if as_json:
+        print_json({"paused_since": since})
+    else:
+        typer.echo("paused: nothing is bought until `rail402 budget resume`")
 
 
 @budget.command("resume", help="Let purchases be made again. It asks first, unless --yes is given.")
-def resume(
-    wallets: Wallets = None, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
-) -> None:
+def resume(wallets: Wallets = None, yes: Yes = False, as_json: AsJson = False) -> None:
     journal, limits = open_journal(wallets)
     if not yes:
-        typer.confirm(f"let purchases of up to {_or(limits, 'request')} be made again?", abort=True)
+        asking.confirm(f"let purchases of up to {_or(limits, 'request')} be made again?")
     asyncio.run(_with(journal, lambda opened: opened.unpause()))
-    typer.echo("purchases are made again")
+    if as_json:
+        print_json({"paused_since": None})
+    else:
+        typer.echo("purchases are made again")
 
 
 @budget.command(
     "confirm",
     help="Let limits hold that are looser than before. It asks first, unless --yes is given.",
 )
-def confirm(
-    wallets: Wallets = None, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
-) -> None:
+def confirm(wallets: Wallets = None, yes: Yes = False, as_json: AsJson = False) -> None:
     journal, limits = open_journal(wallets)
     looser = asyncio.run(_with(journal, lambda opened: opened.accept(limits, now=system_clock())))
     for why in looser:
-        typer.echo(clean(why))
-    if not looser:
-        typer.echo("nothing is looser than what was confirmed last")
-        return
-    if not yes:
-        typer.confirm("let purchases be made within these limits?", abort=True)
-    asyncio.run(_with(journal, lambda opened: opened.accept(limits, now=system_clock(), is_confirmed=True)))
-    typer.echo("confirmed")
+        typer.echo(clean(why), err=as_json)
+    if looser and not yes:
+        asking.confirm("let purchases be made within these limits?")
+    if looser:
+        asyncio.run(_with(journal, lambda opened: opened.accept(limits, now=system_clock(), is_confirmed=True)))
+    if as_json:
+        print_json({"confirmed": list(looser)})
+    else:
+        typer.echo("confirmed" if looser else "nothing is looser than what was confirmed last")
 
 
 @budget.command("pins", help="Show whom each host was paid at, and what its resources did cost at first.")
-def pins(wallets: Wallets = None, as_json: Json = False) -> None:
+def pins(wallets: Wallets = None, as_json: AsJson = False) -> None:
     journal = open_journal(wallets)[0]
     payees, prices = asyncio.run(_with(journal, lambda opened: opened.pins())) if journal.exists() else ((), ())
     if as_json:
@@ -136,14 +144,18 @@ def pins(wallets: Wallets = None, as_json: Json = False) -> None:
 def unpin(
     host: Annotated[str, typer.Argument(metavar="HOST", help="Such as api.example.com, on all of its ports.")],
     wallets: Wallets = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
 ) -> None:
     journal = open_journal(wallets)[0]
     name = host_of(host)
     if not yes:
-        typer.confirm(f"believe whatever payee and prices {name} names next?", abort=True)
+        asking.confirm(f"believe whatever payee and prices {name} names next?")
     forgotten = asyncio.run(_with(journal, lambda opened: opened.unpin(name)))
-    typer.echo(f"{forgotten} pins of {name} are forgotten")
+    if as_json:
+        print_json({"host": name, "forgotten": forgotten})
+    else:
+        typer.echo(f"{forgotten} pins of {name} are forgotten")
     if not forgotten:
         raise typer.Exit(ExitCode.FAILED)
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
+from rail402.cli.asking import confirm
 from rail402.cli.charge_texts import facts_of, show_charge, show_list, show_report, sum_of
 from rail402.cli.exit_codes import ExitCode
-from rail402.cli.show import clean, new_console, print_json
+from rail402.cli.show import AsJson, clean, new_console, print_json
 from rail402.clock import system_clock
 from rail402.config import TomlFile, resolve_secret
 from rail402.errors import ConfigurationError
@@ -42,7 +43,6 @@ charges = typer.Typer(
 )
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="The server's rail402.toml.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 ChargeId = Annotated[str, typer.Argument(metavar="CHARGE", help="Its id, ch_…, as in the header Rail402-Charge.")]
 _CONFIG: Final = Path("rail402.toml")
 
@@ -69,7 +69,7 @@ def list_charges(
     before: Annotated[
         str | None, typer.Option(help="The charge to go on from: the last one of the page before.")
     ] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     wanted = _states(state or [])
     now = system_clock()
@@ -127,7 +127,7 @@ async def _page(
 
 
 @charges.command(help=_SHOW_HELP)
-def show(charge: ChargeId, config: Config = _CONFIG, as_json: Json = False) -> None:
+def show(charge: ChargeId, config: Config = _CONFIG, as_json: AsJson = False) -> None:
     async def read(store: Store) -> Charge:
         return await _known(store, charge)
 
@@ -153,7 +153,7 @@ def refund(
     charge: ChargeId,
     config: Config = _CONFIG,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     gate = _gate(config)
 
@@ -187,7 +187,7 @@ def _confirm(gate: Gate, charge: Charge, *, yes: bool) -> None:
         return
     if not _somebody_is_there():
         raise typer.BadParameter("nobody is there to be asked; add --yes", param_hint="refund")
-    typer.confirm("Give it back?", abort=True, err=True)
+    confirm("Give it back?")
 
 
 def _somebody_is_there() -> bool:
@@ -212,7 +212,7 @@ def _refund_code(charge: Charge) -> ExitCode:
 
 
 @charges.command(help=_RECONCILE_HELP)
-def reconcile(config: Config = _CONFIG, as_json: Json = False) -> None:
+def reconcile(config: Config = _CONFIG, as_json: AsJson = False) -> None:
     gate = _gate(config)
 
     def progress(seen: int, of: int) -> None:

@@ -13,7 +13,7 @@ from rail402.cli.exit_codes import ExitCode
 from rail402.cli.explaining import MAX_TEXT, READABLE, Explainer
 from rail402.cli.hiding import revealed
 from rail402.cli.reading import installed
-from rail402.cli.show import clean, new_console, print_json, show_facts
+from rail402.cli.show import AsJson, clean, new_console, print_json, show_facts
 from rail402.client.bodies import read_sync
 from rail402.clock import system_clock
 from rail402.errors import MalformedInput
@@ -34,7 +34,7 @@ def decode(
     text: Annotated[
         str, typer.Argument(metavar="TEXT", help="It, or a whole header line; - reads standard input, @PATH a file.")
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    as_json: AsJson = False,
     secrets: Annotated[bool, typer.Option("--secrets", help="Show preimages, signatures and tokens in full.")] = False,
     jwks: Annotated[
         str | None, typer.Option(help="The issuer's JWK Set, a file or URL: verify the receipt with it.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rail402.cli.serving import listening, serve, set_logging, url_of
+from rail402.cli.show import print_json
 from rail402.config import resolve_secret
 from rail402.errors import ConfigurationError
 
@@ -32,7 +32,7 @@ _Port = Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.
 _PayTo = Annotated[list[str] | None, typer.Option(help="A payee to settle for, beside those of the file.")]
 _Open = Annotated[bool, typer.Option("--open", help="Settle for everybody: anybody can have you pay their gas.")]
 _Token = Annotated[str | None, typer.Option(help="env:NAME or file:PATH of the bearer token that callers need.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print and log one JSON object a line.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON when it listens, and log lines of JSON.")]
 
 
 def facilitator(
@@ -97,7 +97,7 @@ def _announce(made: Configured, token: str | None, url: str, *, as_json: bool) -
     payees = None if service.policy.any_payee else sorted(set(service.settings.pay_to))
     if as_json:
         facts = {"url": url, **service.supported(), "needs_token": token is not None, "any_payee": payees is None}
-        typer.echo(json.dumps(facts | ({} if payees is None else {"pay_to": payees})))
+        print_json(facts | ({} if payees is None else {"pay_to": payees}))
         return
     for kind in service.kinds:
         typer.echo(f"settles {kind.scheme} on {kind.network} (x402 version {kind.version})")

@@ -17,7 +17,7 @@ from rail402.cli.exit_codes import ExitCode
 from rail402.cli.hiding import revealed
 from rail402.cli.reading import DIALECTS, PAYMENT_WORDS, SAFE_BYTES, Entry, challenge_bytes, installed, read_entries
 from rail402.cli.request import MAX_BODY, Data, Header, Method, Url, ask, build_request, order_of
-from rail402.cli.show import clean, new_console, print_json, show_facts
+from rail402.cli.show import AsJson, clean, new_console, print_json, show_facts
 from rail402.clock import system_clock
 from rail402.dialects import auth_params
 from rail402.errors import MalformedInput
@@ -62,7 +62,7 @@ def inspect(
     method: Method = None,
     header: Header = None,
     data: Data = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    as_json: AsJson = False,
     timeout: Annotated[int, typer.Option(min=1, max=300, help="Seconds for the whole answer.")] = 15,
 ) -> None:
     request = build_request(url, method, header or [], data)

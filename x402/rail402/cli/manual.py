@@ -1,4 +1,5 @@
-"""The manual of every command: a line for lists, and the end of its help: examples, exit codes, files, environment."""
+"""The manual of every command: a line for lists, and the end of its help: examples, output, exit codes, files and
+environment."""
 
 from __future__ import annotations
 
@@ -24,6 +25,15 @@ _ENV_WALLETS: Final = (
 )
 _ENV_SECRETS: Final = ("any NAME         that a file refers to as env:NAME, such as a key",)
 _ENV_SANDBOX: Final = ("RAIL402_SANDBOX  where play money is kept; .rail402 here if not set",)
+_OUTPUT_OF_GET: Final = (
+    "standard output  the body; with --json one line with it and the purchase",
+    "standard error   what was paid; at a terminal also each step until then, and",
+    "                 what of the budget is left; with --json nothing of that",
+)
+_OUTPUT_OF_SERVING: Final = (
+    "standard output  where it listens; with --json as one line",
+    "standard error   the log; with --json one line of JSON for each event",
+)
 _OF_ALL: Final = (ExitCode.DONE, ExitCode.FAILED, ExitCode.WRONG_USAGE)
 _OF_GET: Final = (*_OF_ALL, *(code for code in ExitCode if code >= ExitCode.ADMINISTRATIVE))
 
@@ -35,12 +45,14 @@ class Manual:
     Attributes:
         summary: for lists of commands; one line.
         examples: command lines.
+        output: what goes where, where that is more than text or one line of JSON on standard output; a line each.
         codes: the exit codes that it ends with; says: what one of them means here, where that is more than in general.
         files, environment: a line each.
     """
 
     summary: str
     examples: Sequence[str]
+    output: Sequence[str] = ()
     codes: Sequence[ExitCode] = _OF_ALL
     says: Mapping[ExitCode, str] = field(default_factory=dict)
     files: Sequence[str] = ()
@@ -49,7 +61,13 @@ class Manual:
     def epilog(self) -> str:
         """Return the end of the command's help."""
         rows = [f"{code.value}  {self.says.get(code, MEANINGS[code])}" for code in self.codes]
-        parts = {"Examples": self.examples, "Exit codes": rows, "Files": self.files, "Environment": self.environment}
+        parts = {
+            "Examples": self.examples,
+            "Output": self.output,
+            "Exit codes": rows,
+            "Files": self.files,
+            "Environment": self.environment,
+        }
         return "\n\n".join(
             "\n".join(["\b", f"{title}:", *(f"  {line}" for line in lines)]) for title, lines in parts.items() if lines
         )
@@ -59,6 +77,7 @@ def _buying(summary: str, *examples: str) -> Manual:
     return Manual(
         summary=summary,
         examples=examples,
+        output=_OUTPUT_OF_GET,
         codes=_OF_GET,
         says={ExitCode.FAILED: "no answer, or an error of the server; the last line says if it was paid"},
         files=_WALLETS,
@@ -66,9 +85,16 @@ def _buying(summary: str, *examples: str) -> Manual:
     )
 
 
-def _journal(summary: str, *examples: str, says: Mapping[ExitCode, str] | None = None) -> Manual:
+def _journal(
+    summary: str, *examples: str, output: Sequence[str] = (), says: Mapping[ExitCode, str] | None = None
+) -> Manual:
     return Manual(
-        summary=summary, examples=examples, says=says or {}, files=_WALLETS, environment=(*_ENV_WALLETS, *_ENV_SANDBOX)
+        summary=summary,
+        examples=examples,
+        output=output,
+        says=says or {},
+        files=_WALLETS,
+        environment=(*_ENV_WALLETS, *_ENV_SANDBOX),
     )
 
 
@@ -87,6 +113,11 @@ MANUALS: Final[Mapping[str, Manual]] = {
             "rail402 inspect URL            what does it cost, and how is it paid?",
             "rail402 get URL --max '1 USD'  buy it",
             "rail402 get --help             more about one command",
+        ),
+        output=(
+            "With --json a command prints one JSON object, on one line, and nothing",
+            "else on standard output. Where it could not even begin there is none, and",
+            "standard error says why.",
         ),
         codes=tuple(ExitCode),
         files=(*_WALLETS, "rail402.toml                    a server: its rails, its store, its routes"),
@@ -151,18 +182,21 @@ MANUALS: Final[Mapping[str, Manual]] = {
     "doctor": Manual(
         summary="Check a paid URL, a server or an agent.",
         examples=(
+            "rail402 doctor",
             "rail402 doctor https://api.example.com/article/402",
             "rail402 doctor --config rail402.toml",
             "rail402 doctor --wallets ~/.config/rail402/wallets.toml",
         ),
         says={ExitCode.FAILED: "something is wrong; it says what to do"},
-        environment=(*_ENV_SECRETS, *_ENV_SANDBOX),
+        files=_WALLETS[:1],
+        environment=(*_ENV_WALLETS, *_ENV_SECRETS, *_ENV_SANDBOX),
     ),
     "mcp": Manual(
         summary="Give a model the means to pay, over MCP.",
         examples=(
             "claude mcp add rail402 -- rail402 mcp --max '0.25 USD'",
             "rail402 mcp --wallets sandbox --port 8402",
+            "rail402 mcp --port 8402 --token file:~/.config/rail402/mcp.token",
         ),
         says={ExitCode.DONE: "the host has hung up, or it was stopped"},
         files=_WALLETS,
@@ -174,6 +208,7 @@ MANUALS: Final[Mapping[str, Manual]] = {
             "rail402 facilitator --sandbox",
             "rail402 facilitator --config facilitator.toml --token env:FACILITATOR_TOKEN",
         ),
+        output=_OUTPUT_OF_SERVING,
         says={ExitCode.DONE: "it was stopped, and has finished what was under way"},
         files=("facilitator.toml  what is taken, for whom, and the store",),
         environment=(*_ENV_SECRETS, *_ENV_SANDBOX),
@@ -181,6 +216,7 @@ MANUALS: Final[Mapping[str, Manual]] = {
     "proxy": Manual(
         summary="Put a gate in front of any HTTP service.",
         examples=("rail402 proxy --config rail402.toml --to http://127.0.0.1:9000",),
+        output=_OUTPUT_OF_SERVING,
         says={ExitCode.DONE: "it was stopped, and has finished what was under way"},
         files=_SERVER,
         environment=(*_ENV_SECRETS, *_ENV_SANDBOX),
@@ -205,6 +241,7 @@ MANUALS: Final[Mapping[str, Manual]] = {
         "Print all purchases as CSV or JSON lines.",
         "rail402 receipts export > purchases.csv",
         "rail402 receipts export --format jsonl > purchases.jsonl",
+        output=("One line for each purchase; with --format jsonl it is a JSON object.",),
     ),
     "receipts refunds": _journal(
         "Ask the sellers what they gave back.",
@@ -218,6 +255,12 @@ MANUALS: Final[Mapping[str, Manual]] = {
         codes=(*_OF_ALL, ExitCode.STILL_OPEN),
         files=_WALLETS,
         environment=(*_ENV_WALLETS, *_ENV_SECRETS, *_ENV_SANDBOX),
+    ),
+    "receipts write-off": _journal(
+        "Give up an open purchase, as spent.",
+        "rail402 receipts write-off rec_k3v2m5",
+        "rail402 receipts write-off rec_k3v2m5 --yes --json",
+        says={ExitCode.FAILED: "you said no, or it is not open, or somebody works on it"},
     ),
     "budget": _journal("Show the limits, and stop all purchases.", "rail402 budget show", "rail402 budget pause"),
     "budget show": _journal(

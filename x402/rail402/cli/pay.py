@@ -7,6 +7,7 @@ import base64
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -14,8 +15,10 @@ from typing import Annotated, Any, Final
 import httpx
 import typer
 
+from rail402.cli.asking import is_confirmed
 from rail402.cli.body import Output, Raw, check_output, write_body
 from rail402.cli.exit_codes import ExitCode
+from rail402.cli.progress import Progress
 from rail402.cli.request import Data, Header, Url, build_request
 from rail402.cli.show import clean, new_console, print_json, show_facts
 from rail402.client.approval import question
@@ -24,8 +27,9 @@ from rail402.client.choice import OF_THE_OWNER
 from rail402.client.fetch import fetch
 from rail402.client.httpx import EXTENSION
 from rail402.client.journal import Journal
+from rail402.client.limits import Room
 from rail402.client.payer import Payer
-from rail402.client.records import Purchase, Quote
+from rail402.client.records import Approve, Purchase, Quote
 from rail402.client.toml import journal_from_toml, payer_from_toml, sandbox_journal, sandbox_payer, wallets_file
 from rail402.clock import system_clock
 from rail402.errors import (
@@ -35,6 +39,7 @@ from rail402.errors import (
     ConfigurationError,
     PaymentActionRequired,
     Rail402Error,
+    StoreError,
 )
 from rail402.money import Money
 
@@ -58,7 +63,7 @@ _Max = Annotated[
 ]
 _Rails = Annotated[list[str] | None, typer.Option("--rail", help="Pay on this rail only; repeatable.")]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be paid, and pay nothing.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead: answer, body and purchase.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead: answer, body and purchase.")]
 
 _TIMEOUT: Final = 60
 """Seconds to wait for the server at each step."""
@@ -153,7 +158,7 @@ def _run(asked: _Asked) -> None:
         if asked.options.dry_run:
             asyncio.run(_quote(asked))
             return
-        response = asyncio.run(_buy(asked))
+        response, room = asyncio.run(_buy(asked))
     except ClientError as error:
         _fail(asked, error, _code_of(error))
     except Rail402Error as error:
@@ -161,22 +166,45 @@ def _run(asked: _Asked) -> None:
     except (httpx.HTTPError, TimeoutError, OSError) as error:
         _no_answer(asked, str(error) or type(error).__name__)
     else:
-        _tell(asked, response)
+        _tell(asked, response, room)
 
 
-async def _approve(quote: Quote) -> bool:
-    """Ask whoever sits at the terminal. Nothing else runs meanwhile; an answer after the offer's end is refused."""
-    return typer.confirm(clean(question(quote), 4000), default=False, err=True)
-
-
-async def _buy(asked: _Asked) -> httpx.Response:
+async def _buy(asked: _Asked) -> tuple[httpx.Response, Room | None]:
+    """Return the answer and, where somebody is watching, what is left to spend."""
+    request, progress = asked.request, None
+    if _is_watched(asked):
+        progress = Progress(new_console(stderr=True))
+        asked.payer.on_progress = progress.tell
     if sys.stdin.isatty() and sys.stderr.isatty():
-        asked.payer.approve = _approve
-    request = asked.request
-    async with asked.payer as payer:
-        return await fetch(
-            str(request.url), method=request.method, headers=request.headers, body=request.content, payer=payer
-        )
+        asked.payer.approve = _asking(progress)
+    with progress or nullcontext():
+        async with asked.payer as payer:
+            response = await fetch(
+                str(request.url), method=request.method, headers=request.headers, body=request.content, payer=payer
+            )
+            purchase: Purchase | None = response.extensions.get(EXTENSION)
+            room = None
+            if progress is not None and purchase is not None:
+                with suppress(StoreError):  # that is no reason to lose what was bought
+                    room = await payer.room_after(purchase.record_id)
+            return response, room
+
+
+def _is_watched(asked: _Asked) -> bool:
+    """Say whether a person sees what goes on."""
+    return sys.stderr.isatty() and not asked.options.as_json
+
+
+def _asking(progress: Progress | None) -> Approve:
+    """Return what asks whoever sits at the terminal. Nothing else runs meanwhile; an answer after the offer's end is
+    refused."""
+
+    async def approve(quote: Quote) -> bool:
+        quiet: AbstractContextManager[None] = nullcontext() if progress is None else progress.aside()
+        with quiet:
+            return is_confirmed(clean(question(quote), 4000))
+
+    return approve
 
 
 async def _quote(asked: _Asked) -> None:
@@ -212,7 +240,7 @@ def _terms(quote: Quote) -> dict[str, Any]:
 # --- what is said
 
 
-def _tell(asked: _Asked, response: httpx.Response) -> None:
+def _tell(asked: _Asked, response: httpx.Response, room: Room | None) -> None:
     """Hand over the body and say what was paid; end the command."""
     purchase: Purchase | None = response.extensions.get(EXTENSION)
     try:
@@ -225,6 +253,8 @@ def _tell(asked: _Asked, response: httpx.Response) -> None:
         print_json(_answer(asked, response, purchase))
     else:
         typer.echo(f"{response.status_code} {clean(response.reason_phrase)} · {_bought(purchase)}", err=True)
+        if purchase is not None and _is_watched(asked):
+            typer.echo(_account(purchase, room), err=True)
     raise typer.Exit(ExitCode.DONE if response.status_code < 400 else ExitCode.FAILED)
 
 
@@ -261,13 +291,28 @@ def _bought(purchase: Purchase | None) -> str:
     if purchase is None:
         return "nothing was paid"
     fee = f" and {purchase.fee} in fees" if purchase.fee is not None and purchase.fee.amount else ""
-    said = [f"{'paid' if purchase.outcome == 'paid' else 'perhaps paid'} {purchase.price}{fee}"]
+    said = [f"{_paid(purchase)} {purchase.price}{fee}"]
     said.append(f"on {purchase.rail} ({purchase.dialect})")
     if purchase.receipt is not None:
         said.append("receipt verified")
     elif purchase.receipt_error is not None:
         said.append(f"its receipt is not to be trusted: {clean(purchase.receipt_error)}")
     return " · ".join([*said, purchase.record_id])
+
+
+def _account(purchase: Purchase, room: Room | None) -> str:
+    """Return what was spent in all, and what may be."""
+    price, fee = purchase.price, purchase.fee
+    if fee is None or fee.currency == price.currency:
+        spent = str(price if fee is None else price + fee)
+    else:
+        spent = f"{price} and {fee}"
+    said = f"{_paid(purchase)} {spent} in all"
+    return said if room is None else f"{said} · {room.left} of {room.limit} {room.per} is left"
+
+
+def _paid(purchase: Purchase) -> str:
+    return "paid" if purchase.outcome == "paid" else "perhaps paid"
 
 
 def _code_of(error: ClientError) -> ExitCode:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rail402.cli.serving import listening, serve, set_logging, url_of
+from rail402.cli.show import print_json
 from rail402.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _Config = Annotated[Path, typer.Option("--config", "-c", help="The rail402.toml:
 _To = Annotated[str | None, typer.Option(help="The service's origin, in the place of the file's.")]
 _Host = Annotated[str, typer.Option(help="Where to listen; put TLS in front of anything but this machine.")]
 _Port = Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print and log one JSON object a line.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON when it listens, and log lines of JSON.")]
 
 
 def proxy(
@@ -44,8 +44,11 @@ def proxy(
     with listening(host, port) as found:
 
         def announce() -> None:
-            facts = {"url": url_of(found), "to": made.upstream.to}
-            typer.echo(json.dumps(facts) if as_json else "Proxy for {to} listening on {url}".format(**facts))
+            url, to = url_of(found), made.upstream.to
+            if as_json:
+                print_json({"url": url, "to": to})
+            else:
+                typer.echo(f"Proxy for {to} listening on {url}")
 
         # `Date` and `Server` are the upstream's to say; who asks is decided by `trusted_proxies`, in one place.
         bare = {"date_header": False, "server_header": False, "proxy_headers": False, "ws": "none"}

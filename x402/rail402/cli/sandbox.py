@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import typer
 
-from rail402.cli.show import print_json
+from rail402.cli.show import AsJson, print_json
 from rail402.errors import ConfigurationError
 from rail402.money import Money
 from rail402.plugins import installed_rails, load_plugin
@@ -26,7 +26,7 @@ class _Counts(Protocol):
 
 
 def sandbox(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     folder = find_sandbox()
     there = folder.is_dir()

@@ -6,7 +6,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich import box
@@ -15,7 +15,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["clean", "new_console", "print_json", "relative", "show_facts", "visible"]
+__all__ = ["AsJson", "clean", "new_console", "print_json", "relative", "show_facts", "visible"]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.")]
+"""The option of every command that says something; what is said with it goes through `print_json`."""
 
 MAX_VALUE: Final = 600
 """Characters of one value that are shown."""
@@ -64,17 +67,17 @@ def relative(seconds: int) -> str:
     return "now" if not text else f"in {text}" if seconds > 0 else f"{text} ago"
 
 
-def new_console() -> Console:
-    """Return a console that interprets nothing."""
-    console = Console(highlight=False, markup=False, emoji=False)
+def new_console(*, stderr: bool = False) -> Console:
+    """Return a console that interprets nothing, on standard output or on standard error."""
+    console = Console(highlight=False, markup=False, emoji=False, stderr=stderr)
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)
     return console
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """Print one JSON object. Everything outside printable ASCII is escaped in it."""
-    typer.echo(json.dumps(value, indent=2))
+    """Print one JSON object on a line of its own. Everything outside printable ASCII is escaped in it."""
+    typer.echo(json.dumps(value, separators=(",", ":")))
 
 
 def show_facts(console: Console, title: str, facts: Mapping[str, Any], *, now: int, style: str = "cyan") -> None:

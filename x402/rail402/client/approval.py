@@ -9,11 +9,9 @@ from typing import Final
 from rail402.client.choice import Candidate
 from rail402.client.commands import Request
 from rail402.client.journal import PAUSED
-from rail402.client.limits import SPENDING_EXPONENT, Spent
 from rail402.client.records import Quote
 from rail402.client.services import Services
 from rail402.errors import BudgetExceeded, OfferRefused, PaymentRefused
-from rail402.money import Money
 
 __all__ = ["approved", "check_confirmed", "check_windows", "question", "quote_for"]
 
@@ -101,6 +99,4 @@ async def check_windows(services: Services, candidate: Candidate) -> None:
         raise BudgetExceeded(PAUSED)
     spent = await services.journal.spent_by_scope(now=services.now())
     for entry in candidate.entries:
-        nothing = Money.from_atomic(0, SPENDING_EXPONENT, entry.amount.currency)
-        window = spent.get(entry.scope, {}).get(entry.window, {})
-        entry.check(window.get(entry.amount.currency, Spent(nothing, nothing)))
+        entry.check(entry.held(spent))

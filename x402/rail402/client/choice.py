@@ -47,7 +47,7 @@ from rail402.protocol.order import Order
 from rail402.protocol.rail import Cost, Wallet
 from rail402.rates import RateSource, convert
 
-__all__ = ["OF_THE_OWNER", "Candidate", "Terms", "best_offer", "preferred", "read_terms"]
+__all__ = ["OF_THE_OWNER", "Candidate", "Terms", "best_offer", "in_limits", "preferred", "read_terms"]
 
 OF_THE_OWNER: Final = frozenset({"limits_loosened", "not_allowed", "not_approved", "terms_changed"})
 """The reason codes of what the owner's own lists, pins and approvals refuse."""
@@ -210,11 +210,7 @@ async def _candidate(
     if cost is None:
         raise OfferRefused(f"the wallet {name} cannot pay it (another network or asset, or no balance)")
     total = await _total(cost, services.rates)
-    converted = {}
-    for currency in services.budget.currencies:
-        amount = await _try_convert(total, currency, services.rates)
-        if amount is not None:
-            converted[currency] = amount
+    converted = await in_limits(services, total)
     budget = services.budget
     for most in request.at_most:
         budget = budget.tightened(most)
@@ -255,6 +251,16 @@ async def _compared(services: Services, candidate: Candidate, request: Request, 
         if candidate.changes:
             raise PaymentRefused(f"{candidate.changes[0].detail}; there is nobody to ask", code="not_approved")
     return replace(candidate, changes=(*candidate.changes, *pin.changes(known)))
+
+
+async def in_limits(services: Services, total: Money) -> dict[str, Money]:
+    """Return an amount in the other currencies that any limit is in, where a rate is known."""
+    found = {}
+    for currency in services.budget.currencies:
+        amount = await _try_convert(total, currency, services.rates)
+        if amount is not None:
+            found[currency] = amount
+    return found
 
 
 async def _cost(name: str, wallet: Wallet, offer: Offer) -> Cost | None:

@@ -29,6 +29,7 @@ from rail402.client.choice import Candidate, Terms, best_offer, preferred, read_
 from rail402.client.commands import Reply, Request, Send, Steps, call, read, send
 from rail402.client.people import with_person
 from rail402.client.presenting import MAX_BODY, Attempt, Served
+from rail402.client.progress import Asking, Paying, Receiving, Waiting
 from rail402.client.records import Purchase, PurchaseRecord, new_record_id
 from rail402.client.services import PAY_SECONDS, RESERVE_LEASE, Services
 from rail402.errors import (
@@ -75,6 +76,7 @@ class PurchaseFlow:
                 (`PaymentOutcomeUnknown`).
             StoreError: the journal cannot be used; nothing was paid.
         """
+        self._services.tell(Asking(method=self._request.method, url=self._request.url))
         reply = yield from send(Send())
         if reply.status != 402:
             return reply, None
@@ -139,6 +141,11 @@ class PurchaseFlow:
             finally:
                 await self.let_go()
 
+    def received(self, count: int, expected: int | None) -> None:
+        """Tell who watches how many bytes of the body have come."""
+        request = self._request
+        self._services.tell(Receiving(method=request.method, url=request.url, received=count, expected=expected))
+
     async def broke_off(self) -> None:
         """Leave the purchase open: the body broke off, and the next call for the same order asks for it again."""
         if self._attempt is not None and self._attempt.is_delivering:
@@ -181,6 +188,8 @@ class PurchaseFlow:
                 )
             else:
                 polls += 1
+                why = "another process is buying the same"
+                services.tell(Waiting(method=order.method, url=order.url, seconds=_POLL, why=why))
                 yield from call(partial(services.sleep, _POLL))
 
     def _resume(self, record: PurchaseRecord) -> Steps[Served | None]:
@@ -194,6 +203,7 @@ class PurchaseFlow:
                 record_id=record.id,
             )
         attempt = self._begin(wallet, record)
+        self._services.tell(_paying(record, is_resumed=True))
         try:
             return (yield from with_person(self._services, attempt, attempt.found_again))
         except (PaymentFailed, PaymentActionRequired) as error:
@@ -259,6 +269,7 @@ class PurchaseFlow:
             services.live.discard(record.id)
             self._attempt = None  # it was not written
             raise
+        services.tell(_paying(record))
         try:
             return (yield from with_person(services, attempt, partial(self._pay, candidate, attempt)))
         except StoreError as error:
@@ -285,6 +296,19 @@ class PurchaseFlow:
                 f"{detail}; {attempt.record.reserved} stay reserved. Make the same request again to find out",
                 record_id=record_id,
             ) from error
+
+
+def _paying(record: PurchaseRecord, *, is_resumed: bool = False) -> Paying:
+    return Paying(
+        method=record.order.method,
+        url=record.order.url,
+        record_id=record.id,
+        wallet=record.wallet,
+        rail=record.offer.rail,
+        price=record.offer.price,
+        total=record.reserved,
+        is_resumed=is_resumed,
+    )
 
 
 def _not_written(attempt: Attempt, error: StoreError) -> PaymentOutcomeUnknown:

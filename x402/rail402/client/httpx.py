@@ -86,8 +86,8 @@ class AsyncPayingTransport(httpx.AsyncBaseTransport):
                     command = steps.send(answer)
         except StopIteration as end:
             response = _finished(request, *end.value)
-            if flow.is_delivering:
-                response.stream = _WatchedAsync(response.stream, flow)
+            if flow.is_delivering or self._services.on_progress is not None:
+                response.stream = _WatchedAsync(response, flow)
             return response
         finally:
             steps.close()
@@ -135,8 +135,8 @@ class PayingTransport(httpx.BaseTransport):
                     command = steps.send(answer)
         except StopIteration as end:
             response = _finished(request, *end.value)
-            if flow.is_delivering:
-                response.stream = _WatchedSync(response.stream, flow, self._loop)
+            if flow.is_delivering or self._services.on_progress is not None:
+                response.stream = _WatchedSync(response, flow, self._loop)
             return response
         finally:
             steps.close()
@@ -271,19 +271,22 @@ def _finished(request: httpx.Request, reply: Reply, purchase: Purchase | None) -
     return reply.response
 
 
-# --- the body of what was paid for
+# --- the body of an answer
 
 
 class _WatchedAsync(httpx.AsyncByteStream):
-    """The body of a paid response; tells the purchase how it ended."""
+    """The body of a response that was paid for or is watched; tells the purchase how it ended."""
 
-    def __init__(self, inner: object, flow: PurchaseFlow) -> None:
-        assert isinstance(inner, httpx.AsyncByteStream)
-        self._inner, self._flow = inner, flow
+    def __init__(self, response: httpx.Response, flow: PurchaseFlow) -> None:
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        self._inner, self._flow, self._expected = response.stream, flow, _length(response)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        received = 0
         try:
             async for chunk in self._inner:
+                received += len(chunk)
+                self._flow.received(received, self._expected)
                 yield chunk
         except (httpx.TransportError, TimeoutError, asyncio.CancelledError):
             await asyncio.shield(self._flow.broke_off())
@@ -304,13 +307,18 @@ class _WatchedAsync(httpx.AsyncByteStream):
 class _WatchedSync(httpx.SyncByteStream):
     """The same for a synchronous response."""
 
-    def __init__(self, inner: object, flow: PurchaseFlow, loop: BackgroundLoop) -> None:
-        assert isinstance(inner, httpx.SyncByteStream)
-        self._inner, self._flow, self._loop = inner, flow, loop
+    def __init__(self, response: httpx.Response, flow: PurchaseFlow, loop: BackgroundLoop) -> None:
+        assert isinstance(response.stream, httpx.SyncByteStream)
+        self._inner, self._flow, self._loop = response.stream, flow, loop
+        self._expected = _length(response)
 
     def __iter__(self) -> Iterator[bytes]:
+        received = 0
         try:
-            yield from self._inner
+            for chunk in self._inner:
+                received += len(chunk)
+                self._flow.received(received, self._expected)
+                yield chunk
         except (httpx.TransportError, TimeoutError, KeyboardInterrupt):
             self._loop.run(self._flow.broke_off)
             raise
@@ -321,3 +329,8 @@ class _WatchedSync(httpx.SyncByteStream):
         finally:
             if self._flow.is_delivering:
                 self._loop.run(self._flow.delivered)
+
+
+def _length(response: httpx.Response) -> int | None:
+    text = response.headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None

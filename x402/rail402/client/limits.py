@@ -19,6 +19,7 @@ __all__ = [
     "Entry",
     "Level",
     "Limits",
+    "Room",
     "Spent",
     "by_currency",
     "either",
@@ -68,6 +69,21 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """What is left of a limit of a window; `scope` is as in `Entry`."""
+
+    left: Money
+    limit: Money
+    window: Level
+    scope: str = ""
+
+    @property
+    def per(self) -> str:
+        """What the limit is for, as one says it: `per day for the host a.test`."""
+        return phrase(self.window) + _for(self.scope)
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One purchase in one window: what it counts there, and the limit it must fit under (None: no limit).
 
@@ -80,17 +96,29 @@ class Entry:
     limit: Money | None
     scope: str = ""
 
+    def held(self, spent: Mapping[str, Mapping[Level, Mapping[str, Spent]]]) -> Spent:
+        """Return what its window holds, out of what all windows of a journal hold (`Journal.spent_by_scope`)."""
+        nothing = Money.from_atomic(0, SPENDING_EXPONENT, self.amount.currency)
+        window = spent.get(self.scope, {}).get(self.window, {})
+        return window.get(self.amount.currency, Spent(nothing, nothing))
+
+    def room(self, spent: Spent) -> Room | None:
+        """Return what is left of the limit beside what the window holds; None where there is no limit."""
+        if self.limit is None:
+            return None
+        left = Money(max(self.limit.amount - spent.total.amount, Decimal(0)), self.limit.currency)
+        return Room(left, self.limit, self.window, self.scope)
+
     def check(self, spent: Spent) -> None:
         """Check that the purchase fits in the window beside what it holds.
 
         Raises:
             BudgetExceeded: it does not; the message says what is left.
         """
-        if self.limit is None or spent.total + self.amount <= self.limit:
+        room = self.room(spent)
+        if room is None or spent.total + self.amount <= room.limit:
             return
-        left = Money(max(self.limit.amount - spent.total.amount, Decimal(0)), self.limit.currency)
-        level = phrase(self.window) + _for(self.scope)
-        detail = f"of {self.limit} {level} {left} is left, and this purchase may cost {self.amount}"
+        detail = f"of {room.limit} {room.per} {room.left} is left, and this purchase may cost {self.amount}"
         if spent.unresolved.amount:
             detail += f"; {spent.unresolved} is held by purchases under way or not resolved (see Payer.recover)"
         raise BudgetExceeded(detail)

@@ -9,6 +9,7 @@ from typing import Final
 from rail402.client.budget import Budget
 from rail402.client.journal import Journal
 from rail402.client.preference import Preference
+from rail402.client.progress import OnProgress, Step
 from rail402.client.records import Approve
 from rail402.clock import Clock, RandomBytes
 from rail402.protocol.dialect import Context, Dialect
@@ -36,7 +37,7 @@ class Services:
         wallets: those that have started, by name, in the owner's order.
         sleep: waits that many seconds.
         start: opens what is not open yet.
-        on_action, approve: see `Payer`.
+        on_action, approve, on_progress: see `Payer`.
         file_limits: the limits as a configuration file has them: where they are looser than those confirmed last,
             nothing is bought. None: the budget is not a file's.
         preferences: in which order wallets are asked, where it is not that of `wallets`.
@@ -56,6 +57,7 @@ class Services:
     start: Callable[[], Awaitable[None]]
     on_action: Ask | None = None
     approve: Approve | None = None
+    on_progress: OnProgress | None = None
     file_limits: Budget | None = None
     preferences: Sequence[Preference] = ()
     live: set[str] = field(default_factory=set)
@@ -63,6 +65,11 @@ class Services:
     def now(self) -> int:
         """Return the time in Unix seconds."""
         return self.clock()
+
+    def tell(self, step: Step) -> None:
+        """Tell who watches of a step."""
+        if self.on_progress is not None:
+            self.on_progress(step)
 
     def context(self, realm: str = "") -> Context:
         """Return what a dialect may use now."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import tempfile
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import stripe
 from rail402.cli.demo.agent import Facts, visit
 from rail402.cli.demo.publisher import Publisher
 from rail402.cli.demo.show import show
+from rail402.cli.show import print_json
 
 __all__ = ["run_demo"]
 
@@ -22,7 +22,7 @@ def run_demo(*, as_json: bool) -> bool:
     with tempfile.TemporaryDirectory(prefix="rail402-demo-") as directory:
         facts = asyncio.run(_run(Path(directory)))
     if as_json:
-        print(json.dumps(facts.as_json()))  # noqa: T201
+        print_json(facts.as_json())
     else:
         show(facts)
     return facts.ok
