@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
+from functools import partial
+from importlib.resources import files
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from rail402.config import Secret, StoreUrl, revealed
+from rail402.config import Secret, StoreBesideUrl, StoreUrl, revealed
 from rail402.errors import ConfigurationError, MalformedInput
 from rail402.plugins import RailPlugin
 from rail402.protocol.base import Record
 from rail402_base import explain
+from rail402_base.keys import LocalSigner
 from rail402_base.rail import BaseRail
 from rail402_base.signers import SIGNER_KEYS, Address, SignerTable
 from rail402_base.tokens import Token, other_network, usdc_on
@@ -184,9 +187,9 @@ class WalletConfig(_ChainTable, SignerTable):
         urls: optional: with them the wallet knows its balance, and what became of a payment that was not answered.
         max_timeout: seconds for which a payment is valid at most.
         pays_by: `authorization`, which costs no gas, or `transfer`; see `BaseTransferWallet`. For a transfer, `urls`
-            and a `private_key` are needed, and these are there:
-        transfers_db: `sqlite:///` and the file of the wallet's transactions, `transfers.db` unless given; or a
-            PostgreSQL, for the machines that share its key.
+            and a key of this process are needed (`private_key`, `keystore` or `mnemonic`), and these are there:
+        transfers_db: `sqlite:///` and the file of the wallet's transactions, `transfers.db` unless given, where a
+            relative one is beside the configuration file; or a PostgreSQL, for the machines that share its key.
         max_gas_gwei: the most to pay for sending one transfer, as text; 20000 gwei unless given.
         confirmations: how many blocks a transfer needs before it is shown to the server.
     """
@@ -194,22 +197,21 @@ class WalletConfig(_ChainTable, SignerTable):
     backend: Annotated[str, AfterValidator(_wallets_own)]
     max_timeout: int = Field(MAX_TIMEOUT, ge=1)
     pays_by: Literal["authorization", "transfer"] = "authorization"
-    transfers_db: StoreUrl | None = Field(None, repr=False)
+    transfers_db: StoreBesideUrl = Field("sqlite:///transfers.db", repr=False, validate_default=True)
     max_gas_gwei: Annotated[int, BeforeValidator(_wei)] | None = None
     confirmations: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _complete(self) -> WalletConfig:
-        if self.pays_by == "transfer":
-            sends = (*_CHAIN, "pays_by", "transfers_db", "max_gas_gwei", "confirmations")
-            optional = {"sandbox": ("directory", "private_key", "pays_by"), "rpc": sends}
-            _check(self, self.backend, {"rpc": ("private_key", "urls")}, optional)
-            return self
+        sends, needed = self.pays_by == "transfer", dict[str, tuple[str, ...]]()
         plays = ("directory", "pays_by", *(key for key in SIGNER_KEYS if key != "contract"))  # it has no contracts
-        signs = (*_CHAIN, "pays_by", "urls", "max_timeout", *SIGNER_KEYS)
-        _check(self, self.backend, {}, {"sandbox": plays, "rpc": signs})
+        pays = (*_CHAIN, "pays_by", "urls", "max_timeout", *SIGNER_KEYS)
+        if sends:
+            needed = {"rpc": ("urls",)}
+            pays = (*_CHAIN, "pays_by", "transfers_db", "max_gas_gwei", "confirmations", *SIGNER_KEYS)
+        _check(self, self.backend, needed, {"sandbox": plays, "rpc": pays})
         try:
-            self.check_signer(is_needed=self.backend == "rpc")
+            self.check_signer(is_needed=self.backend == "rpc", is_local=sends)
         except ConfigurationError as error:  # pydantic makes its own error out of this one
             raise ValueError(error.detail) from error
         return self
@@ -270,7 +272,7 @@ def make_wallet(config: WalletConfig) -> BaseWallet | BaseTransferWallet:
         ConfigurationError: see `BaseWallet` and `BaseTransferWallet`.
     """
     if config.pays_by == "transfer":
-        return _make_transfer_wallet(config, revealed(config.private_key))
+        return _make_transfer_wallet(config, config.make_local())
     signer = config.make_signer()
     if config.backend == "sandbox" or signer is None:
         return BaseWallet.sandbox(config.directory, signer=signer)
@@ -281,16 +283,17 @@ def make_wallet(config: WalletConfig) -> BaseWallet | BaseTransferWallet:
     return BaseWallet(signer, tokens=(token,), chain=chain, max_timeout=config.max_timeout)
 
 
-def _make_transfer_wallet(config: WalletConfig, private_key: str | None) -> BaseTransferWallet:
+def _make_transfer_wallet(config: WalletConfig, signer: LocalSigner | None) -> BaseTransferWallet:
+    private_key = None if signer is None else signer.reveal_key()
     if config.backend == "sandbox":
         return BaseTransferWallet.sandbox(config.directory, private_key=private_key)
-    from rail402_base.rpc.transfers import DEFAULT_MAX_GAS, DEFAULT_STORE, SendSettings
+    from rail402_base.rpc.transfers import DEFAULT_MAX_GAS, SendSettings
 
     return BaseTransferWallet.rpc(
         config.reveal_urls(),
         private_key or "",
         token=config.make_token(),
-        transfers_db=config.transfers_db or DEFAULT_STORE,
+        transfers_db=config.transfers_db,
         confirmations=config.confirmations or 1,
         settings=SendSettings(max_gas=config.max_gas_gwei or DEFAULT_MAX_GAS),
     )
@@ -305,4 +308,5 @@ PLUGIN: Final = RailPlugin(
     network_name=explain.network_name,
     describe=explain.describe,
     explain=explain.explain,
+    wallet_examples=partial(files("rail402_base").joinpath("wallets.toml").read_text, "utf-8"),
 )

@@ -114,6 +114,10 @@ class LocalSigner:
         """Who pays, in EIP-55 form."""
         return self._address
 
+    def reveal_key(self) -> str:
+        """Return the private key, 64 hex digits, for what signs more than authorizations. Secret."""
+        return self._private_key.hex()
+
     async def sign(self, domain: Domain, authorization: Authorization) -> bytes:
         """Sign a transfer out of `address`; see `Signer.sign`."""
         _check_payer(self._address, authorization)

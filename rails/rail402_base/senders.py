@@ -68,8 +68,12 @@ class Sender(Protocol):
         """Open what it needs; send again what an earlier process left on its way."""
         ...
 
+    async def look(self) -> None:
+        """Open what it needs and send nothing: `balance` and `check` can be called then."""
+        ...
+
     async def close(self) -> None:
-        """Close what `start` opened."""
+        """Close what `start` or `look` opened."""
         ...
 
     async def balance(self) -> int:
@@ -131,6 +135,10 @@ class SandboxSender:
         """Open the ledger; an account that is new there is given its play money."""
         await self._backend.start()
         await self._backend.chain.endow(self.address)
+
+    async def look(self) -> None:
+        """Do the same: there is nothing on its way here."""
+        await self.start()
 
     async def close(self) -> None:
         """Do nothing: a ledger is open only while it is used."""

@@ -34,6 +34,8 @@ _SOURCES: Final[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "signer": (("signer_address",), ("signer_method",)),
 }
 
+_LOCAL: Final = tuple(source for source in _SOURCES if source != "signer")
+
 SIGNER_KEYS: Final = (*_SOURCES, *(key for needs, may in _SOURCES.values() for key in (*needs, *may)), "contract")
 """All keys of `SignerTable`."""
 
@@ -62,16 +64,26 @@ class SignerTable(Record):
     signer_method: SignMethod | None = None
     contract: str | None = None
 
-    def check_signer(self, *, is_needed: bool) -> None:
+    def check_signer(self, *, is_needed: bool, is_local: bool = False) -> None:
         """Check that there is one source of signatures, with what belongs to it and nothing else.
 
+        Args:
+            is_needed: whether there must be one.
+            is_local: whether it must be a key of this process, which signs for itself: one that signs transactions.
+
         Raises:
-            ConfigurationError: there is none where one `is_needed`, or several, or a key is too many or missing.
+            ConfigurationError: there is none, or another one, or several, or a key is too many or missing.
         """
         named = [source for source in _SOURCES if getattr(self, source) is not None]
+        sources = _LOCAL if is_local else tuple(_SOURCES)
+        surplus = [key for key in ("signer", "contract") if is_local and getattr(self, key) is not None]
+        if surplus:
+            raise ConfigurationError(
+                f"{surplus[0]} signs no transactions: a transfer needs one of {', '.join(sources)}"
+            )
         if len(named) > 1 or (is_needed and not named):
             raise ConfigurationError(
-                f"needs one of {', '.join(_SOURCES)}" + (f", and has {len(named)}" if named else "")
+                f"needs one of {', '.join(sources)}" + (f", and has {len(named)}" if named else "")
             )
         needs, may = _SOURCES[named[0]] if named else ((), ())
         for key in needs:
@@ -93,10 +105,15 @@ class SignerTable(Record):
             sign = RpcSigner(self.signer.get_secret_value(), self.signer_address or "", method=method)
             remote = RemoteSigner(self.signer_address or "", sign)  # which checks the address
             return remote if self.contract is None else ContractSigner(self.contract, sign)
-        local = self._make_local()
+        local = self.make_local()
         return local if self.contract is None or local is None else ContractSigner(self.contract, local.sign_typed_data)
 
-    def _make_local(self) -> LocalSigner | None:
+    def make_local(self) -> LocalSigner | None:
+        """Return the key of this process that the keys describe, None where there is none.
+
+        Raises:
+            ConfigurationError: see `LocalSigner`.
+        """
         if self.private_key is not None:
             return LocalSigner.from_private_key(self.private_key.get_secret_value())
         if self.keystore is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -262,4 +264,5 @@ PLUGIN: Final = RailPlugin(
     network_name=explain.network_name,
     describe=explain.describe,
     explain=explain.explain,
+    wallet_examples=partial(files("rail402_lightning").joinpath("wallets.toml").read_text, "utf-8"),
 )

@@ -37,6 +37,8 @@ NETWORKS: Final = (
     Network("regtest", "lnbtc:0f9188f13cb7b2c71f2a335e3a4fc328", "bcrt"),
 )
 
+_BY_PREFIX: Final = {network.prefix: network for network in NETWORKS}
+
 
 def find_network(name: str) -> Network:
     """Return the network of that name or id.
@@ -53,4 +55,4 @@ def find_network(name: str) -> Network:
 
 def network_of(prefix: Prefix) -> Network:
     """Return the network whose invoices have that prefix."""
-    return next(network for network in NETWORKS if network.prefix == prefix)
+    return _BY_PREFIX[prefix]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from functools import partial
+from importlib.resources import files
 from typing import Final, Literal
 
 from pydantic import Field, model_validator
@@ -202,4 +204,5 @@ PLUGIN: Final = RailPlugin(
     network_name=explain.network_name,
     describe=explain.describe,
     explain=explain.explain,
+    wallet_examples=partial(files("rail402_stripe").joinpath("wallets.toml").read_text, "utf-8"),
 )

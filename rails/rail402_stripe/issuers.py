@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentFailed, PaymentRejected
+from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentFailed, PaymentRejected, RailUnavailable
 from rail402.protocol.base import Json, sha256_hex
+from rail402.protocol.rail import Observation
 from rail402_stripe.api import Refused, StripeApi
 
 __all__ = [
@@ -91,6 +92,10 @@ class TokenIssuer(ABC):
             RailUnavailable, OutcomeUnknown: perhaps it was not taken back.
         """
 
+    async def examine(self) -> Sequence[Observation]:
+        """Look whether it could issue tokens; see `Wallet.examine`."""
+        return ()
+
     async def close(self) -> None:
         """Close its connections."""
 
@@ -117,6 +122,15 @@ class _ApiIssuer(TokenIssuer):
         if not payment_method.startswith("pm_"):
             raise ConfigurationError("payment_method must be the id of a Stripe payment method: pm_…")
         self._api, self._payment_method = api, payment_method
+
+    async def examine(self) -> list[Observation]:
+        """Ask Stripe whether it knows the key."""
+        await self._api.check_key()
+        said, time = "Stripe accepts its key" + ("" if self._api.network == "stripe:live" else ", for test money"), None
+        if self._api.sandbox_app is None:  # whose clock is this machine's
+            with suppress(RailUnavailable):
+                time = self._api.time
+        return [Observation(said, time=time)]
 
     async def create(self, terms: TokenTerms) -> str:
         """Have Stripe issue a token; the same reference gives the same one for a day."""
@@ -209,7 +223,7 @@ def _facts(token: Json) -> TokenFacts:
     limits, usage = _members(token, "usage_limits"), _members(token, "usage_details")
     captured = _members(usage, "amount_captured").get("value")
     return TokenFacts(
-        captured=captured if isinstance(captured, int) else 0,
+        captured=captured if type(captured) is int else 0,
         consumed=token.get("deactivated_reason") == "consumed",
         ended_at=_seconds(token.get("deactivated_at")),
         expires_at=_seconds(limits.get("expires_at")),
@@ -222,4 +236,4 @@ def _members(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _seconds(value: object) -> int | None:
-    return value if isinstance(value, int) else None
+    return value if type(value) is int else None

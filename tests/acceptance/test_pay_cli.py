@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pty
+import re
 import sqlite3
 import subprocess
 import sys
@@ -88,6 +89,11 @@ async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
         async def fails() -> None:
             raise HTTPException(404, "there is no such article")
 
+        @app.get("/vanishes")
+        @gate.paid("21 sat")
+        async def vanishes() -> None:
+            raise HTTPException(404, "there is no such thing")
+
         @app.get("/free")
         async def free() -> bytes:
             return b"free"
@@ -158,6 +164,31 @@ async def test_an_error_of_the_server_is_no_success(agent: Agent) -> None:
     assert (code, said["status"], said["purchase"]["outcome"]) == (1, 404, "unknown")
     code, recovered = await agent.says("receipts", "recover")
     assert [each["record"] for each in recovered["recovered"]] == [said["purchase"]["record_id"]]
+
+
+async def test_what_cannot_be_resolved_is_written_off(agent: Agent) -> None:
+    _, said = await agent.says("get", f"{agent.url}/fails")
+    record = said["purchase"]["record_id"]
+    asked = await agent.types("receipts", "write-off", record, "--wallets", "sandbox")
+    assert (asked.returncode, asked.stdout.strip()) == (1, "")
+    assert f"count 0.6 USD as spent, and never ask for GET {agent.url}/fails with it again?" in asked.stderr
+    assert (await agent.says("receipts", "show", record))[1]["state"] == "unknown"
+    code, closed = await agent.says("receipts", "write-off", record, "--yes")
+    assert (code, closed["state"], closed["detail"]) == (0, "committed", "written off")
+    _, budget = await agent.says("budget", "show")
+    assert (budget["per_hour"]["used"], budget["per_hour"]["unresolved"]) == (["0.6 USD"], [])
+    again = await agent.types("receipts", "write-off", record, "--wallets", "sandbox", "--yes")
+    assert (again.returncode, again.stdout) == (1, "")
+    assert f"there is no open purchase {record} that nobody works on" in again.stderr
+
+
+async def test_what_was_paid_is_said_to_be_though_it_was_not_served(agent: Agent) -> None:
+    code, said = await agent.says("get", f"{agent.url}/vanishes")
+    assert (code, said["purchase"]["rail"]) == (1, "lightning")
+    recovered = await agent.types("receipts", "recover", "--wallets", "sandbox")
+    assert recovered.returncode == 0
+    known = "paid: it did cost 21021 msat; the same request made again fetches what was bought"
+    assert recovered.stdout.startswith(f"{said['purchase']['record_id']}  {known} · {agent.url}/vanishes\n")
 
 
 async def test_what_was_bought_is_listed_shown_verified_and_exported(agent: Agent) -> None:
@@ -345,15 +376,17 @@ async def test_a_file_to_begin_with(agent: Agent) -> None:
     assert (done.returncode, done.stdout) == (0, '{"text":"hello"}')
     again = await agent.types("init")
     assert (again.returncode, "nothing is written over" in again.stderr) == (1, True)
-    real = path.read_text().replace("# backend", "backend").replace('backend = "sandbox"\n', "")
-    for line in ("private_key", "url", "admin_key", "secret_key", "payment_method"):
-        real = real.replace(f"# {line} =", f"{line} =")
-    (agent.home / ".config" / "rail402" / "base.key").write_text("11" * 32)
-    path.write_text(real.replace("pm_...", "pm_1").replace("file:~/", f"file:{agent.home}/"))
-    env = {"LNBITS_ADMIN_KEY": "k" * 32, "STRIPE_SECRET_KEY": "sk_test_" + "k" * 24}
-    shown = await agent.types("budget", "show", **env)
+    text = path.read_text()
+    begin = text.index("#[[wallets]]")  # the first example of a wallet: a key of this machine
+    example, _, rest = text[begin:].partition("\n\n")
+    example = re.sub("^#(urls.*\n)?", "", example, flags=re.MULTILINE)
+    path.write_text(f"{text[:begin]}{example}\n\n{rest}")
+    shown = await agent.types("get", f"{agent.url}/free")
+    assert (shown.returncode, "base.key cannot be read" in shown.stderr) == (1, True)
+    (path.parent / "base.key").write_text("11" * 32)
+    shown = await agent.types("budget", "show")
     assert shown.returncode == 0, shown.stderr
-    tried = await agent.types("get", f"{agent.url}/free", **env)
+    tried = await agent.types("get", f"{agent.url}/free")
     assert tried.returncode == 0, tried.stderr
 
 

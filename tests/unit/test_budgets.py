@@ -46,6 +46,7 @@ BUILTIN_RAISES = {
     ("x402/rail402/cli/app.py", "run", "SystemExit"): "the exit code of a command",
     ("x402/rail402/client/requests.py", "_Unrepeatable.__iter__", "AssertionError"): "a bug: nothing reads it",
     ("x402/rail402/client/toml.py", "_Budget._check", "ValueError"): "what pydantic turns into the field's error",
+    ("x402/rail402/client/toml.py", "_check_texts", "ValueError"): "what pydantic turns into the field's error",
     ("x402/rail402/config.py", "resolve_secret", "ValueError"): "what pydantic turns into the field's error",
     ("x402/rail402/config.py", "resolve_store_url", "ValueError"): "what pydantic turns into the field's error",
     ("x402/rail402/protocol/base.py", "_no_duplicates", "ValueError"): "what a hook of json.loads raises; translated",

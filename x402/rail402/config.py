@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, SecretStr, ValidationError
+from pydantic import BeforeValidator, SecretStr, ValidationError, ValidationInfo
 
 from rail402.errors import ConfigurationError
 from rail402.protocol.base import Record
 
-__all__ = ["Secret", "StoreUrl", "TomlFile", "resolve_secret", "resolve_store_url", "revealed"]
+__all__ = ["Secret", "StoreBesideUrl", "StoreUrl", "TomlFile", "resolve_secret", "resolve_store_url", "revealed"]
 
 R = TypeVar("R", bound=Record)
 
@@ -78,6 +78,18 @@ StoreUrl = Annotated[str, BeforeValidator(resolve_store_url)]
 """The URL of a store in a configuration model: as itself or by reference. The field is to say `repr=False`."""
 
 
+def _resolve_beside(value: object, info: ValidationInfo) -> object:
+    url, folder = resolve_store_url(value), (info.context or {}).get("folder")
+    if not isinstance(url, str) or folder is None or not url.startswith("sqlite:///"):
+        return url
+    return f"sqlite:///{folder / url.removeprefix('sqlite:///')}"  # where the name is absolute, it stays what it is
+
+
+StoreBesideUrl = Annotated[str, BeforeValidator(_resolve_beside)]
+"""The same, where a relative file is beside the configuration file: it is one and the same wherever a command is run.
+The field is to say `validate_default=True` as well."""
+
+
 class TomlFile:
     """One TOML file.
 
@@ -116,10 +128,11 @@ class TomlFile:
         if not isinstance(table, Mapping):
             raise self.error(where, "must be a table")
         try:
-            return model.model_validate({key: value for key, value in table.items() if key not in ignore})
+            given = {key: value for key, value in table.items() if key not in ignore}
+            return model.model_validate(given, context={"folder": self.path.absolute().parent})
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            raise self.error((*where, *first["loc"]), _explain(model, first)) from error
+            first = error.errors(include_url=False)[0]
+            raise self.error((*where, *first["loc"]), _explain(model, first, where)) from error
         except ConfigurationError as error:
             raise self.error(where, error.detail) from error
 
@@ -164,9 +177,14 @@ def _key_line(lines: Sequence[str], start: int, key: str) -> int | None:
     return None
 
 
-def _explain(model: type[Record], error: Any) -> str:
+def _explain(model: type[Record], error: Any, where: Sequence[str | int]) -> str:
     if error["type"] == "extra_forbidden":
         return f"is not known here; known are: {', '.join(sorted(model.model_fields))}"
     if error["type"] == "missing":
         return "is missing"
+    if error["type"] == "list_type":
+        names = [part for part in (*where, *error["loc"]) if isinstance(part, str)]
+        is_table = isinstance(error["input"], Mapping)  # all that is looked at: it may be a secret
+        form = f"[[{'.'.join(names)}]]" if is_table else f"{names[-1]} = […]"
+        return f"{error['msg']}: write {form}"
     return str(error["msg"]).removeprefix("Value error, ")

@@ -45,7 +45,7 @@ def _nothing(_: object) -> None:
 class RailPlugin:
     """What a rail's distribution registers.
 
-    The last four are for tools that read what others offer, and move no money; a rail can do without them.
+    The last five are for tools, which move no money; a rail can do without them.
 
     Args:
         rail_config, wallet_config: pydantic models of its tables: a rail's in `rail402.toml`, a wallet's in an agent's.
@@ -56,6 +56,8 @@ class RailPlugin:
         describe: what would really be paid for an offer of this rail: JSON values as in `Explained.facts`.
         explain: what a text of this rail's own says (an invoice, a payment URI), None where it is none. Raises
             `MalformedInput` where it is one and cannot be read.
+        wallet_examples: tables for a new `wallets.toml`: one with play money, and one for every other way to pay, with
+            `#` before each of its lines. `{folder}` in it is the folder of that file. Empty: its sandbox's alone.
     """
 
     rail_config: type[Record]
@@ -66,6 +68,7 @@ class RailPlugin:
     network_name: Callable[[str], str | None] = _nothing
     describe: Callable[[Offer], Mapping[str, Any] | None] = _nothing
     explain: Callable[[str], Explained | None] = _nothing
+    wallet_examples: Callable[[], str] = str
 
 
 def installed_rails() -> list[str]:

@@ -315,7 +315,7 @@ def _require_contract(payer: str, code: Answer, accepted: Answer) -> None:
         RailUnavailable: the node did not ask it.
     """
     if not data(code):
-        detail = f"the signature is not that of {payer} over this authorization of this token"
+        detail = f"the signature is not that of {payer} over this authorization of this token, and no contract is there"
         raise PaymentRejected(detail, code="signature_invalid")
     if isinstance(accepted, RpcError) and not is_contract_failure(accepted):
         raise accepted

@@ -66,6 +66,8 @@ class RpcSigner:
             answer = await rpc.call(self._method, self._address, asked)
         except RpcError as error:
             raise RailUnavailable(f"the signer does not sign ({error.number}: {error.message})") from error
+        except RailUnavailable as error:
+            raise RailUnavailable(f"signer: {error.detail}", retry_after=error.retry_after) from error
         finally:
             await rpc.close()
         if not isinstance(answer, str):

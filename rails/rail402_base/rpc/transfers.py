@@ -28,9 +28,7 @@ from rail402_base.rpc.relayer_store import Purpose, RelayerStore, Stored, open_r
 from rail402_base.senders import Finding, Gone, Landed, Waiting, Wanted
 from rail402_base.tokens import Token
 
-__all__ = ["DEFAULT_MAX_GAS", "DEFAULT_STORE", "RpcSender", "SendSettings"]
-
-DEFAULT_STORE: Final = "sqlite:///transfers.db"
+__all__ = ["DEFAULT_MAX_GAS", "RpcSender", "SendSettings"]
 
 DEFAULT_MAX_GAS: Final = 20_000 * GWEI
 """Wei: 0.00002 ether."""
@@ -129,6 +127,11 @@ class RpcSender:
         """Check nodes and token, and broadcast again what an earlier process left behind; see `Sender.start`."""
         await self._reader.start()
         await self._relayer.start()
+
+    async def look(self) -> None:
+        """Check nodes and token, and that the store can be opened; see `Sender.look`."""
+        await self._reader.start()
+        await self._store.start()
 
     async def close(self) -> None:
         """Finish what is being sent, and close connections and store. What is on its way stays in the store."""

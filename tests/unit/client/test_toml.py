@@ -119,6 +119,14 @@ total = "5 USD"
     )
 
 
+def test_one_name_needs_no_list(written: Write) -> None:
+    text = GOOD.replace('per_hour = "2 USD"\n', 'deny_hosts = "*.ads.example"\nallow_payees = "0xGOOD"\n')
+    payer = payer_from_toml(written(text.replace("[[wallets]]", '[[prefer]]\nwallets = "other"\n\n[[wallets]]', 1)))
+    assert payer.budget.lists == Budget(deny_hosts=["*.ads.example"], allow_payees=["0xGOOD"]).lists
+    assert payer.preferences == (Preference(wallets=["other"]),)
+    assert payer.preferences[0].names == ("other",)
+
+
 def test_the_journal_is_beside_the_file_wherever_one_works(
     written: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +210,25 @@ def test_the_file_s_own_limits_are_what_the_journal_remembers(written: Write) ->
             ("[budget]", '[budget]\ndeny_hosts = ["a b"]'),
             r"wallets.toml:9: budget.deny_hosts: 'a b' is not the name of a",
         ),
+        (
+            ("[budget]", "[budget]\ndeny_hosts = 3"),
+            r"wallets.toml:9: budget.deny_hosts: write it as text, or several as a list of texts: .*example",
+        ),
+        (('"2 USD"', "2.5"), r"wallets.toml:10: budget.per_hour: write it as text, .*: \"0.50 USD\" or "),
+        (("[budget]", "[budget]\nallow_payees = [1]"), r"budget.allow_payees: write it as text, .*0x2096"),
+        (
+            ('[[wallets]]\nname = "fake"', '[prefer]\nwallets = "fake"\n\n[[wallets]]\nname = "fake"'),
+            r"wallets.toml:12: prefer: .*: write \[\[prefer\]\]$",
+        ),
+        (
+            ('[[wallets]]\nname = "fake"', '[[prefer]]\nwallets = 1\n\n[[wallets]]\nname = "fake"'),
+            r"wallets.toml:13: prefer.0.wallets: write it as text, .*lightning",
+        ),
+        (
+            ('[[wallets]]\nname = "fake"', '[budget.rules]\nhost = "*"\n\n[[wallets]]\nname = "fake"'),
+            r"wallets.toml:12: budget.rules: .*: write \[\[budget.rules\]\]$",
+        ),
+        (('["x402-v2", "mpp"]', '"mpp"'), r"wallets.toml:3: client.dialects: .*: write dialects = \[…\]$"),
         (('[[wallets]]\nname = "fake"', RULE), r"budget.rules: .*one host, payee, rail or tool"),
         (('[[wallets]]\nname = "fake"', RULE.replace("rail", "agent")), r"budget.rules.0.agent: is not known here"),
     ],

@@ -22,6 +22,7 @@ from rail402_base.keys import ContractSigner, LocalSigner, RemoteSigner
 from rail402_base.rail import BaseRail
 from rail402_base.rpc.backend import RelaySettings, RpcBackend
 from rail402_base.rpc.reader import ChainReader
+from rail402_base.rpc.relayer_store import SqliteRelayerStore
 from rail402_base.rpc.transfers import RpcSender
 from rail402_base.tokens import BASE_SEPOLIA_USDC, BASE_USDC
 from rail402_base.transfer_wallet import BaseTransferWallet
@@ -230,6 +231,9 @@ def test_a_wallet_on_a_real_chain(tmp_path: Path) -> None:
     assert wallet.chain is None
 
 
+SENDS = '[it]\nbackend = "rpc"\npays_by = "transfer"\nurls = ["https://n.example"]\n'
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -251,8 +255,24 @@ def test_a_wallet_on_a_real_chain(tmp_path: Path) -> None:
         (f'[it]\nbackend = "sandbox"\ncontract = "{PAYEE}"', 'backend = "sandbox" has no contract'),
         (f'[it]\nbackend = "rpc"\ncontract = "{PAYEE}"', "needs one of private_key, keystore, mnemonic, signer"),
         (
-            '[it]\nbackend = "rpc"\npays_by = "transfer"\nurls = ["https://n.example"]\nkeystore = "k"',
-            "needs private_key",
+            f'{SENDS}keystore = "k"',
+            "keystore needs keystore_password",
+        ),
+        (
+            SENDS,
+            "needs one of private_key, keystore, mnemonic$",
+        ),
+        (
+            f'{SENDS}signer = "https://s.example"\nsigner_address = "{PAYEE}"',
+            "signer signs no transactions: a transfer needs one of private_key, keystore, mnemonic$",
+        ),
+        (
+            f'[it]\nbackend = "sandbox"\npays_by = "transfer"\nmnemonic = "env:RELAYER_KEY"\ncontract = "{PAYEE}"',
+            'backend = "sandbox" has no contract',
+        ),
+        (
+            f'{SENDS}private_key = "env:RELAYER_KEY"\ncontract = "{PAYEE}"',
+            "contract signs no transactions",
         ),
         ('[it]\nbackend = "rpc"\nprivate_key = "env:RELAYER_KEY"\ndirectory = "here"', "has no directory"),
     ],
@@ -305,6 +325,11 @@ def test_whose_key_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source
         contract = PLUGIN.wallet(write(tmp_path, f'{text}\ncontract = "{PAYEE}"').table(WalletConfig, "it"))
         assert isinstance(contract, BaseWallet)
         assert (type(contract.signer), contract.signer.address) == (ContractSigner, PAYEE)
+    if "remote" not in source:
+        text += '\npays_by = "transfer"' + ('\nurls = ["https://n.example"]' if backend == "rpc" else "")
+        sending = PLUGIN.wallet(write(tmp_path, text).table(WalletConfig, "it"))
+        assert isinstance(sending, BaseTransferWallet)
+        assert sending.sender.address == wallet.signer.address
 
 
 @pytest.mark.parametrize(
@@ -429,6 +454,31 @@ confirmations = 2
     assert wallet.sender.settings.max_gas == 500 * 10**9
     sandbox = WalletConfig(backend="sandbox", directory=str(tmp_path), pays_by="transfer")
     assert isinstance(PLUGIN.wallet(sandbox), BaseTransferWallet)
+
+
+@pytest.mark.parametrize(
+    ("line", "file"),
+    [
+        ("", "transfers.db"),
+        ('transfers_db = "sqlite:///sent.db"', "sent.db"),
+        ('transfers_db = "sqlite:////x/t.db"', "/x/t.db"),
+    ],
+)
+def test_transfers_are_kept_beside_the_file_wherever_one_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, file: str
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("PAYER_KEY", PAYER_KEY.hex())
+    text = (
+        f'[it]\nbackend = "rpc"\npays_by = "transfer"\nprivate_key = "env:PAYER_KEY"\nurls = ["https://n.test"]\n{line}'
+    )
+    made = write(tmp_path, text)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    wallet = PLUGIN.wallet(made.table(WalletConfig, "it"))
+    assert isinstance(wallet, BaseTransferWallet)
+    assert isinstance(wallet.sender, RpcSender)
+    assert isinstance(wallet.sender._store, SqliteRelayerStore)
+    assert wallet.sender._store.path == tmp_path / file
 
 
 TRANSFERS = 'private_key = "env:HOME"\nurls = ["https://n"]\npays_by = "transfer"'

@@ -2,52 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from rail402.cli.exit_codes import ExitCode
-from rail402.cli.show import print_json
+from rail402.cli.show import AsJson, print_json
 from rail402.client.toml import wallets_file
-from rail402.plugins import installed_rails
+from rail402.errors import ConfigurationError
+from rail402.plugins import installed_rails, load_plugin
 
 __all__ = ["init"]
 
 _HELP: Final = """Write a wallets.toml to begin with, readable by you alone. It never writes over one that is there.
 
-It pays with play money on every rail that is installed; the comments in it say what to write for real money."""
-
-_HEAD: Final = """\
-# Who pays for `rail402 get`, and how much at most. All keys: docs/client.md, "wallets.toml".
-# Secrets are written as env:NAME or file:PATH, never as themselves.
-
-[client]
-journal = "sqlite:///wallet.db"             # what was bought, beside this file
-
-[budget]                                    # the budget is a limit of this program, not of the wallet
-per_request = ["1 USD", "1000 sat"]
-per_hour = ["5 USD", "5000 sat"]
-per_day = ["20 USD", "20000 sat"]
-"""
-
-_REAL: Final = {
-    "base": """\
-# backend = "rpc"                           # USDC on Base; keep no more there than the agent may lose
-# private_key = "file:~/.config/rail402/base.key"
-""",
-    "lightning": """\
-# backend = "lnbits"                        # or "lnd"
-# url = "https://lnbits.example.com"
-# admin_key = "env:LNBITS_ADMIN_KEY"
-""",
-    "stripe": """\
-# backend = "issued_token"                  # a card of your own Stripe account
-# secret_key = "env:STRIPE_SECRET_KEY"
-# payment_method = "pm_..."
-""",
-}
+It pays with play money on every rail that is installed. For real money take the # from one of its examples: there is
+one for every kind of wallet, and for each limit, rule and list."""
 
 
 def init(
@@ -55,10 +29,10 @@ def init(
         Path | None,
         typer.Argument(metavar="PATH", help="Where; ~/.config/rail402/wallets.toml, or $RAIL402_WALLETS, if left out."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     target = path or wallets_file()
-    rails = installed_rails()
+    text, rails = _written(target.absolute().parent)
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -68,17 +42,31 @@ def init(
     except OSError as error:
         typer.echo(f"rail402: {target} cannot be made: {error.strerror}", err=True)
         raise typer.Exit(ExitCode.FAILED) from error
-    with os.fdopen(descriptor, "w") as file:
-        file.write(_HEAD + "".join(_wallet(rail) for rail in rails))
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
     if as_json:
         print_json({"wallets": str(target), "rails": rails})
         return
-    typer.echo(f"wrote {target}, with play money on {', '.join(rails)}")
-    typer.echo("try `rail402 demo`, or `rail402 get URL --dry-run`")
+    if not rails:
+        typer.echo(f"wrote {target}; it has no wallet, because no rail is installed: pip install 'rail402[base]'")
+        return
+    typer.echo(f"wrote {target}, with play money on {', '.join(rails)}; examples in it are for everything else")
+    typer.echo("try `rail402 doctor`, `rail402 demo`, or `rail402 get URL --dry-run`")
 
 
 init.__doc__ = _HELP
 
 
-def _wallet(rail: str) -> str:
-    return f'\n[[wallets]]\nname = "{rail}"\nbackend = "sandbox"\n{_REAL.get(rail, "")}'
+def _written(folder: Path) -> tuple[str, list[str]]:
+    """Return the text of a file in that folder, and the rails that it has play money on."""
+    examples, usable = "", []
+    for rail in installed_rails():
+        play = f'[[wallets]]\nname = "{rail}"\nbackend = "sandbox"\n'
+        try:
+            examples += "\n" + (load_plugin(rail).wallet_examples() or play)
+            usable.append(rail)
+        except ConfigurationError as error:
+            examples += f"\n# --- {error.detail}\n"
+    head = files("rail402.cli").joinpath("wallets.toml").read_text("utf-8")
+    quoted = json.dumps(str(folder), ensure_ascii=False)[1:-1]
+    return (head + examples).replace("{rail}", usable[-1] if usable else "base").replace("{folder}", quoted), usable

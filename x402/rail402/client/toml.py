@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from rail402.client.budget import Budget
 from rail402.client.journal import Journal
 from rail402.client.payer import Payer
 from rail402.client.preference import Preference
 from rail402.client.rules import Rule
-from rail402.config import StoreUrl, TomlFile
+from rail402.config import StoreBesideUrl, TomlFile
 from rail402.dialects import DEFAULT_DIALECTS, dialect_by_name
 from rail402.errors import ConfigurationError
 from rail402.money import Money
@@ -28,6 +29,7 @@ __all__ = [
     "JOURNAL",
     "journal_from_toml",
     "payer_from_toml",
+    "problems_in_toml",
     "sandbox_journal",
     "sandbox_payer",
     "wallets_file",
@@ -37,18 +39,35 @@ JOURNAL: Final = "wallet.db"
 """The journal's name, beside the file that says whose it is."""
 
 
+def _check_texts(value: object, example: str) -> object:
+    if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(text, str) for text in value)):
+        raise ValueError(f"write it as text, or several as a list of texts: {example}")
+    return value
+
+
+def _such_as(example: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: _check_texts(value, example))
+
+
+_Texts = str | list[str]
+_Hosts = Annotated[_Texts, _such_as('"api.example.com" or ["api.example.com", "*.example.com"]')]
+_Payees = Annotated[_Texts, _such_as('"0x2096…" or ["0x2096…", "profile_61…"]')]
+_Wallets = Annotated[_Texts, _such_as('"lightning" or ["lightning", "base"]')]
+_Amounts = Annotated[_Texts, _such_as('"0.50 USD" or ["0.50 USD", "800 sat"]')]
+
+
 class _Client(Record):
-    journal: StoreUrl = Field(f"sqlite:///{JOURNAL}", repr=False)
+    journal: StoreBesideUrl = Field(f"sqlite:///{JOURNAL}", repr=False, validate_default=True)
     deadline: int = Field(30, gt=0, strict=True)
     dialects: list[str] | None = Field(None, min_length=1)
     rates: dict[str, str] = Field(default_factory=dict)
 
 
 class _Limits(Record):
-    per_request: str | list[str] | None = None
-    per_hour: str | list[str] | None = None
-    per_day: str | list[str] | None = None
-    total: str | list[str] | None = None
+    per_request: _Amounts | None = None
+    per_hour: _Amounts | None = None
+    per_day: _Amounts | None = None
+    total: _Amounts | None = None
 
 
 class _Rule(_Limits):
@@ -60,13 +79,13 @@ class _Rule(_Limits):
 
 class _Budget(_Limits):
     rules: list[_Rule] | None = None
-    allow_hosts: list[str] | None = None
-    deny_hosts: list[str] | None = None
-    allow_payees: list[str] | None = None
-    deny_payees: list[str] | None = None
+    allow_hosts: _Hosts | None = None
+    deny_hosts: _Hosts | None = None
+    allow_payees: _Payees | None = None
+    deny_payees: _Payees | None = None
     pin_payees: bool | None = Field(None, strict=True)
     price_tolerance: int | None = Field(None, ge=0, strict=True)
-    ask_above: str | list[str] | None = None
+    ask_above: _Amounts | None = None
 
     @field_validator("*")
     @classmethod
@@ -83,7 +102,7 @@ class _Budget(_Limits):
 class _Preference(Record):
     host: str | None = None
     path: str | None = None
-    wallets: list[str] = Field(default_factory=list)
+    wallets: _Wallets = Field(default_factory=list)
     only: bool = Field(False, strict=True)
     cheapest: bool = Field(False, strict=True)
 
@@ -119,19 +138,16 @@ def payer_from_toml(path: str | Path, *, rails: Collection[str] = (), at_most: M
     file = TomlFile(path)
     file.table(_File)
     client, budget, wallets = file.table(_Client, "client"), _budget(file), []
-    for index, table in enumerate(file.tables("wallets")):
-        name = table.get("name")
-        if not isinstance(name, str):
-            raise file.error(("wallets", index), 'needs name = "…", the name of an installed rail')
-        if not rails or name in rails:
-            wallets.append(_wallet(file, index, name))
+    for index in range(len(file.tables("wallets"))):
+        if not rails or _name(file, index) in rails:
+            wallets.append(_wallet(file, index))
     if not wallets:
         raise ConfigurationError(f"{path} has no wallet on {', '.join(sorted(rails))}")
     try:
         payer = Payer(
             wallets,
             budget=budget if at_most is None else budget.tightened(at_most),
-            journal=_beside(file.path, client.journal),
+            journal=client.journal,
             dialects=[dialect_by_name(name) for name in client.dialects] if client.dialects else DEFAULT_DIALECTS,
             rates=FixedRates(client.rates) if client.rates else None,
             deadline=client.deadline,
@@ -141,6 +157,30 @@ def payer_from_toml(path: str | Path, *, rails: Collection[str] = (), at_most: M
     _prefer(file, payer, is_whole=not rails)
     payer.file_limits = budget  # as the file has them, whatever `at_most` says
     return payer
+
+
+def problems_in_toml(path: str | Path) -> Sequence[ConfigurationError]:
+    """Return what is wrong with each table of a `wallets.toml`, of which `payer_from_toml` raises the first."""
+    try:
+        file = TomlFile(path)
+        count = len(file.tables("wallets"))
+    except ConfigurationError as error:
+        return [error]
+    checks: list[Callable[[], object]] = [
+        partial(file.table, _File),
+        partial(file.table, _Client, "client"),
+        partial(_budget, file),
+        *(partial(_wallet, file, index) for index in range(count)),
+    ]
+    return [problem for check in checks if (problem := _problem(check)) is not None]
+
+
+def _problem(check: Callable[[], object]) -> ConfigurationError | None:
+    try:
+        check()
+    except ConfigurationError as error:
+        return error
+    return None
 
 
 def journal_from_toml(path: str | Path) -> tuple[Journal, Budget]:
@@ -153,7 +193,7 @@ def journal_from_toml(path: str | Path) -> tuple[Journal, Budget]:
     file.table(_File)
     client = file.table(_Client, "client")
     try:
-        return Journal(_beside(file.path, client.journal)), _budget(file)
+        return Journal(client.journal), _budget(file)
     except ConfigurationError as error:
         raise file.error(("client", "journal"), error.detail) from error
 
@@ -215,7 +255,15 @@ def _prefer(file: TomlFile, payer: Payer, *, is_whole: bool) -> None:
         payer.preferences = found
 
 
-def _wallet(file: TomlFile, index: int, name: str) -> Wallet:
+def _name(file: TomlFile, index: int) -> str:
+    name = file.tables("wallets")[index].get("name")
+    if not isinstance(name, str):
+        raise file.error(("wallets", index), 'needs name = "…", the name of an installed rail')
+    return name
+
+
+def _wallet(file: TomlFile, index: int) -> Wallet:
+    name = _name(file, index)
     try:
         plugin = load_plugin(name)
     except ConfigurationError as error:
@@ -225,11 +273,3 @@ def _wallet(file: TomlFile, index: int, name: str) -> Wallet:
         return plugin.wallet(config)
     except ConfigurationError as error:
         raise file.error(("wallets", index), error.detail) from error
-
-
-def _beside(file: Path, journal: str) -> str:
-    """Return the journal's URL; a relative one is beside the file, so that one budget holds everywhere."""
-    name = journal.removeprefix("sqlite:///")
-    if name == journal or name.startswith("/"):
-        return journal
-    return f"sqlite:///{file.absolute().parent / name}"

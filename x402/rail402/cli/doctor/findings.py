@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import httpx
 
-__all__ = ["TIMEOUT", "Finding", "clock_finding", "ok", "secret_files", "warning", "wrong"]
+__all__ = ["TIMEOUT", "Finding", "clock_finding", "ok", "secret_files", "time_finding", "warning", "wrong"]
 
 State = Literal["ok", "warning", "wrong"]
 
@@ -19,6 +19,9 @@ TIMEOUT: Final = 15
 """Seconds for which each service is waited for."""
 
 _SKEW: Final = 30
+
+_PATHS: Final = {"keystore"}
+"""Keys whose value is the path of a secret file as it is, without `file:`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +59,25 @@ def clock_finding(response: httpx.Response, now: int) -> Finding | None:
         theirs = parsedate_to_datetime(response.headers.get("date", "")).timestamp()
     except (ValueError, OverflowError):
         return None
-    apart = int(abs(now - theirs))
+    return time_finding(int(theirs), now, whose=response.url.host)
+
+
+def time_finding(theirs: int, now: int, *, whose: str) -> Finding:
+    """Compare this machine's clock with another one; both Unix seconds."""
+    apart = abs(now - theirs)
     if apart <= _SKEW:
-        return ok("clock", f"within {_SKEW} s of {response.url.host}'s")
+        return ok("clock", f"within {_SKEW} s of {whose}'s")
     return warning(
         "clock",
-        f"{apart} s away from {response.url.host}'s: authorizations and invoices expire by the clock",
+        f"{apart} s away from {whose}'s: authorizations and invoices expire by the clock",
         "keep the time by NTP, on the machine that is wrong",
     )
 
 
 def secret_files(data: Mapping[str, Any]) -> Iterator[Finding]:
     """Look at the files that a configuration's secrets are in: nobody else may read them."""
-    for name, path in _references(data, ""):
+    places = {path: name for name, path in reversed(list(_references(data, "")))}  # each file once
+    for path, name in reversed(places.items()):
         file = Path(path).expanduser()
         try:
             mode = stat.S_IMODE(file.stat().st_mode)
@@ -91,3 +100,5 @@ def _references(value: Any, name: str) -> Iterator[tuple[str, str]]:
             yield from _references(member, f"{name}.{index}")
     elif isinstance(value, str) and value.startswith("file:"):
         yield name, value.removeprefix("file:")
+    elif isinstance(value, str) and name.rpartition(".")[2] in _PATHS:
+        yield name, value
