@@ -145,7 +145,7 @@ class Domain:
 
     def __post_init__(self) -> None:
         contract = parse_address(self.verifying_contract, "domain.verifyingContract")
-        if not isinstance(self.chain_id, int) or not 0 < self.chain_id <= MAX_UINT256:
+        if type(self.chain_id) is not int or not 0 < self.chain_id <= MAX_UINT256:
             raise _malformed("domain.chainId", "must be a positive integer")
         separator = keccak256(
             _DOMAIN_TYPEHASH
@@ -189,7 +189,7 @@ class Authorization:
             ("authorization.validAfter", self.valid_after),
             ("authorization.validBefore", self.valid_before),
         ):
-            if not isinstance(number, int) or not 0 <= number <= MAX_UINT256:
+            if type(number) is not int or not 0 <= number <= MAX_UINT256:
                 raise _malformed(member, "must be an integer of 0 to 2^256 - 1")
         if not isinstance(self.nonce, bytes) or len(self.nonce) != 32:
             raise _malformed("authorization.nonce", "must be 32 bytes")

@@ -132,10 +132,10 @@ def _check_token(token: Json, offer: Offer, *, now: int) -> None:
         raise PaymentRejected(f"the token is not for {offer.asset}", code="asset_mismatch")
     used = _members(_members(token, "usage_details"), "amount_captured").get("value")
     most = limits.get("max_amount")
-    if isinstance(most, int) and most - (used if isinstance(used, int) else 0) < offer.amount:
+    if type(most) is int and most - (used if type(used) is int else 0) < offer.amount:
         raise PaymentRejected(f"the token is for less than {offer.price}", code="amount_mismatch")
     expires_at = limits.get("expires_at")
-    if isinstance(expires_at, int) and expires_at <= now:
+    if type(expires_at) is int and expires_at <= now:
         raise PaymentRejected("the token has expired", code="authorization_expired")
 
 
@@ -195,7 +195,7 @@ def _check_prepared(intent: Json, offer: Offer, key: str) -> None:
     if paid != offer.amount:
         raise PaymentRejected(f"less than {offer.price} was paid", code="amount_mismatch")
     paid_at = payment.get("created")
-    if not isinstance(paid_at, int):
+    if type(paid_at) is not int:
         raise RailUnavailable("Stripe does not say when it was paid")
     if paid_at > offer.expires_at + PAID_WITHIN:
         raise PaymentRejected("it was paid too late", code="offer_expired")

@@ -149,7 +149,7 @@ class Webhook:
         """Whether the event is about a charge of this very gate that may be about to be written."""
         created = event.get("created")
         is_ours = subject.charge is not None and subject.realm == urlsplit(desk.public_url).hostname
-        return is_ours and isinstance(created, int) and self.clock() - created < _EARLY_SECONDS
+        return is_ours and type(created) is int and self.clock() - created < _EARLY_SECONDS
 
     async def _warn_of_dispute(self, subject: _Subject) -> None:
         """Tell the publisher: a dispute has a deadline, and is not ours to answer."""

@@ -61,7 +61,7 @@ class TestFixedRates:
         assert await rates.rate("USD", "BTC") is None
 
     @pytest.mark.parametrize(
-        "value", ["0", "-1", "NaN", "Infinity", "-0", "", "60,000", "x", 1.5, None, [], Decimal(0)]
+        "value", ["0", "-1", "NaN", "Infinity", "-0", "", "60,000", "x", 1.5, True, None, [], Decimal(0)]
     )
     def test_a_rate_is_a_number_above_zero_and_no_float(self, value: Any) -> None:
         with pytest.raises(ConfigurationError, match="rate BTC/USD"):

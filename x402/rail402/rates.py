@@ -162,7 +162,7 @@ class HttpRates:
 
 
 def _positive(pair: str, value: object) -> Decimal:
-    if isinstance(value, float) or not isinstance(value, str | int | Decimal):
+    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
         raise ConfigurationError(f"rate {pair}: give a Decimal or a text, not {type(value).__name__}")
     try:
         rate = Decimal(value)

@@ -211,7 +211,7 @@ class LnbitsSender:
         """Return the last invoice that LNbits' node made for this wallet, if any can be read."""
         last = {"limit": "1", "sortby": "time", "direction": "desc", "amount[gt]": "0"}
         match (await self._api.get(f"{_PAYMENTS}/paginated", last)).body.get("data"):
-            case [{"bolt11": str(text), "amount": int(amount)}] if amount > 0:
+            case [{"bolt11": str(text), "amount": amount}] if type(amount) is int and amount > 0:
                 with suppress(MalformedInput):
                     return bolt11.decode(text)
         return None

@@ -80,6 +80,13 @@ def test_nulls_are_what_is_left_out(where: str) -> None:
     assert "memo" not in presented.payment.payload
 
 
+def test_a_version_is_a_number() -> None:
+    body = good(1)
+    body["paymentPayload"]["x402Version"] = True
+    with pytest.raises(MalformedInput, match="must be 1, as beside it"):
+        question(body)
+
+
 def test_the_version_may_stand_in_the_payload_only() -> None:
     assert question(changed("x402Version", ...)).version == 2
 

@@ -78,6 +78,11 @@ def test_the_signature_is_over_canonical_json_under_a_did_url() -> None:
     assert SIGNING.sign_as(DID, OFFER["payload"]) == OFFER["artifact"]["signature"]
 
 
+@pytest.mark.parametrize("version", [True, "1", 2, None])
+def test_a_version_is_the_number_one(version: Any) -> None:
+    refused(signed(OFFER["payload"] | {"version": version}))
+
+
 def test_it_is_no_receipt_of_the_gate_s() -> None:
     with pytest.raises(MalformedInput, match="header must be"):
         verify_receipt(RECEIPT["artifact"]["signature"], JWS["jwks"])

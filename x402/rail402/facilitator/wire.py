@@ -95,7 +95,8 @@ def read_question(body: bytes, *, max_bytes: int) -> Question:
     version = message.get("x402Version", payload.get("x402Version"))
     if type(version) is not int or version not in _DIALECTS:
         raise _unreadable("x402Version", "must be 1 or 2")
-    if payload.get("x402Version", version) != version:
+    inner = payload.get("x402Version", version)
+    if type(inner) is not int or inner != version:
         raise _unreadable("paymentPayload.x402Version", f"must be {version}, as beside it")
     return Question(version=version, payload=payload, requirements=requirements)
 

@@ -9,7 +9,7 @@ publishes the DID document at `DID_DOCUMENT`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
 from joserfc import jws
@@ -46,7 +46,7 @@ _MAX_KEYS: Final = 32
 class _Terms(Record):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, strict=True)
 
-    version: Literal[1] = 1
+    version: int = Field(default=1, ge=1, le=1)
     network: str
     resource_url: str
 

@@ -11,7 +11,7 @@ Where the money has gone back there is a second one, the refund receipt, of anot
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from joserfc import jws
 from joserfc.errors import JoseError
@@ -56,7 +56,7 @@ class Receipt(Record):
         sandbox: only play money moved.
     """
 
-    version: Literal[1] = Field(1, alias="v")
+    version: int = Field(1, alias="v", ge=1, le=1)
     issuer: str = Field(alias="iss")
     charge: str = Field(alias="jti")
     issued_at: int = Field(alias="iat")
@@ -76,7 +76,7 @@ class Receipt(Record):
     uses: int = 1
     sandbox: bool = False
 
-    model_config = ConfigDict(populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True, strict=True)
 
     @classmethod
     def of(cls, charge: Charge, *, issuer: str, response_digest: str | None = None) -> Receipt:
@@ -119,7 +119,7 @@ class RefundReceipt(Record):
         sandbox: only play money moved.
     """
 
-    version: Literal[1] = Field(1, alias="v")
+    version: int = Field(1, alias="v", ge=1, le=1)
     issuer: str = Field(alias="iss")
     charge: str = Field(alias="jti")
     issued_at: int = Field(alias="iat")
@@ -134,7 +134,7 @@ class RefundReceipt(Record):
     transaction: str | None = None
     sandbox: bool = False
 
-    model_config = ConfigDict(populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True, strict=True)
 
     @classmethod
     def of(cls, charge: Charge, *, issuer: str) -> RefundReceipt:
