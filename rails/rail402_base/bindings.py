@@ -81,6 +81,8 @@ def answering_nonce(envelope: Mapping[str, Any]) -> bytes:
 class X402V2Binding:
     """The scheme `exact` on EVM inside x402, version 2: `PaymentRequirements`, and the payload of a payment."""
 
+    fixed_terms = True
+
     def __init__(self, spec: BaseSpec) -> None:
         self._spec = spec
 
@@ -147,6 +149,8 @@ class X402V1Binding:
     The proof is the whole of `X-PAYMENT` but its version: its scheme and network say whose it is.
     """
 
+    fixed_terms = True
+
     def __init__(self, spec: BaseSpec) -> None:
         self._spec, self._v2 = spec, X402V2Binding(spec)
         self._networks = {token.network.v1_name: token.network for token in spec.tokens}
@@ -188,6 +192,8 @@ class MppBinding:
     The draft knows one flow, in which the money is taken before the handler runs. Ours takes it afterwards where the
     route does not say otherwise, and tells the client so: `methodDetails.paymentFlow` is `authorization` then.
     """
+
+    fixed_terms = True
 
     def __init__(self, spec: BaseSpec) -> None:
         self._spec = spec

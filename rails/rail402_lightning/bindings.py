@@ -130,7 +130,7 @@ class X402Binding(_LightningBinding):
             "maxTimeoutSeconds": offer.timeout_seconds,
             "extra": {
                 "assetTransferMethod": offer.mechanism,
-                "paymentFlow": offer.flow.value,
+                "paymentFlow": str(offer.flow),
                 "paymentMethod": _METHOD,
                 "invoice": invoice.text,
                 **_binding_claims(invoice),

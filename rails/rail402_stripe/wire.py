@@ -263,6 +263,8 @@ class MppBinding:
     do not know the member send it back with the rest of the request.
     """
 
+    fixed_terms = True
+
     def __init__(self, spec: StripeSpec) -> None:
         self._spec = spec
 

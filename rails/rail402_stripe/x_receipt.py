@@ -24,6 +24,8 @@ class XReceiptBinding:
         mpp: the rail's binding for MPP.
     """
 
+    fixed_terms = True
+
     def __init__(self, mpp: Binding) -> None:
         self._mpp = mpp
 

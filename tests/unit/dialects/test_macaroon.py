@@ -36,6 +36,12 @@ def test_a_round_trip(identifier: bytes, location: bytes, caveats: list[bytes]) 
     assert made.verifies(KEY)
 
 
+@pytest.mark.parametrize("size", [1, 127, 128, 300])
+def test_a_field_of_any_size(size: int) -> None:
+    made = mint(KEY, b"i" * size, b"l" * size, [b"c" * size])
+    assert parse(made.serialize()) == made
+
+
 def test_anybody_can_restrict_and_nobody_can_widen() -> None:
     whole = mint(KEY, b"id", b"", [b"a=1"])
     less = whole.restrict(b"b=2")

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rail402.dialects import X402V2
@@ -112,6 +112,36 @@ def test_challenge_says_every_offer_that_x402_can_say() -> None:
         ],
         "extensions": declaration(required=False),
     }
+
+
+@settings(derandomize=True, database=None, deadline=None)
+@given(url=st.text(), description=st.text(), mime_type=st.text(max_size=8), extra=st.dictionaries(st.text(), JSON))
+def test_the_challenge_is_one_json_text_whatever_is_sold(
+    url: str, description: str, mime_type: str, extra: dict[str, Any]
+) -> None:
+    lightning = offer_of(LIGHTNING)
+    try:
+        offer = KEYS.issue(lightning.model_copy(update={"extra": extra}), ORDER, b"n" * 16)
+    except ValueError:  # no offer has what canonical JSON cannot say
+        return
+    order = ORDER.model_copy(update={"url": url})
+    challenge = challenge_of(offer, offer_of(BASE), of=order, description=description, mime_type=mime_type)
+    said = {"url": url, "description": description, "mimeType": mime_type}
+    entries = [LIGHTNING.bindings["x402-v2"].encode_offer(offer), BASE.bindings["x402-v2"].encode_offer(offer_of(BASE))]
+    expected = {
+        "x402Version": 2,
+        "error": "payment_required",
+        "resource": {name: text for name, text in said.items() if text or name == "url"},
+        "accepts": [
+            {**entry, "extra": {**entry.get("extra", {}), "token": each.token}}
+            for entry, each in zip(entries, challenge.offers, strict=True)
+        ],
+        "extensions": declaration(required=False),
+    }
+    ((_, value),) = X402.challenge(challenge, SERVER).fields
+    text = base64.b64decode(value, validate=True).decode("ascii")
+    assert json.loads(text) == expected == X402.required(challenge, SERVER)
+    assert list(json.loads(text)["accepts"][0]["extra"])[-1] == "token"
 
 
 def test_optional_members_are_absent_and_the_json_is_compact() -> None:

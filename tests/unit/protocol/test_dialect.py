@@ -48,6 +48,24 @@ class TestFields:
             Fields([("x", "a" * (MAX_HEADER_BYTES + 1))]).one("x")
         assert caught.value.code == "malformed_payment"
 
+    def test_a_line_is_read_once_by_each_reader(self) -> None:
+        asked = []
+
+        def read(line: str) -> str:
+            asked.append(line)
+            return line.upper()
+
+        fields = Fields([("A", "x"), ("b", "y"), ("a", "z")])
+        assert [fields.each("a", read), fields.each("b", read), fields.each("a", read)] == [
+            ["X", "Z"],
+            ["Y"],
+            ["X", "Z"],
+        ]
+        assert fields.each("a", str) == ["x", "z"]
+        assert fields.each("c", read) == []
+        assert asked == ["x", "z", "y"]
+        assert Fields([("a", "other")]).each("a", read) == ["OTHER"]
+
     @FUZZ
     @given(st.lists(st.tuples(st.binary(max_size=8), st.binary(max_size=8)), max_size=5))
     def test_any_bytes_are_fields(self, raw: list[tuple[bytes, bytes]]) -> None:

@@ -52,6 +52,28 @@ def test_what_is_no_term_does_not_count(offer: Offer, field: str) -> None:
     assert offer.model_copy(update={field: NOT_TERMS[field]}).canonical == offer.canonical
 
 
+@pytest.mark.parametrize("term", ALTERED)
+def test_a_copy_with_another_term_is_canonical_anew(offer: Offer, term: str) -> None:
+    known = offer.canonical
+    for also in ({}, {"token": "k.1.n.m"}):
+        copy = offer.model_copy(update={term: ALTERED[term], **also})
+        assert copy.canonical != known
+        assert copy.canonical == Offer(**copy.model_dump()).canonical
+
+
+@pytest.mark.parametrize("field", NOT_TERMS)
+def test_a_copy_with_the_same_terms_stays_canonical(offer: Offer, field: str) -> None:
+    assert offer.model_copy(update={field: NOT_TERMS[field]}).canonical == offer.canonical
+    assert offer.model_copy(update={field: NOT_TERMS[field]}).canonical is offer.canonical
+
+
+def test_what_is_looked_up_by_the_terms_is_of_the_same_terms(offer: Offer) -> None:
+    known = offer.terms_key
+    for name, value in {**ALTERED, **NOT_TERMS}.items():
+        same = name in ("token", "expires_at", "dialect", "envelope")
+        assert (offer.model_copy(update={name: value}).terms_key == known) is same, name
+
+
 def test_the_canonical_form(offer: Offer) -> None:
     assert json.loads(offer.canonical) == {
         "rail": "base",

@@ -16,7 +16,7 @@ import pytest
 
 from rail402.errors import ConfigurationError, PaymentRejected, RailUnavailable
 from rail402.money import Money
-from rail402.protocol.charge import Charge, Operation, PaymentEvent
+from rail402.protocol.charge import Charge, Operation, PaymentEvent, PaymentState
 from rail402.protocol.offer import Flow
 from rail402.protocol.payment import Payment
 from rail402.protocol.rail import (
@@ -35,6 +35,7 @@ from rail402.protocol.rail import (
 from rail402_stripe import StripeApi, StripeRail
 from rail402_stripe.intents import metadata_of
 from rail402_stripe.on_demand import MOST_OFFER_SECONDS
+from rail402_stripe.sandbox.idempotency import KEPT_SECONDS
 from rail402_stripe.wire import SANDBOX_PROFILE, payload_of, token_key
 from tests.unit.rail402_stripe.account import (
     CANCEL,
@@ -786,3 +787,18 @@ async def test_the_token_is_nowhere_but_in_the_payment(account: Account, caplog:
     for text in (*map(repr, found), charge.model_dump_json(), caplog.text, repr(payment)):
         assert spt not in text
         assert "_secret_" not in text.replace("_secret_…", "")
+
+
+async def test_what_is_asked_again_after_stripe_has_forgotten_the_key_happens_once(account: Account) -> None:
+    charge = await account.settled(Flow.ESCROW)
+    account.clock.advance(2 * KEPT_SECONDS)
+    asked = charge.model_copy(update={"payment": PaymentState.SETTLING})
+    assert isinstance(await account.rail.settle(asked, None), Settled)
+    assert await account.balance() == PRICE
+    refunding = step(charge, PaymentEvent.REFUND)
+    for _ in range(2):
+        assert isinstance(await account.rail.refund(refunding), Refunded)
+        account.clock.advance(2 * KEPT_SECONDS)
+    assert await account.balance() == 0
+    (intent,) = await account.intents()
+    assert len(await account.api.refunds(intent["id"])) == 1

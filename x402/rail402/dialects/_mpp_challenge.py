@@ -2,24 +2,22 @@
 
 Of two challenges of one route little differs but the offer's token, the expiry and the id, which is an HMAC over all of
 it. The rest is put together once and looked up from then on, by all that it is made of: a changed price or description
-is another key, and nothing of an offer's own is kept.
+is another key (see `_rails.written`), and nothing of an offer's own is kept.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
-
-from pydantic_core import to_json
+from typing import Final
 
 from rail402.dialects import auth_params
-from rail402.dialects._base64_json import compact_json, to_base64url
+from rail402.dialects._base64_json import to_base64url
 from rail402.protocol.base import Json, canonical_json, hmac_sha256_again
 
-__all__ = ["ECHO_THE_REQUEST_ONLY", "OFFER", "Made", "body_digest_field", "challenge_id", "make"]
+__all__ = ["ECHO_THE_REQUEST_ONLY", "OFFER", "Made", "Said", "body_digest_field", "challenge_id", "make", "said"]
 
 OFFER: Final = "_rail402_offer"
 """The member of `request` that holds the offer's token where it does not travel in `opaque`."""
@@ -57,7 +55,8 @@ def body_digest_field(body_digest: str) -> str:
     return "sha-256=" + base64.b64encode(bytes.fromhex(body_digest)).decode()
 
 
-class _Fixed(NamedTuple):
+@dataclass(slots=True)
+class _Fixed:
     """What all challenges of a method have in common on a route: members, the first slots of the id, parts of the line.
 
     The request is not in it, which may be each offer's own.
@@ -70,7 +69,28 @@ class _Fixed(NamedTuple):
     line_description: str
 
 
-class Made(NamedTuple):
+@dataclass(slots=True)
+class Said:
+    """What a challenge says of an offer as its rail writes it: the same for all offers of the same terms.
+
+    `text` is the request as it travels, empty where the offer's token goes into it.
+    """
+
+    method: str
+    intent: str
+    request: Json
+    text: str
+
+
+def said(wire: Json) -> Said:
+    """Return what is said of an offer; `wire` is `method`, `intent` and `request`."""
+    method, request = wire["method"], wire["request"]
+    text = "" if method in ECHO_THE_REQUEST_ONLY else to_base64url(canonical_json(request))
+    return Said(method, wire["intent"], request, text)
+
+
+@dataclass(slots=True)
+class Made:
     """A challenge. `digest` and `opaque` are empty where it has none; all five texts need no quoting."""
 
     fixed: _Fixed
@@ -104,32 +124,22 @@ class Made(NamedTuple):
         return f'{head}{digest}, expires="{self.expires}"{opaque}'
 
 
-def make(wire: Json, *, token: str, realm: str, description: str, digest: str, expires: str, secret: bytes) -> Made:
+def make(said: Said, *, token: str, realm: str, description: str, digest: str, expires: str, secret: bytes) -> Made:
     """Make the challenge for an offer.
 
     Args:
-        wire: the offer as its rail writes it: `method`, `intent` and `request`.
         token: the offer's.
         description: what is sold, for people; perhaps empty.
         digest: that of the request's body (see `body_digest_field`), empty where there is no body.
         expires: RFC 3339.
         secret: see `challenge_id`.
     """
-    method, request = wire["method"], wire["request"]
-    fixed = _fixed(realm, method, wire["intent"], description)
-    if method in ECHO_THE_REQUEST_ONLY:
-        text, opaque = to_base64url(canonical_json({**request, OFFER: token})), ""
+    fixed = _fixed(realm, said.method, said.intent, description)
+    if said.text:
+        text, opaque = said.text, to_base64url(f'{{"token":"{token}"}}'.encode())  # nothing in a token needs escaping
     else:
-        text = _request(to_json(request))
-        opaque = to_base64url(compact_json({"token": token}))  # one ASCII text: this is its canonical form
+        text, opaque = to_base64url(canonical_json({**said.request, OFFER: token})), ""
     return Made(fixed, _mac(secret, f"{fixed.slots}|{text}|{expires}|{digest}|{opaque}"), text, digest, expires, opaque)
-
-
-@lru_cache(maxsize=_ROUTES)
-def _request(said: bytes) -> str:
-    """Return a request as it travels, from JSON of it: one look at that takes a tenth of putting it in order."""
-    request: dict[str, Any] = json.loads(said)
-    return to_base64url(canonical_json(request))
 
 
 @lru_cache(maxsize=_ROUTES)

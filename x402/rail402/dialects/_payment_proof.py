@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, Literal
 
 from rail402.dialects._base64_json import compact_json, from_base64, to_base64
-from rail402.dialects._rails import offer_on_the_wire, proof_on_the_wire
+from rail402.dialects._rails import as_it_is, proof_on_the_wire, written
 from rail402.errors import MalformedInput, PaymentRejected
 from rail402.protocol.base import Json, parse_json
 from rail402.protocol.challenge import Challenge
@@ -126,11 +126,14 @@ def first_offer(dialect: str, challenge: Challenge, context: Context) -> tuple[O
 
     It is the first whose proof is known to its payer alone, or else the first.
     """
-    for offer in sorted(challenge.offers, key=lambda offer: not context.specs[offer.rail].bare_replay):
-        wire = offer_on_the_wire(dialect, offer, context)
-        if wire:
-            return offer, wire
-    return None
+    first = None
+    for offer in challenge.offers:
+        is_secret = context.specs[offer.rail].bare_replay
+        if (is_secret or first is None) and (wire := written(dialect, offer, context, as_it_is)):
+            if is_secret:
+                return offer, wire
+            first = offer, wire
+    return first
 
 
 def token_for(offer: Offer, context: Context) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
 from rail402.protocol.base import Json
@@ -13,9 +13,13 @@ from rail402.protocol.offer import Offer
 from rail402.protocol.payment import Payment
 from rail402.protocol.rail import Binding
 
-__all__ = ["offer_on_the_wire", "proof_on_the_wire", "read_echo", "read_offer", "read_offers", "read_payment"]
+__all__ = ["as_it_is", "proof_on_the_wire", "read_echo", "read_offer", "read_offers", "read_payment", "written"]
 
 T = TypeVar("T")
+
+_KEPT: Final = 256
+_kept: dict[tuple[Binding, Callable[[Json], Any], tuple[bytes, str, int]], tuple[Any]] = {}
+"""What `written` has made: public terms, and no token of any offer."""
 
 
 def read_echo(dialect: str, offer: Json, *, token: object, context: Context) -> tuple[Offer, Binding]:
@@ -115,10 +119,32 @@ def read_offers(entries: Iterable[T], read: Callable[[T], Offer | None]) -> list
     return offers
 
 
-def offer_on_the_wire(dialect: str, offer: Offer, context: Context) -> Json | None:
-    """Return how the offer's rail writes it in this dialect, None where it does not."""
+def written(dialect: str, offer: Offer, context: Context, write: Callable[[Json], T]) -> T | None:
+    """Return what `write` makes of an offer as its rail writes it in this dialect; None where the rail does not.
+
+    It is made once for all offers of the same terms where the rail says that theirs come again (`fixed_terms` of its
+    binding), and must not be changed later. `write` is told apart by its identity: a function of a module's.
+    """
     binding = context.specs.binding(offer.rail, dialect)
-    return None if binding is None else binding.encode_offer(offer)
+    if binding is None:
+        return None
+    if not getattr(binding, "fixed_terms", False):
+        wire = binding.encode_offer(offer)
+        return None if wire is None else write(wire)
+    key = (binding, write, offer.terms_key)
+    kept = _kept.get(key)
+    if kept is None:
+        wire = binding.encode_offer(offer)
+        kept = (None if wire is None else write(wire),)
+        if len(_kept) >= _KEPT:
+            _kept.clear()
+        _kept[key] = kept
+    return kept[0]
+
+
+def as_it_is(wire: Json) -> Json:
+    """Return the JSON itself, for `written`."""
+    return wire
 
 
 def proof_on_the_wire(dialect: str, offer: Offer, payload: Json, context: Context) -> Json:

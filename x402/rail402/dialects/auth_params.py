@@ -11,9 +11,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from rail402.errors import ConfigurationError
+from rail402.errors import ConfigurationError, MalformedInput
+from rail402.protocol.dialect import MAX_HEADER_BYTES, Fields
 
-__all__ = ["Scheme", "parse", "quote"]
+__all__ = ["Scheme", "challenges", "parse", "quote"]
 
 _WORD = r"([!#$%&'*+.^_`|~0-9A-Za-z-]++)"
 _SCHEME = re.compile(_WORD + r"(?=[ \t,]|$)(?![ \t]*+=)[ \t]*+")
@@ -21,7 +22,7 @@ _TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]++=*+(?=[ \t]*+(?:,|$))")
 _PARAM = re.compile(_WORD + r"[ \t]*+=[ \t]*+(?:(\")|([^\s,]*+))")
 _QUOTED = re.compile(r'((?:[^"\\]++|\\.)*+)"', re.DOTALL)
 _BETWEEN = re.compile(r"[ \t,]*+")
-_ELEMENT_REST = re.compile(r"[^,]*+")
+_TO_NEXT = re.compile(r"[^,]*+[ \t,]*+")
 _ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|(.))", re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PLAIN = re.compile(r"[ !#-\[\]-~]*+")
@@ -61,8 +62,23 @@ def parse(value: str) -> list[Scheme]:
         if param is not None:
             text, at = _value(value, param)
             schemes[-1].params.append((param[1].lower(), text))
-        at = _end(_BETWEEN, value, _end(_ELEMENT_REST, value, at))
+        at = _end(_TO_NEXT, value, at)
     return schemes[1:]
+
+
+def challenges(fields: Fields) -> list[Scheme]:
+    """Return the schemes of every `WWW-Authenticate` line.
+
+    Raises:
+        MalformedInput: a line is too long.
+    """
+    return [scheme for schemes in fields.each("www-authenticate", _challenges_of) for scheme in schemes]
+
+
+def _challenges_of(line: str) -> list[Scheme]:
+    if len(line) > MAX_HEADER_BYTES:
+        raise MalformedInput("www-authenticate", f"is longer than {MAX_HEADER_BYTES} bytes")
+    return parse(line)
 
 
 def _end(pattern: re.Pattern[str], value: str, at: int) -> int:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final, Literal
 
 from rail402.dialects import auth_params
-from rail402.dialects._rails import offer_on_the_wire, proof_on_the_wire, read_offer, read_offers
+from rail402.dialects._rails import as_it_is, proof_on_the_wire, read_offer, read_offers, written
 from rail402.dialects.macaroon import Macaroon, mint, parse
 from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
 from rail402.protocol.base import Json, hmac_sha256_again, sha256_hex
@@ -63,7 +63,7 @@ class L402(Dialect):
     def challenge(self, challenge: Challenge, context: Context) -> Envelope:
         """Return the challenge of the first offer that has an invoice. The parameters serve old parsers and new."""
         for offer in challenge.offers:
-            wire = offer_on_the_wire(self.name, offer, context)
+            wire = written(self.name, offer, context, as_it_is)
             if wire is not None:
                 token = base64.b64encode(_minted(wire, offer, context).serialize()).decode()
                 value = f'L402 macaroon="{token}", invoice="{wire["invoice"]}", version="0", token="{token}"'
@@ -107,11 +107,7 @@ class L402(Dialect):
         Raises:
             MalformedInput: none of them can be used, and one cannot be read.
         """
-        schemes = []
-        for line in fields.all("www-authenticate"):
-            if len(line) > MAX_HEADER_BYTES:
-                raise MalformedInput("www-authenticate", f"is longer than {MAX_HEADER_BYTES} bytes")
-            schemes += [scheme for scheme in auth_params.parse(line) if scheme.name in _SCHEMES]
+        schemes = [scheme for scheme in auth_params.challenges(fields) if scheme.name in _SCHEMES]
         schemes.sort(key=lambda scheme: _SCHEMES.index(scheme.name))
         offers = read_offers(schemes, lambda scheme: self._offer(scheme, context))
         return list({(offer.envelope or {})["token"]: offer for offer in reversed(offers)}.values())[::-1]

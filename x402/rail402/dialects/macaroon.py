@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from rail402.errors import MalformedInput
 from rail402.protocol.base import hmac_sha256, hmac_sha256_again
@@ -20,12 +20,12 @@ __all__ = ["MAX_BYTES", "Macaroon", "mint", "parse"]
 MAX_BYTES = 8192
 _VERSION = 2
 _EOS, _LOCATION, _IDENTIFIER, _VERIFICATION_ID, _SIGNATURE = 0, 1, 2, 4, 6
+_START, _END = bytes([_VERSION]), bytes([_EOS])
 _SIGNATURE_BYTES = 32
 _MAX_CAVEATS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Macaroon:
+class Macaroon(NamedTuple):
     """One macaroon. Nothing about it is verified until `verifies` says so.
 
     Attributes:
@@ -45,7 +45,7 @@ class Macaroon:
     def restrict(self, caveat: bytes) -> Macaroon:
         """Return it with one more caveat, which needs no key."""
         signature = hmac_sha256(self.signature, caveat)
-        return replace(self, caveats=(*self.caveats, caveat), signature=signature)
+        return self._replace(caveats=(*self.caveats, caveat), signature=signature)
 
     def verifies(self, root_key: bytes) -> bool:
         """Say whether it was made with `root_key` and has all of its caveats. What they say is not looked at."""
@@ -54,11 +54,11 @@ class Macaroon:
 
     def serialize(self) -> bytes:
         """Return its bytes."""
-        location = _field(_LOCATION, self.location) if self.location else b""
-        sections = [location + _field(_IDENTIFIER, self.identifier)]
-        sections += [_field(_IDENTIFIER, caveat) for caveat in self.caveats]
-        sections += [b"", _field(_SIGNATURE, self.signature)]
-        return bytes([_VERSION]) + bytes([_EOS]).join(sections)
+        head = _field(_IDENTIFIER, self.identifier)
+        if self.location:
+            head = _field(_LOCATION, self.location) + head
+        caveats = [_field(_IDENTIFIER, caveat) for caveat in self.caveats]
+        return _START + _END.join([head, *caveats, b"", _field(_SIGNATURE, self.signature)])
 
 
 def mint(root_key: bytes, identifier: bytes, location: bytes = b"", caveats: Sequence[bytes] = ()) -> Macaroon:
@@ -84,7 +84,7 @@ def parse(data: bytes) -> Macaroon:
     """
     if len(data) > MAX_BYTES:
         raise MalformedInput("macaroon", f"is longer than {MAX_BYTES} bytes")
-    if data[:1] != bytes([_VERSION]):
+    if data[:1] != _START:
         raise MalformedInput("macaroon", "is not in the binary format V2")
     sections = _sections(data)
     head, caveats = next(sections), []
@@ -101,7 +101,8 @@ def parse(data: bytes) -> Macaroon:
 
 
 def _field(tag: int, value: bytes) -> bytes:
-    return bytes([tag]) + _varint(len(value)) + value
+    size = len(value)
+    return b"%c%c%b" % (tag, size, value) if size < 0x80 else b"%c%b%b" % (tag, _varint(size), value)
 
 
 def _varint(number: int) -> bytes:

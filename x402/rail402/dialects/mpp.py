@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, ClassVar, Final, Literal, TypeVar
 
 from rail402.dialects import auth_params as auth_params
 from rail402.dialects._base64_json import compact_json, from_base64, to_base64url
-from rail402.dialects._mpp_challenge import ECHO_THE_REQUEST_ONLY, OFFER, Made, body_digest_field, challenge_id, make
-from rail402.dialects._rails import (
-    offer_on_the_wire,
-    proof_on_the_wire,
-    read_echo,
-    read_offer,
-    read_offers,
-    read_payment,
+from rail402.dialects._mpp_challenge import (
+    ECHO_THE_REQUEST_ONLY,
+    OFFER,
+    Made,
+    body_digest_field,
+    challenge_id,
+    make,
+    said,
 )
+from rail402.dialects._rails import proof_on_the_wire, read_echo, read_offer, read_offers, read_payment, written
 from rail402.dialects.accept_payment import preferred
 from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
 from rail402.protocol.base import Json, canonical_json
@@ -73,30 +74,35 @@ class Mpp(Dialect):
         return [made.params() for made in self._made(challenge, context)]
 
     def _made(self, challenge: Challenge, context: Context) -> list[Made]:
-        said = [self._made_of(offer, challenge, context) for offer in challenge.offers]
-        made = [each for each in said if each is not None]
+        made = self._made_of(challenge.offers, challenge, context)
         return preferred(challenge.preference, made, Made.method_and_intent) if challenge.preference else made
 
     def envelope(self, offer: Offer, challenge: Challenge, context: Context) -> Mapping[str, Any] | None:
         """Return the parameters of the challenge that says `offer`; see `Dialect.envelope`."""
-        made = self._made_of(offer, challenge, context)
-        return None if made is None else {"challenge": made.params()}
+        made = self._made_of([offer], challenge, context)
+        return {"challenge": made[0].params()} if made else None
 
-    def _made_of(self, offer: Offer, challenge: Challenge, context: Context) -> Made | None:
-        wire = offer_on_the_wire(self.name, offer, context)
-        if wire is None:
-            return None
-        assert offer.token is not None
+    def _made_of(self, offers: Iterable[Offer], challenge: Challenge, context: Context) -> list[Made]:
         body_digest = challenge.order.body_digest
-        return make(
-            wire,
-            token=offer.token,
-            realm=context.realm,
-            description=challenge.description,
-            digest="" if body_digest == EMPTY_BODY_DIGEST else body_digest_field(body_digest),
-            expires=_timestamp(offer.expires_at),
-            secret=_keys(context).derive("mpp"),
-        )
+        digest = "" if body_digest == EMPTY_BODY_DIGEST else body_digest_field(body_digest)
+        secret = _keys(context).derive("mpp")
+        made = []
+        for offer in offers:
+            terms = written(self.name, offer, context, said)
+            if terms is None:
+                continue
+            assert offer.token is not None
+            params = make(
+                terms,
+                token=offer.token,
+                realm=context.realm,
+                description=challenge.description,
+                digest=digest,
+                expires=_timestamp(offer.expires_at),
+                secret=secret,
+            )
+            made.append(params)
+        return made
 
     def offer_of(self, envelope: Mapping[str, Any], context: Context) -> Offer:
         """Return the offer of a challenge that came back; its id proves it ours. See `Dialect.offer_of`."""
@@ -170,7 +176,7 @@ class Mpp(Dialect):
         Raises:
             MalformedInput: no challenge can be used and one of them cannot be read, or a line is too long.
         """
-        schemes = [scheme for line in fields.all("www-authenticate") for scheme in _schemes(line, "www-authenticate")]
+        schemes = [scheme for scheme in auth_params.challenges(fields) if scheme.name == "payment"]
         return read_offers(schemes, lambda scheme: self.offer(_challenge(scheme), context))
 
     def offer(self, challenge: Mapping[str, str], context: Context) -> Offer | None:
@@ -232,14 +238,13 @@ def _check_ours(challenge: Mapping[str, str], keys: OfferKeys) -> None:
 # --- reading
 
 
-def _schemes(line: str, field: str) -> list[auth_params.Scheme]:
-    if len(line) > MAX_HEADER_BYTES:
-        raise MalformedInput(field, f"is longer than {MAX_HEADER_BYTES} bytes")
-    return [scheme for scheme in auth_params.parse(line) if scheme.name == "payment"]
-
-
 def _credentials(fields: Fields, name: str) -> list[str]:
-    return [scheme.token for line in fields.all(name) for scheme in _schemes(line, name)]
+    found = []
+    for line in fields.all(name):
+        if len(line) > MAX_HEADER_BYTES:
+            raise MalformedInput(name, f"is longer than {MAX_HEADER_BYTES} bytes")
+        found += [scheme.token for scheme in auth_params.parse(line) if scheme.name == "payment"]
+    return found
 
 
 def _read(read: Callable[[], T]) -> T:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
 from rail402.dialects._payment_proof import ProofDialect, checked_token, expiry_of, json_body, token_for
-from rail402.dialects._rails import offer_on_the_wire, read_offer, read_offers
+from rail402.dialects._rails import as_it_is, read_offer, read_offers, written
 from rail402.errors import MalformedInput
 from rail402.protocol.challenge import Challenge
 from rail402.protocol.dialect import MAX_HEADER_BYTES, Context, Envelope, Fields
@@ -51,7 +51,7 @@ class PaymentUri(ProofDialect):
         links = [
             (offer, wire["uri"], token_for(offer, context))
             for offer in challenge.offers
-            if (wire := offer_on_the_wire(self.name, offer, context)) is not None
+            if (wire := written(self.name, offer, context, as_it_is)) is not None
         ]
         links += [(offer, page, None) for offer in challenge.offers if (page := challenge.pages.get(offer.token or ""))]
         if not links:

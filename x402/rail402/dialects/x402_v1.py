@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final, Literal
 
 from rail402.dialects._base64_json import compact_json, from_base64, to_base64
-from rail402.dialects._rails import offer_on_the_wire, proof_on_the_wire, read_offer, read_offers
+from rail402.dialects._rails import as_it_is, proof_on_the_wire, read_offer, read_offers, written
 from rail402.dialects._x402 import MAX_SECONDS, outcome_of
 from rail402.errors import MalformedInput, PaymentRejected
 from rail402.protocol.base import Json, parse_json
@@ -49,7 +49,7 @@ class X402V1(Dialect):
         accepts = [
             {**wire, **resource}
             for offer in challenge.offers
-            if (wire := offer_on_the_wire(self.name, offer, context)) is not None
+            if (wire := written(self.name, offer, context, as_it_is)) is not None
         ]
         if not accepts:
             return Envelope()
@@ -100,7 +100,7 @@ class X402V1(Dialect):
         if not body[:64].lstrip().startswith(b"{") or len(body) > MAX_BODY:
             return []
         message = parse_json(body, field="body", max_bytes=MAX_BODY)
-        if message.get("x402Version") != VERSION:
+        if not _is_ours(message.get("x402Version")):
             return []
         accepts = message.get("accepts")
         if not isinstance(accepts, list):
@@ -126,5 +126,9 @@ class X402V1(Dialect):
 
 
 def _check_version(message: Json, field: str, hint: str) -> None:
-    if message.get("x402Version", VERSION) != VERSION:
+    if not _is_ours(message.get("x402Version", VERSION)):
         raise MalformedInput(field, f"x402Version must be {VERSION}; {hint}")
+
+
+def _is_ours(version: object) -> bool:
+    return type(version) is int and version == VERSION  # to Python, true is 1

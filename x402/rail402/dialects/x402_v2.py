@@ -7,13 +7,15 @@ whole, and may add to their `extra`: that is where our offer token travels.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar, Final, Literal
 
 from rail402.dialects._base64_json import compact_json, from_base64, to_base64
 from rail402.dialects._offer_receipt import offers_in, receipt_in, signed_offers, signed_receipt
 from rail402.dialects._payment_identifier import declaration, identifier_in, with_identifier
-from rail402.dialects._rails import offer_on_the_wire, proof_on_the_wire, read_offer, read_offers, read_payment
+from rail402.dialects._rails import proof_on_the_wire, read_offer, read_offers, read_payment, written
 from rail402.dialects._x402 import MAX_SECONDS, outcome_of, word_of
 from rail402.errors import MalformedInput
 from rail402.protocol.base import Json
@@ -45,39 +47,38 @@ class X402V2(Dialect):
     def __init__(self, *, identifier_required: bool = False, offer_receipts: bool = False) -> None:
         self._identifier_required, self.signs = identifier_required, offer_receipts
         self._extensions = declaration(required=identifier_required)
+        self._extensions_json = compact_json(self._extensions).decode()
 
     # --- server
 
     def challenge(self, challenge: Challenge, context: Context) -> Envelope:
         """Return `PAYMENT-REQUIRED`."""
-        required = self.required(challenge, context)
-        return Envelope() if required is None else Envelope([("PAYMENT-REQUIRED", to_base64(compact_json(required)))])
+        required = self._required(challenge, context)
+        return Envelope() if required is None else Envelope([("PAYMENT-REQUIRED", to_base64(required.encode()))])
 
     def required(self, challenge: Challenge, context: Context) -> dict[str, Any] | None:
         """Return the PaymentRequired, with an entry of `accepts` per offer that x402 can say; None without any."""
-        said = [
-            (_with_token(wire, offer), offer)
-            for offer in challenge.offers
-            if (wire := offer_on_the_wire(self.name, offer, context)) is not None
-        ]
-        if not said:
+        required = self._required(challenge, context)
+        return None if required is None else json.loads(required)
+
+    def _required(self, challenge: Challenge, context: Context) -> str | None:
+        """Return it as JSON, which is put together from parts: most of them are the same in every 402 of a route."""
+        offers, entries = [], []
+        for offer in challenge.offers:
+            up_to_token = written(self.name, offer, context, _up_to_token)
+            if up_to_token is not None:
+                assert offer.token is not None
+                offers.append(offer)
+                entries.append(f'{up_to_token}{offer.token}"}}}}')
+        if not entries:
             return None
-        accepts, extensions = [entry for entry, _ in said], self._extensions
+        accepts, extensions = ",".join(entries), self._extensions_json
         if self.signs and context.sign is not None:
-            offers = [offer for _, offer in said]
-            extensions = {**extensions, **signed_offers(challenge.order.url, accepts, offers, context.sign)}
-        resource = {"url": challenge.order.url}
-        if challenge.description:
-            resource["description"] = challenge.description
-        if challenge.mime_type:
-            resource["mimeType"] = challenge.mime_type
-        return {
-            "x402Version": VERSION,
-            "error": word_of(challenge.code, challenge.rail, self.name, context),
-            "resource": resource,
-            "accepts": accepts,
-            "extensions": extensions,
-        }
+            signed = signed_offers(challenge.order.url, json.loads(f"[{accepts}]"), offers, context.sign)
+            extensions = compact_json({**self._extensions, **signed}).decode()
+        error = word_of(challenge.code, challenge.rail, self.name, context)
+        head = _up_to_accepts(error, challenge.order.url, challenge.description, challenge.mime_type)
+        return f'{head}[{accepts}],"extensions":{extensions}}}'
 
     def payments(self, fields: Fields, body_digest: str, context: Context) -> list[Payment]:
         """Return the payment in `PAYMENT-SIGNATURE`; nulls and members that we did not send are passed over.
@@ -207,9 +208,23 @@ def _object(message: Json, name: str, field: str) -> dict[str, Any]:
     return value
 
 
-def _with_token(requirements: Json, offer: Offer) -> dict[str, Any]:
-    assert offer.token is not None
-    return {**requirements, "extra": {**requirements.get("extra", {}), "token": offer.token}}
+@lru_cache(maxsize=256)
+def _up_to_accepts(error: str, url: str, description: str, mime_type: str) -> str:
+    """Return a PaymentRequired as JSON, up to the list of what is accepted."""
+    resource = {"url": url}
+    if description:
+        resource["description"] = description
+    if mime_type:
+        resource["mimeType"] = mime_type
+    said = {"x402Version": VERSION, "error": error, "resource": resource, "accepts": []}
+    return compact_json(said).decode().removesuffix("[]}")
+
+
+def _up_to_token(requirements: Json) -> str:
+    """Return an entry of `accepts` as JSON, up to the token: the last member of `extra`, which is the entry's last."""
+    entry = dict(requirements)
+    entry["extra"] = {**entry.pop("extra", {}), "token": ""}
+    return compact_json(entry).decode().removesuffix('"}}')
 
 
 def _without_token(accepted: Json) -> tuple[dict[str, Any], object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from rail402.errors import MalformedInput
 from rail402.protocol.base import Json
@@ -18,6 +18,8 @@ from rail402.protocol.rail import Registry
 
 __all__ = ["MAX_HEADER_BYTES", "Context", "Dialect", "Envelope", "Fields", "Signer"]
 
+T = TypeVar("T")
+
 MAX_HEADER_BYTES = 65_536
 """Payment fields longer than this are refused unread."""
 
@@ -29,10 +31,11 @@ Signer = Callable[[Json], str]
 class Fields:
     """The header fields of a message, in order, names in lower case (RFC 9110, section 5)."""
 
-    __slots__ = ("_items",)
+    __slots__ = ("_items", "_read")
 
     def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
         self._items = [(name.lower(), value) for name, value in items]
+        self._read: dict[tuple[str, Callable[[str], Any]], list[Any]] = {}
 
     @classmethod
     def from_raw(cls, raw: Iterable[tuple[bytes, bytes]]) -> Fields:
@@ -42,6 +45,13 @@ class Fields:
     def all(self, name: str) -> list[str]:
         """Return the values of every line called `name` (lower case)."""
         return [value for key, value in self._items if key == name]
+
+    def each(self, name: str, read: Callable[[str], T]) -> list[T]:
+        """Return what `read` makes of every line called `name`; however many dialects ask, each is read once."""
+        known = self._read.get((name, read))
+        if known is None:
+            known = self._read[name, read] = [read(line) for line in self.all(name)]
+        return known
 
     def one(self, name: str) -> str | None:
         """Return the only value of `name`, None where there is no such line.
@@ -61,7 +71,7 @@ class Fields:
         return iter(self._items)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Envelope:
     """What a dialect adds to a response: field lines, and members of the shared JSON body."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field
 
@@ -89,6 +89,19 @@ class Offer(Record):
         """The canonical JSON of the terms. The expiry is not in it: the token carries that itself."""
         terms = self.model_dump(exclude=_NOT_TERMS, mode="json")
         return canonical_json(terms | {"amount": str(self.amount)})
+
+    @cached_property
+    def terms_key(self) -> tuple[bytes, str, int]:
+        """All that is asked, expiry and token aside, to look up by."""
+        return self.canonical, self.currency, self.exponent
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with the fields of `update` changed; see `Record`. An offer keeps its canonical form when it is
+        given its token."""
+        copy = super().model_copy(update=update, deep=deep)
+        if "canonical" in self.__dict__ and (update is None or update.keys() <= _NOT_TERMS):
+            copy.__dict__["canonical"] = self.canonical
+        return copy
 
     @property
     def price(self) -> Money:

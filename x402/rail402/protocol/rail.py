@@ -22,6 +22,7 @@ from rail402.protocol.outcome import (
     Failed,
     Held,
     NotPaid,
+    Observation,
     Paid,
     Pending,
     Refunded,
@@ -39,6 +40,7 @@ __all__ = [
     "Held",
     "Holds",
     "NotPaid",
+    "Observation",
     "OwnWords",
     "Paid",
     "PaymentRail",
@@ -70,6 +72,9 @@ class Binding(Protocol):
     `{"method", "intent", "request"}`, and the credential's `payload`; in `x-receipt` the `payment` object, and
     `{"receipt": text}`; in `x-payment` the object of the field, in `x-price` `{"price", "currency", "paymentAddress"}`
     and what else is needed, in `payment-uri` `{"uri": text}`, and in these three `{"proof": object}`.
+
+    Where `fixed_terms` is there and true, `encode_offer` is asked once for all offers of the same terms: it looks at
+    neither token nor expiry, which the dialects say. It is for rails whose offers have the same terms again and again.
     """
 
     def encode_offer(self, offer: Offer) -> Json | None: ...
@@ -305,7 +310,13 @@ class Wallet(ABC):
         """Open connections."""
 
     async def close(self) -> None:
-        """Close what `start` opened."""
+        """Close what `start` or `examine` opened."""
+
+    async def examine(self) -> Sequence[Observation]:
+        """Open it as `start` does, and look whether it could pay, for `rail402 doctor`. Nothing is paid meanwhile, and
+        nothing that was begun before is gone on with. Raises what `start` does."""
+        await self.start()
+        return ()
 
     @abstractmethod
     async def can_pay(self, offer: Offer) -> Cost | None:
@@ -364,7 +375,8 @@ class Registry:
 
     def binding(self, rail: str, dialect: str) -> Binding | None:
         """Return how `rail` speaks `dialect`, or None where it does not."""
-        return self[rail].bindings.get(dialect)
+        spec = self._specs.get(rail) or self[rail]  # which says what is there instead
+        return spec.bindings.get(dialect)
 
     def word(self, rail: str, dialect: str, code: str) -> str | None:
         """Return what `rail` calls a reason code in `dialect`, or None where it has no word of its own for it."""

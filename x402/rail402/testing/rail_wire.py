@@ -201,6 +201,9 @@ class WireCases(RailCases):
             binding = bench.rail.spec.bindings[dialect.name]
             wire = binding.encode_offer(offer)
             assert wire is not None
+            if getattr(binding, "fixed_terms", False):
+                later = offer.model_copy(update={"token": None, "expires_at": offer.expires_at + 1})
+                assert binding.encode_offer(later) == wire, f"fixed_terms: {dialect.name} says what is no term"
             read = binding.decode_offer(on_the_wire(wire), expires_at=offer.expires_at)
             assert read is not None, f"{dialect.name}: it does not know its own offer"
             if dialect.echo == "full":  # the token is over these very terms
