@@ -69,8 +69,8 @@ How it can end for who pays:
 - **released**: nothing was taken. It was **claimed again** with the same payment, or **bought anew** with another; or
   neither, where the handler never works, and on lnd after 700 seconds: its time cannot be moved, its invoices are too
   old;
-- **refunded**: taken, and given back because the handler failed; on lnd the seller grants it, and the payer fetches it
-  with an invoice of its own;
+- **refunded**: taken, and given back because the handler failed; on Lightning the seller grants it, and the payer
+  fetches it with an invoice of its own;
 - **had it in hand**: the client died after its journal had closed the purchase and before it used the goods; it buys
   anew. What a program does with an answer is not in the journal;
 - **came when the window was over**: the answer was stored, and its payer came for it later than the route's `valid`
