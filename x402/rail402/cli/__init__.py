@@ -12,6 +12,8 @@ def main() -> None:
     try:
         from rail402.cli.app import run
     except ImportError as error:
+        if (error.name or "rail402").startswith("rail402"):
+            raise
         sys.stderr.write(f"rail402 needs {error.name}; install the command line: pip install 'rail402[all]'\n")
         raise SystemExit(2) from error
     run()

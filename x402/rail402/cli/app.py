@@ -105,6 +105,8 @@ def run() -> None:
     try:
         app()
     except ImportError as error:  # each command imports what only it needs
+        if (error.name or "rail402").startswith("rail402"):
+            raise
         typer.echo(f"rail402: this needs {error.name}; try: pip install 'rail402[all]'", err=True)
         raise SystemExit(ExitCode.FAILED) from error
     except Rail402Error as error:
