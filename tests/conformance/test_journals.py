@@ -216,6 +216,12 @@ async def test_windows_hold_what_was_bought_in_them_to_the_second(journal: Journ
             assert total == (0 if held is None else held.total.amount * 100), (number, level)
 
 
+async def test_a_window_is_read_after_2038(journal: Journal) -> None:
+    await reserve(journal, record(), budget=Budget(per_hour="1 USD"), now=2**31)
+    with pytest.raises(BudgetExceeded):
+        await reserve(journal, record(1), budget=Budget(per_hour="1 USD"), now=2**31 + 60)
+
+
 async def test_purchases_that_end_at_once_are_all_added_up(journal: Journal) -> None:
     budget = Budget(rules=[Rule(host="*", total="99 USD"), Rule(rail="*", per_hour="99 USD")])
     wanted = [record(number, cost="0.1 USD") for number in range(40)]

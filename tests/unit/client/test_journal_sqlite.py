@@ -164,7 +164,8 @@ def _steps(journal: Journal, purchases: int, minutes: int) -> int:
         connection.execute("UPDATE spending SET is_open = 0")
         connection.set_progress_handler(count, 1)
         for period, since in (("day", NOW - 86_400), ("total", -1)):
-            values = {"scope": "", "period": period, "currency": "USD", "since": since, "first_minute": since // 60}
+            values = {"scope": "", "period": period, "currency": "USD", "since": since}
+            values |= {"first_minute": since // 60, "first_minute_end": (since // 60 + 1) * 60}
             ((total, _),) = connection.execute(window, values).fetchall()
             assert total == (purchases if period == "total" else -(-purchases * min(minutes, 1440) // minutes))
         connection.set_progress_handler(None, 0)

@@ -358,10 +358,10 @@ async def _window(session: Session, entry: Entry, now: int) -> Spent:
 
 
 def _begin(window: Level, now: int) -> dict[str, int]:
-    """Return the time after which what was spent counts in a window, and the minute that this is in."""
+    """Return the time after which what was spent counts in a window, the minute that this is in, and that one's end."""
     seconds = WINDOWS[window]
     since = -1 if seconds is None else now - seconds
-    return {"since": since, "first_minute": since // 60}
+    return {"since": since, "first_minute": since // 60, "first_minute_end": (since // 60 + 1) * 60}
 
 
 def _spent(currency: str, total: int, unresolved: int) -> Spent:

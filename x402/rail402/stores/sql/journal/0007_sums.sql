@@ -25,12 +25,27 @@ SELECT scope, period, currency, minute, sum(amount)
  GROUP BY scope, period, currency, minute;
 
 -- A sum that SQLite's integers cannot hold stays at the largest of them, which no limit allows; else it would be rounded.
-CREATE TRIGGER add_closed_spending AFTER UPDATE ON spending WHEN OLD.is_open AND NOT NEW.is_open
+CREATE TRIGGER add_inserted_spending AFTER INSERT ON spending WHEN NOT NEW.is_open
 BEGIN
     INSERT INTO spending_sums (scope, period, currency, minute, amount)
     VALUES (NEW.scope, NEW.period, NEW.currency, NEW.minute, NEW.amount)
         ON CONFLICT (period, scope, currency, minute)
         DO UPDATE SET amount = min(amount + excluded.amount, 9223372036854775807);
+END;
+
+CREATE TRIGGER add_updated_spending AFTER UPDATE ON spending WHEN NOT NEW.is_open
+BEGIN
+    INSERT INTO spending_sums (scope, period, currency, minute, amount)
+    VALUES (NEW.scope, NEW.period, NEW.currency, NEW.minute, NEW.amount)
+        ON CONFLICT (period, scope, currency, minute)
+        DO UPDATE SET amount = min(amount + excluded.amount, 9223372036854775807);
+END;
+
+CREATE TRIGGER subtract_updated_spending AFTER UPDATE ON spending WHEN NOT OLD.is_open
+BEGIN
+    UPDATE spending_sums
+       SET amount = amount - OLD.amount
+     WHERE scope = OLD.scope AND period = OLD.period AND currency = OLD.currency AND minute = OLD.minute;
 END;
 
 CREATE TRIGGER subtract_deleted_spending AFTER DELETE ON spending WHEN NOT OLD.is_open

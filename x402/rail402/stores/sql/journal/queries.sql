@@ -55,7 +55,7 @@ SELECT CAST(coalesce(sum(amount), 0) AS BIGINT), CAST(coalesce(sum(unresolved), 
         SELECT amount, 0
           FROM spending
          WHERE scope = :scope AND period = :period AND currency = :currency AND is_open = FALSE
-           AND spent_at > :since AND spent_at < (:first_minute + 1) * 60) AS held;
+           AND spent_at > :since AND spent_at < :first_minute_end) AS held;
 
 -- name: windows
 -- The same for every scope and currency of a period.
@@ -70,7 +70,7 @@ SELECT scope, currency, CAST(sum(amount) AS BIGINT), CAST(sum(unresolved) AS BIG
          UNION ALL
         SELECT scope, currency, amount, 0
           FROM spending
-         WHERE period = :period AND is_open = FALSE AND spent_at > :since AND spent_at < (:first_minute + 1) * 60) AS held
+         WHERE period = :period AND is_open = FALSE AND spent_at > :since AND spent_at < :first_minute_end) AS held
  GROUP BY scope, currency
  ORDER BY scope, currency;
 

@@ -19,24 +19,20 @@ SELECT scope, period, currency, minute, sum(amount)
  WHERE NOT is_open
  GROUP BY scope, period, currency, minute;
 
-CREATE FUNCTION rail402_add_closed_spending() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION rail402_add_spending() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO rail402_spending_sums AS sums (scope, period, currency, minute, amount)
-    VALUES (NEW.scope, NEW.period, NEW.currency, NEW.minute, NEW.amount)
-        ON CONFLICT (scope, period, currency, minute) DO UPDATE SET amount = sums.amount + excluded.amount;
+    IF TG_OP <> 'INSERT' AND NOT OLD.is_open THEN
+        UPDATE rail402_spending_sums
+           SET amount = amount - OLD.amount
+         WHERE scope = OLD.scope AND period = OLD.period AND currency = OLD.currency AND minute = OLD.minute;
+    END IF;
+    IF TG_OP <> 'DELETE' AND NOT NEW.is_open THEN
+        INSERT INTO rail402_spending_sums AS sums (scope, period, currency, minute, amount)
+        VALUES (NEW.scope, NEW.period, NEW.currency, NEW.minute, NEW.amount)
+            ON CONFLICT (scope, period, currency, minute) DO UPDATE SET amount = sums.amount + excluded.amount;
+    END IF;
     RETURN NULL;
 END $$;
 
-CREATE FUNCTION rail402_subtract_deleted_spending() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    UPDATE rail402_spending_sums
-       SET amount = amount - OLD.amount
-     WHERE scope = OLD.scope AND period = OLD.period AND currency = OLD.currency AND minute = OLD.minute;
-    RETURN NULL;
-END $$;
-
-CREATE TRIGGER rail402_add_closed_spending AFTER UPDATE ON rail402_spending
-    FOR EACH ROW WHEN (OLD.is_open AND NOT NEW.is_open) EXECUTE FUNCTION rail402_add_closed_spending();
-
-CREATE TRIGGER rail402_subtract_deleted_spending AFTER DELETE ON rail402_spending
-    FOR EACH ROW WHEN (NOT OLD.is_open) EXECUTE FUNCTION rail402_subtract_deleted_spending();
+CREATE TRIGGER rail402_add_spending AFTER INSERT OR UPDATE OR DELETE ON rail402_spending
+    FOR EACH ROW EXECUTE FUNCTION rail402_add_spending();
