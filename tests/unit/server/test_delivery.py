@@ -122,6 +122,44 @@ async def test_a_client_that_has_it_all_may_leave_before_the_end(
     assert "changed the charge" not in caplog.text
 
 
+@pytest.mark.parametrize("pieces", [["half"], ["nearly ", "half"]])
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_an_answer_that_is_shorter_than_it_says_is_no_answer(flow: str, pieces: list[str]) -> None:
+    """Servers break it off; so its payer does not have it, and is not to have paid for it."""
+    lengths = iter([99, len("".join(pieces))])
+
+    async def short(request: Request) -> Response:
+        headers = {"content-length": str(next(lengths))}
+        return StreamingResponse(iter(pieces), headers=headers) if pieces[1:] else Response(pieces[0], headers=headers)
+
+    shop = shop_with(short, flow)
+    async with shop.open():
+        proof = await shop.quote("/goods")
+        await shop.request("/goods", headers=proof).run()
+        charge = await shop.only_charge()
+        assert charge.delivery is Delivery.FAILED
+        if flow == "upfront" and not pieces[1:]:  # nothing has left: it is given back, as after any failure
+            assert (charge.payment, shop.ledger.charged_total) == (PaymentState.REFUNDED, 0)
+            return
+        again = await shop.request("/goods", headers=proof).run()
+        assert (again.status, again.body) == (200, "".join(pieces).encode())
+        charge = await shop.only_charge()
+        assert (charge.payment, charge.delivery) == (PaymentState.SETTLED, Delivery.STORED)
+        assert shop.ledger.charged_total == 3000
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+async def test_what_has_no_body_lacks_none(flow: str) -> None:
+    async def head(request: Request) -> Response:
+        return Response(headers={"content-length": "99"})
+
+    shop = shop_with(head, flow, methods=["HEAD"])
+    async with shop.open():
+        proof = await shop.quote("/goods", method="HEAD")
+        await shop.request("/goods", method="HEAD", headers=proof).run()
+        assert (await shop.only_charge()).delivery is Delivery.STORED
+
+
 @pytest.mark.parametrize("flow", FLOWS)
 async def test_a_client_that_leaves_while_the_last_piece_is_kept(flow: str, caplog: pytest.LogCaptureFixture) -> None:
     keeping, kept = asyncio.Event(), asyncio.Event()

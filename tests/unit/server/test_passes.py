@@ -576,3 +576,51 @@ async def test_the_first_use_of_a_pass_counts_as_streamed() -> None:
         await library.get("a", await library.shop.quote("/books/a"))
         charge = await library.shop.only_charge()
         assert (charge.delivery, charge.uses, charge.uses_taken) == (Delivery.STREAMED, 3, 1)
+
+
+def broken_off(pieces: list[str]) -> Response:
+    """Return an answer that says that it is longer than it is."""
+    headers = {"content-length": "99"}
+    return StreamingResponse(iter(pieces), headers=headers) if pieces[1:] else Response(pieces[0], headers=headers)
+
+
+@pytest.mark.parametrize("pieces", [["half"], ["nearly ", "half"]])
+async def test_a_use_whose_answer_is_shorter_than_it_says_is_kept_for_no_repeat(pieces: list[str]) -> None:
+    library = Library()
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        await library.get("a", proof)
+        library.next = [broken_off(pieces)]
+        wire = library.shop.request("/books/b", headers={**proof, "idempotency-key": "k"})
+        await wire.run()
+        again = await library.get("b", proof, "k")
+        assert (again.status_code, again.text[:8]) == (200, "/books/b")
+        statuses = [(await library.get("c", proof)).status_code for _ in range(2)]
+        # What had begun to leave was a use, as whenever an answer breaks off; what had not was none.
+        assert statuses == ([200, 402] if len(pieces) == 1 else [402, 402])
+
+
+async def test_a_client_may_take_its_time_over_the_last_piece() -> None:
+    library = Library()
+    stalled, go_on = asyncio.Event(), asyncio.Event()
+
+    async def reading(message: Any) -> None:
+        if message.get("body") == b"last":
+            stalled.set()
+            await go_on.wait()
+
+    async with library.shop.open():
+        proof = await library.shop.quote("/books/a")
+        await library.get("a", proof)
+        library.next = [StreamingResponse(iter(["first", "last"]), headers={"content-length": "9"})]
+        wire = library.shop.request("/books/b", headers=proof, watch=reading)
+        running = asyncio.create_task(wire.run())
+        async with asyncio.timeout(5):
+            await stalled.wait()
+            library.shop.clock.advance(3600)
+            await asyncio.sleep(0)
+            # The use is counted: nothing may find out that its lease is nobody's any more.
+            assert not [task for task in asyncio.all_tasks() if "PassDelivery._stay" in repr(task)]
+            go_on.set()
+            await running
+        assert (wire.body, wire.complete) == (b"firstlast", True)

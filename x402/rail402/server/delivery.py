@@ -66,7 +66,7 @@ class Delivery:
         self._slot = exchange.request.slot
         self._phase = _Phase.WAITING
         self._head: Message = {}
-        self._remaining = Remaining({})
+        self._remaining = Remaining({}, "")
         self._copy: bytearray | None = bytearray()
         self._kept = False
         self._goes_on = False
@@ -140,7 +140,8 @@ class Delivery:
                 logger.warning("charge %s: %s came out of order and is dropped", self.charge.id, other)
 
     async def _start(self, message: Message) -> None:
-        self._head, self._remaining = message, Remaining(message)
+        self._head = message
+        self._remaining = Remaining(message, self._exchange.request.order.method)
         if message["status"] >= 400:
             await self.fail()
             await self._leave(_Phase.FAILED)
@@ -150,7 +151,11 @@ class Delivery:
 
     async def _body(self, message: Message, body: bytes, more: bool) -> None:
         more = self._remaining.after(body, more)
-        if self._phase is _Phase.WAITING:
+        broke_off = not more and self._remaining.is_missing
+        if broke_off and self._phase is _Phase.WAITING:
+            await self.fail()
+            await self._leave(_Phase.FAILED)
+        elif self._phase is _Phase.WAITING:
             whole = None if more else body
             if self.charge.payment is PaymentState.SETTLED and whole is not None:
                 await self._keep(with_receipt(self._services, self.charge, sha256_hex(whole)), whole)
@@ -161,9 +166,9 @@ class Delivery:
         if self._phase is _Phase.FAILED:
             await self._exchange.send(message)
         elif self._phase is _Phase.DRAINING:
-            await self._drain(body, more)
+            await self._drain(body, more, broke_off=broke_off)
         else:
-            if not self._kept:
+            if not self._kept and not broke_off:  # what broke off is the end of a failed handler
                 await self._tee(body, more)
             await (self._exchange.send(message) if self._kept else self._send_slowly(message))
 
@@ -268,12 +273,12 @@ class Delivery:
             self._kept = True
             await self._write(Finished(self.charge.deliver(DeliveryEvent.STREAM, lease_until=self._services.clock())))
 
-    async def _drain(self, body: bytes, more: bool) -> None:
+    async def _drain(self, body: bytes, more: bool, *, broke_off: bool) -> None:
         assert self._copy is not None
         self._copy += body
         if len(self._copy) > self._services.settings.max_stored or not more:
             self._phase = _Phase.WITHHELD
-            if not more:
+            if not more and not broke_off:
                 await self._keep(self.charge, bytes(self._copy))
             raise Withheld
 

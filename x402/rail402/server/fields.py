@@ -97,17 +97,27 @@ class Remaining:
     """What of a response's body is still to come.
 
     A framework that streams ends with an empty piece; but a client that has as much as `Content-Length` says has all of
-    it, and may be gone before that comes.
+    it, and may be gone before that comes. And one that has less has not got it: servers break such a response off.
+
+    Args:
+        start: the response's ASGI start.
+        method: what the request asked with; the answer to `HEAD` has no body, whatever its fields say.
     """
 
-    def __init__(self, start: Mapping[str, Any]) -> None:
-        self._bytes = content_length(start)
+    def __init__(self, start: Mapping[str, Any], method: str) -> None:
+        has_body = method != "HEAD" and start.get("status") not in (204, 304)
+        self._bytes = content_length(start) if has_body else None
 
     def after(self, body: bytes, more: bool) -> bool:
         """Return whether anything comes after this piece; `more` is what its message says."""
         if self._bytes is not None:
             self._bytes -= len(body)  # below 0 where the field lies
         return more and self._bytes != 0
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is less so far than `Content-Length` says."""
+        return self._bytes is not None and self._bytes > 0
 
 
 def _charge_field(charge: Charge) -> list[tuple[bytes, bytes]]:

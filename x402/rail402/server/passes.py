@@ -39,7 +39,7 @@ class PassDelivery:
         self._services, self._payment, self._charge, self._exchange = services, payment, charge, exchange
         self._use = use
         self._head: Message = {}
-        self._remaining = Remaining({})
+        self._remaining = Remaining({}, "")
         self._copy: bytearray | None = bytearray() if exchange.request.slot else None
         self._served = self._ended = False
         self._staying: asyncio.Task[None] | None = None
@@ -75,7 +75,7 @@ class PassDelivery:
 
     async def _start(self, message: Message) -> None:
         self._head, self._served = message, message["status"] < 400
-        self._remaining = Remaining(message)
+        self._remaining = Remaining(message, self._exchange.request.order.method)
         if self._served:
             await self._renew()
         if not self._served or content_length(message) is None:
@@ -92,16 +92,19 @@ class PassDelivery:
             self._copy += body
             if len(self._copy) > self._services.settings.max_stored:
                 self._copy = None
-        if self._remaining.after(body, more):
+        more = self._remaining.after(body, more)
+        if not more and self._remaining.is_missing:
+            self._served = self.has_begun  # else nothing usable was sent
+        elif more:
             await self._renew()
             self._staying = self._staying or asyncio.create_task(self._stay())
         elif not self._ended:
             await self._end()
 
     async def _renew(self) -> None:
-        """Keep the lease of a long answer alive."""
+        """Keep the lease of a long answer alive, until the use is counted."""
         settings, charge = self._services.settings, self._charge.id
-        if self._use.lease_until - self._services.clock() < settings.lease_seconds // 2:
+        if not self._ended and self._use.lease_until - self._services.clock() < settings.lease_seconds // 2:
             self._use = Use(self._use.id, self._services.lease())
             renewing = self._services.store.renew_use(charge, self._use.id, lease_until=self._use.lease_until)
             await self._check(renewing)
@@ -119,8 +122,10 @@ class PassDelivery:
         if self._copy is not None:
             head = self._head["status"], end_to_end(self._head.get("headers", ()))
             response = StoredResponse(*head, bytes(self._copy))
-        await self._check(self._services.store.end_use(self._charge.id, self._use.id, response=response))
         self._ended = True
+        if self._staying is not None:
+            self._staying.cancel()
+        await self._check(self._services.store.end_use(self._charge.id, self._use.id, response=response))
 
     async def _check(self, writing: Coroutine[Any, Any, bool]) -> None:
         """Withhold what has not left where the use is not ours any more; it goes out where the store is down."""
