@@ -168,3 +168,26 @@ async def test_a_watcher_that_raises_is_an_interruption(market: Market, kind_of_
     assert (await market.request(payer)).text == "article 1"
     assert market.ledger.count("pay") == 1
     assert len(set(market.shop.proofs)) == 1
+
+
+async def test_a_watcher_that_raises_over_the_body_loses_no_purchase(market: Market) -> None:
+    sell = market.shop.handle
+
+    async def in_pieces(request: httpx.Request) -> httpx.Response:
+        answer = await sell(request)
+        if answer.status_code == 402:
+            return answer
+        return httpx.Response(200, headers=dict(answer.headers), stream=Pieces(b"one", b"two"))
+
+    def fail(step: Step) -> None:
+        if isinstance(step, Receiving):
+            raise KeyError("Receiving")
+
+    market.shop.handle = in_pieces  # type: ignore[method-assign]
+    payer = market.payer()
+    payer.on_progress = fail
+    with pytest.raises(KeyError):
+        await market.request(payer)
+    payer.on_progress = None
+    await market.request(payer)
+    assert market.ledger.count("pay") == 1

@@ -286,7 +286,11 @@ class _WatchedAsync(httpx.AsyncByteStream):
         try:
             async for chunk in self._inner:
                 received += len(chunk)
-                self._flow.received(received, self._expected)
+                try:
+                    self._flow.received(received, self._expected)
+                except BaseException:  # whoever watches: the body is lost all the same
+                    await asyncio.shield(self._flow.broke_off())
+                    raise
                 yield chunk
         except (httpx.TransportError, TimeoutError, asyncio.CancelledError):
             await asyncio.shield(self._flow.broke_off())
@@ -317,7 +321,11 @@ class _WatchedSync(httpx.SyncByteStream):
         try:
             for chunk in self._inner:
                 received += len(chunk)
-                self._flow.received(received, self._expected)
+                try:
+                    self._flow.received(received, self._expected)
+                except BaseException:
+                    self._loop.run(self._flow.broke_off)
+                    raise
                 yield chunk
         except (httpx.TransportError, TimeoutError, KeyboardInterrupt):
             self._loop.run(self._flow.broke_off)
