@@ -319,7 +319,7 @@ async def test_a_payment_that_is_held_is_unknown_until_it_ends(
     found = await wallet.resume(made, None, record_id="r", now=system_clock())
 
     if ending == "settled":
-        assert found == Paid(payload={"preimage": preimage.hex()}, fee=Money.parse("0 sat"))
+        assert found == Paid(payload={"preimage": preimage.hex()}, fee=Money.parse("0 sat"), moved=True)
     else:
         assert found == NotPaid()
     await wallet.close()
