@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from rail402.protocol.rail import (
     Failed,
     Held,
     NotPaid,
+    Observation,
     Paid,
     Refunded,
     Released,
@@ -485,6 +486,12 @@ class PaysOneMore(FakeWallet):
         return paid
 
 
+class PaysToLook(FakeWallet):
+    async def examine(self) -> Sequence[Observation]:
+        self.ledger._debit(self.payer, 1)
+        return await super().examine()
+
+
 class PaysEachTime(FakeWallet):
     async def pay(self, offer: Offer, *, record_id: str, now: int) -> Paid:
         (key,) = [key for key, invoice in self.ledger.invoices.items() if invoice.transaction == offer.extra["hash"]]
@@ -702,6 +709,7 @@ RAILS = [
 WALLETS = [
     Defect(PaysOneMore, "test_a_payment_moves_the_price_once"),
     Defect(PaysOneMore, "test_it_says_what_an_offer_would_cost"),
+    Defect(PaysToLook, "test_to_examine_it_pays_nothing"),
     Defect(PaysEachTime, "test_the_same_record_is_one_payment", style="invoice"),
     Defect(HidesItsFee, "test_it_says_what_an_offer_would_cost"),
     Defect(SaysAnotherPrice, "test_it_says_what_an_offer_would_cost"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 from rail402.errors import MalformedInput
 from rail402.protocol.base import hmac_sha256, hmac_sha256_again
@@ -25,7 +25,8 @@ _SIGNATURE_BYTES = 32
 _MAX_CAVEATS = 64
 
 
-class Macaroon(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Macaroon:
     """One macaroon. Nothing about it is verified until `verifies` says so.
 
     Attributes:
@@ -45,7 +46,7 @@ class Macaroon(NamedTuple):
     def restrict(self, caveat: bytes) -> Macaroon:
         """Return it with one more caveat, which needs no key."""
         signature = hmac_sha256(self.signature, caveat)
-        return self._replace(caveats=(*self.caveats, caveat), signature=signature)
+        return replace(self, caveats=(*self.caveats, caveat), signature=signature)
 
     def verifies(self, root_key: bytes) -> bool:
         """Say whether it was made with `root_key` and has all of its caveats. What they say is not looked at."""
