@@ -286,11 +286,13 @@ class _WatchedAsync(httpx.AsyncByteStream):
         try:
             async for chunk in self._inner:
                 received += len(chunk)
+                is_told = False
                 try:
                     self._flow.received(received, self._expected)
-                except BaseException:  # whoever watches: the body is lost all the same
-                    await asyncio.shield(self._flow.broke_off())
-                    raise
+                    is_told = True
+                finally:
+                    if not is_told:  # whoever watches has failed, and the body is lost
+                        await asyncio.shield(self._flow.broke_off())
                 yield chunk
         except (httpx.TransportError, TimeoutError, asyncio.CancelledError):
             await asyncio.shield(self._flow.broke_off())
@@ -321,11 +323,13 @@ class _WatchedSync(httpx.SyncByteStream):
         try:
             for chunk in self._inner:
                 received += len(chunk)
+                is_told = False
                 try:
                     self._flow.received(received, self._expected)
-                except BaseException:
-                    self._loop.run(self._flow.broke_off)
-                    raise
+                    is_told = True
+                finally:
+                    if not is_told:
+                        self._loop.run(self._flow.broke_off)
                 yield chunk
         except (httpx.TransportError, TimeoutError, KeyboardInterrupt):
             self._loop.run(self._flow.broke_off)
