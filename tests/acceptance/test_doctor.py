@@ -50,6 +50,10 @@ async def shop(tmp_path: Path, change: Change = lambda fields: fields) -> AsyncI
         @gate.paid("0.60 USD")
         async def article() -> None: ...
 
+        @app.get("/cheap")
+        @gate.paid(lambda request: "21 sat")  # and there are no rates
+        async def cheap() -> None: ...
+
         async def between(scope: Any, receive: Any, send: Any) -> None:
             async def sending(message: Any) -> None:
                 if message["type"] == "http.response.start":
@@ -101,6 +105,12 @@ async def test_what_goes_wrong_between_a_gate_and_its_payers(
         said = await found(url_findings(f"{url}/article"))
     assert said[about][0] == state
     assert because in said[about][1]
+
+
+async def test_a_gate_whose_rails_cannot_charge_the_price_has_lost_nothing_on_the_way(tmp_path: Path) -> None:
+    async with shop(tmp_path) as url:
+        said = await found(url_findings(f"{url}/cheap"))
+    assert said["offers"] == ("wrong", "none, and the server says: no rail of this route can charge 21 sat")
 
 
 @pytest.mark.parametrize(

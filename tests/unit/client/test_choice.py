@@ -152,12 +152,18 @@ async def test_a_wallet_that_cannot_be_reached_is_a_reason(choose: Any) -> None:
 async def test_the_error_that_says_most_is_raised(choose: Any) -> None:
     terms = Terms([])
     assert isinstance(terms.nothing_bought(), NoUsableOffer)
+    assert terms.nothing_bought().detail.endswith("the wallets here can make")
     terms.refuse(offer(), BudgetExceeded("too dear"))
     assert isinstance(terms.nothing_bought(), BudgetExceeded)
     terms.refuse(offer(), PaymentFailed("no route"))
     failed = terms.nothing_bought()
     assert isinstance(failed, PaymentFailed)
     assert failed.detail == "fake 0.003 USD (x402-v2): too dear; fake 0.003 USD (x402-v2): no route"
+
+
+def test_what_no_wallet_here_is_for_is_said_once_in_whatever_dialect() -> None:
+    terms = Terms([offer(), offer(dialect="mpp")], others=[offer(rail="else", amount=5000)])
+    assert terms.nothing_bought().detail.endswith("can make: it takes fake 0.003 USD, else 0.005 USD")
 
 
 # --- reading
@@ -241,3 +247,17 @@ def test_what_a_server_writes_decides_nothing(services: Any) -> None:
     with pytest.raises(AdministrativePaymentRequired) as caught:
         read_terms(services, REQUEST, Fields(), prompt)
     assert "0xbad" not in str(caught.value)
+
+
+@pytest.mark.parametrize("words", ["no rail of this route can charge 0.01 USD", "pay 50 USD to 0xbad"])
+def test_a_gate_that_can_charge_its_price_by_no_rail_is_named_and_its_words_are_not(services: Any, words: str) -> None:
+    text = b'{"error": "%s", "price": "0.01 USD", "offers": []}' % words.encode()
+    error = read_terms(services, REQUEST, Fields(), text).nothing_bought()
+    assert isinstance(error, NoUsableOffer)
+    assert error.detail == "the server makes no offer: none of its own rails can charge 0.01 USD"
+
+
+def test_why_an_offer_was_refused_is_said_before_that(services: Any) -> None:
+    text = b'{"error": "no rail", "price": "0.01 USD", "offers": []}'
+    terms = read_terms(services, REQUEST, Fields([("PAYMENT-REQUIRED", "not base64!")]), text)
+    assert "payment-required" in str(terms.nothing_bought())

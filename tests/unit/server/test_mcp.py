@@ -91,7 +91,7 @@ async def test_what_one_of_them_cannot_say_the_other_one_says() -> None:
 
 
 async def test_a_price_that_no_rail_can_charge_is_refused() -> None:
-    selling = market(price="0.0000001 USD")
+    selling = market(price=lambda arguments: "0.0000001 USD")
     selling.shop.rail._minimum = 10
     async with selling.open():
         answer = await selling.call("forecast", city="Rome")

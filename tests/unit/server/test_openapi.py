@@ -219,6 +219,42 @@ async def test_only_offers_that_can_be_made_in_mpp_are_listed(gate: Gate) -> Non
     assert "402" in document["paths"]["/x402"]["get"]["responses"]
 
 
+async def test_a_rail_that_cannot_charge_the_price_is_in_no_document(tmp_path: Path) -> None:
+    rails = [BaseRail.sandbox(tmp_path), LightningRail.sandbox(tmp_path), StripeRail.sandbox(tmp_path)]
+    gate = Gate(rails=rails, store="memory://", public_url=URL, reconcile_seconds=0)  # without rates
+    app = Starlette()
+    app.add_route("/goods", gate.paid("0.25 USD")(goods))
+    app.add_route("/dear", gate.paid("0.50 USD")(goods))
+    app.add_route("/asked", gate.paid(lambda request: "0.25 USD")(goods))
+    async with opened(gate, app) as client:
+        document, prose = (await client.get("/openapi.json")).json(), (await client.get("/llms.txt")).text
+        made = (await client.get("/goods")).json()["offers"]
+    assert offers(document, "/goods") == [{**BASE, "amount": "250000"}]
+    assert [offer["rail"] for offer in made] == ["base"]
+    assert "`GET /goods` costs 0.25 USD, to be paid by base." in prose
+    assert "`GET /dear` costs 0.5 USD, to be paid by base or stripe." in prose
+    assert "`GET /asked` costs what the request says, to be paid by base or lightning or stripe." in prose
+
+
+async def test_of_a_rail_of_several_currencies_those_that_lead_from_the_price_are_listed(tmp_path: Path) -> None:
+    rails = [StripeRail.sandbox(tmp_path, currency=("usd", "eur"))]
+    gate = Gate(rails=rails, store="memory://", public_url=URL, reconcile_seconds=0)
+    app = Starlette()
+    app.add_route("/goods", gate.paid("0.50 EUR")(goods))
+    async with opened(gate, app) as client:
+        assert offers((await client.get("/openapi.json")).json(), "/goods") == [
+            {**STRIPE, "currency": "eur", "amount": "50"}
+        ]
+
+
+async def test_a_rail_that_cannot_at_today_s_rate_stays_in_the_documents(tmp_path: Path) -> None:
+    app = Starlette()
+    gate = gate_of(tmp_path)
+    app.add_route("/goods", gate.paid("90 sat", rails=["lightning", "stripe"])(goods))  # 0.06 USD, today
+    async with opened(gate, app) as client:
+        assert "to be paid by lightning or stripe." in (await client.get("/llms.txt")).text
+
+
 async def test_nothing_is_made_for_a_document(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     async def invoice(*_: Any, **__: Any) -> None:
         pytest.fail("an invoice was made")

@@ -151,7 +151,7 @@ async def test_an_offer_is_honoured_though_the_price_has_moved() -> None:
 
 
 async def test_a_price_that_no_rail_can_charge_gets_a_402_that_says_so() -> None:
-    shop, _ = shop_at("0.003 USD")
+    shop, _ = shop_at(lambda request: "0.003 USD")
     shop.rail._minimum = 500_000
     async with shop.open():
         answer = await shop.client.get("/goods")

@@ -23,10 +23,12 @@ import httpx
 
 from rail402.client.budget import Entry
 from rail402.client.commands import Request
+from rail402.client.offered import other_offers
 from rail402.client.pins import Change, Known, Pin, Place
 from rail402.client.preference import preference_for
 from rail402.client.rules import Subject, host_of
 from rail402.client.services import Services
+from rail402.client.unsold import Unsold, unsold
 from rail402.errors import (
     AdministrativePaymentRequired,
     BudgetExceeded,
@@ -83,10 +85,13 @@ class Candidate:
 
 @dataclass(slots=True)
 class Terms:
-    """The offers of a 402, and why those that were looked at so far did not lead to a purchase."""
+    """The offers of a 402, and why those that were looked at so far did not lead to a purchase; where there is none for
+    any wallet, `others` has what is offered on other rails, and `unsold` what a gate says that makes no offer."""
 
     offers: Sequence[Offer]
     refusals: list[tuple[str, Rail402Error]] = field(default_factory=list)
+    others: Sequence[Offer] = ()
+    unsold: Unsold | None = None
 
     def refuse(self, offer: Offer, error: Rail402Error) -> None:
         """Note why an offer was not paid."""
@@ -97,14 +102,22 @@ class Terms:
         for _, error in self.refusals:
             if isinstance(error, PaymentActionRequired):
                 return error
-        detail = "; ".join(self._said())[:_MAX_DETAIL]
+        detail = ("; ".join(self._said()) or self._no_kind())[:_MAX_DETAIL]
         for kind in (PaymentFailed, BudgetExceeded):
             if any(isinstance(error, kind) for _, error in self.refusals):
                 return kind(detail)
         for _, error in self.refusals:
             if isinstance(error, PaymentRefused) and error.code in OF_THE_OWNER:
                 return type(error)(detail, code=error.code)
-        return NoUsableOffer(detail or "the server takes no kind of payment that the wallets here can make")
+        return NoUsableOffer(detail)
+
+    def _no_kind(self) -> str:
+        """Say that nothing of what is offered is for a wallet here."""
+        if self.unsold is not None:  # without the words of the server: an agent's model may read this
+            return f"the server makes no offer: none of its own rails can charge {self.unsold[0]}"
+        offered = ", ".join(dict.fromkeys(f"{offer.rail} {offer.price}" for offer in (*self.offers, *self.others)))
+        said = "the server takes no kind of payment that the wallets here can make"
+        return f"{said}: it takes {offered}" if offered else said
 
     def _said(self) -> list[str]:
         """Say why not, once for an offer that several dialects made and that was refused for one reason."""
@@ -135,9 +148,12 @@ def read_terms(services: Services, request: Request, fields: Fields, body: bytes
             offers += dialect.offers(fields, body or b"", context)[:_MAX_OFFERS]
         except MalformedInput as error:
             terms.refusals.append((dialect.name, error))
-    if not offers and not terms.refusals and not _has_terms(services, fields, body or b""):
-        size = "; its body is too large to be read" if body is None else ""
-        raise AdministrativePaymentRequired(f"{request.origin} answered 402 without payment terms{size}")
+    if not offers and not terms.refusals:
+        if not _has_terms(services, fields, body or b""):
+            size = "; its body is too large to be read" if body is None else ""
+            raise AdministrativePaymentRequired(f"{request.origin} answered 402 without payment terms{size}")
+        terms.others = other_offers(services.dialects, fields, body or b"", context)
+        terms.unsold = unsold(body)
     return terms
 
 

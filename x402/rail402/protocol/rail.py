@@ -252,7 +252,7 @@ class PaymentRail(ABC):
         """Return what is taken of a held `offer` where only `amount` is asked: that, or the least above it that can be.
 
         Args:
-            amount: atomic units, more than nothing and at most the offer's.
+            amount: atomic units, at most the offer's; at the start the fixed prices, to find those too small to charge.
         """
         return amount
 
@@ -304,7 +304,13 @@ class Wallet(ABC):
 
     spec: RailSpec
     name: str = ""
+    advice: Mapping[str, str] = {}  # what to say where a server refuses its payment, by reason code
     origins_for_people: frozenset[str] = frozenset()  # where, beside the seller's own, this rail lets people act
+
+    @property
+    def networks(self) -> frozenset[str]:
+        """The networks that it pays on. Its `spec` may read offers on more."""
+        return frozenset(mechanism.network for mechanism in self.spec.mechanisms)
 
     async def start(self) -> None:
         """Open connections."""

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from rail402.clock import Clock, RandomBytes, system_clock, system_random
 from rail402.dialects import DEFAULT_DIALECTS
-from rail402.errors import ConfigurationError, GateNotInstalled, RailUnavailable
+from rail402.errors import ConfigurationError, GateNotInstalled
 from rail402.money import Money, as_money
 from rail402.protocol.binding import OfferKeys
 from rail402.protocol.charge import Charge
@@ -19,13 +19,14 @@ from rail402.protocol.dialect import Dialect
 from rail402.protocol.offer import Flow
 from rail402.protocol.rail import PaymentRail, Registry
 from rail402.protocol.receipt import ReceiptKeys
-from rail402.rates import RateSource, convert
+from rail402.rates import RateSource
 from rail402.server.delivery import Delivery
 from rail402.server.endpoints import Discovery
 from rail402.server.lifespan import Lifespan
 from rail402.server.middleware import GateMiddleware
 from rail402.server.openapi import Documents, publish
 from rail402.server.paywall import CHARGE_KEY, DELIVERY_KEY
+from rail402.server.prices import check_prices
 from rail402.server.reconciler import Progress, Reconciler
 from rail402.server.refunds import give_back
 from rail402.server.report import Report
@@ -328,10 +329,10 @@ class Gate:
         return services
 
     async def _prepare(self, services: Services) -> None:
+        paid = [] if self._app is None else self._wrap_routes()
+        able = await check_prices(services, self._rules, paid)
         if self._app is not None:
-            paid = self._wrap_routes()
-            self.documents = await publish(self._app, paid, services) if self._settings.documents else None
-        await self._check_prices(services)
+            self.documents = await publish(self._app, paid, able, services) if self._settings.documents else None
 
     async def close(self) -> None:
         """Finish what is under way, then close the rails and the store."""
@@ -361,30 +362,12 @@ class Gate:
         """
         return await Reconciler(self.services()).run_all(progress)
 
-    async def _check_prices(self, services: Services) -> None:
-        """Refuse a fixed price that no rail of its route can say in its own money: nobody could ever pay it."""
-        for rule in self._rules:
-            if callable(rule.price):
-                continue
-            price, assets = as_money(rule.price), _currencies(services, rule)
-            try:
-                found = [await convert(price, currency, services.rates) for currency in assets]
-            except RailUnavailable:
-                continue  # a feed that is down now may be up later
-            if not any(found):
-                raise ConfigurationError(f"no rate leads from {price} to {', '.join(assets)}; give the gate rates=")
-
     async def _sandbox_secret(self) -> OfferKeys:
         """Return a secret that all workers on the store share; only for sandboxes."""
         return _offer_keys(await self._store.remember(_SANDBOX_SECRET, self._random(32).hex()))
 
     async def _sandbox_receipt_keys(self) -> ReceiptKeys:
         return ReceiptKeys(await self._store.remember(_SANDBOX_RECEIPT_KEY, ReceiptKeys.generate()[1]), self._retired)
-
-
-def _currencies(services: Services, rule: Rule) -> list[str]:
-    mechanisms = [mechanism for rail in services.rails_of(rule) for mechanism in rail.spec.mechanisms]
-    return sorted({mechanism.currency for mechanism in mechanisms})
 
 
 def _offer_keys(secret: str | bytes | Mapping[str, str | bytes]) -> OfferKeys:

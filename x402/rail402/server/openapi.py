@@ -21,6 +21,7 @@ from rail402.money import as_money
 from rail402.protocol.base import Json
 from rail402.protocol.offer import Mechanism
 from rail402.rates import convert
+from rail402.server.prices import Able
 from rail402.server.request import Message, Receive, Scope, Send
 from rail402.server.routes import Found, rule_for
 from rail402.server.services import Services
@@ -62,7 +63,7 @@ class Operation:
     Attributes:
         path: as OpenAPI writes it, `/article/{slug}`.
         price: for people.
-        rails: the names of the rails that it takes.
+        rails: the names of the rails that it takes and that can charge its price.
         offers: members of `x-payment-info`; none where the route does not speak MPP.
         parameters: of the path.
     """
@@ -166,14 +167,17 @@ class Documents:
         return "\n".join(lines)
 
 
-async def publish(app: Any, routes: Sequence[tuple[Found, Mapping[str, Rule]]], services: Services) -> Documents:
+async def publish(
+    app: Any, routes: Sequence[tuple[Found, Mapping[str, Rule]]], able: Mapping[int, Able], services: Services
+) -> Documents:
     """Return the documents of an app, and have FastAPI say the same in its own schema.
 
     Args:
         routes: the paid ones, with what they ask by method.
+        able: what can charge that, by the rule's `id`.
     """
     operations = [
-        await _operation(found, method, rule, services)
+        await _operation(found, method, rule, able[id(rule)], services)
         for found, rules in routes
         if getattr(found.route, "include_in_schema", True)
         for method, rule in _asked(found, rules)
@@ -200,9 +204,9 @@ def _asked(found: Found, rules: Mapping[str, Rule]) -> Iterator[tuple[str, Rule]
             yield method, rule
 
 
-async def _operation(found: Found, method: str, rule: Rule, services: Services) -> Operation:
+async def _operation(found: Found, method: str, rule: Rule, able: Able, services: Services) -> Operation:
     path = found.path.removesuffix("*") + "{path}" if found.path.endswith("/*") else found.path
-    offers = await _offers(rule, services)
+    offers = await _offers(rule, able, services)
     if rule.description:
         offers = [{**offer, "description": rule.description} for offer in offers]
     return Operation(
@@ -210,20 +214,20 @@ async def _operation(found: Found, method: str, rule: Rule, services: Services) 
         path=_PARAMETER.sub(r"{\1}", path),
         price="what the request says" if callable(rule.price) else str(as_money(rule.price)),
         description=rule.description,
-        rails=[rail.spec.name for rail in services.rails_of(rule)],
+        rails=list(able),
         offers=offers,
         parameters=[_parameter(*match) for match in _PARAMETER.findall(path)],
     )
 
 
-async def _offers(rule: Rule, services: Services) -> list[Json]:
+async def _offers(rule: Rule, able: Able, services: Services) -> list[Json]:
     if not any(dialect.name == _PREFERRED for dialect in services.dialects_of(rule)):
         return []
     listed: list[Json | None] = []
-    for rail in services.rails_of(rule):
-        binding = rail.spec.bindings.get(_PREFERRED)
+    for name, mechanisms in able.items():
+        binding = services.registry.binding(name, _PREFERRED)
         if isinstance(binding, Listing):
-            listed += [binding.listing(each, await _amount(rule, each)) for each in rail.spec.mechanisms]
+            listed += [binding.listing(each, await _amount(rule, each)) for each in mechanisms]
     return [listing for listing in listed if listing is not None]
 
 

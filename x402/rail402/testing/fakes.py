@@ -128,6 +128,10 @@ class FakeRail(PaymentRail, Holds, Refunds):
         self.ledger.proofs[key] = {"preimage": preimage}
         return offer.model_copy(update={"extra": {"hash": hash_, "invoice_amount": str(offer.amount)}})
 
+    def least_taken(self, offer: Offer, amount: int) -> int:
+        """Return `amount`, or the minimum; see `PaymentRail.least_taken`."""
+        return min(max(amount, self._minimum), offer.amount)
+
     def issued_key(self, offer: Offer) -> ConsumptionKey | None:
         """Return the invoice's key in the `invoice` style."""
         return None if self.fake.style == "signed" else self.fake.key(text_of(offer.extra, "hash"))

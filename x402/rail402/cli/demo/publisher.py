@@ -67,7 +67,7 @@ def _app(directory: Path, url: str) -> FastAPI:
         return {"title": "The market", "text": "It went up, and it went down."}
 
     @app.get("/archive")
-    @gate.paid("25 USD", description="The whole archive")
+    @gate.paid("25 USD", rails=["base", "stripe"], description="The whole archive")
     async def archive() -> dict[str, str]:
         return {"text": "Everything."}
 

@@ -10,6 +10,7 @@ import httpx
 from rail402.cli.doctor.findings import TIMEOUT, Finding, clock_finding, ok, warning, wrong
 from rail402.cli.reading import SAFE_BYTES, challenge_bytes, installed, read_entries
 from rail402.cli.request import MAX_BODY, ask, build_request, order_of
+from rail402.client.unsold import unsold
 from rail402.clock import system_clock
 from rail402.errors import MalformedInput
 from rail402.protocol.base import parse_json
@@ -55,6 +56,10 @@ def _offers(response: httpx.Response, body: bytes | None) -> Finding:
     entries = read_entries(plugins, fields, body or b"", now=system_clock(), order=order)
     payable = sorted({f"{entry.verdict}" for entry in entries})
     good = sum(1 for entry in entries if entry.verdict == "payable")
+    told = unsold(body)
+    if not entries and told is not None:
+        fix = "raise the price, name another rail, or give the gate rates="
+        return wrong("offers", f"none, and the server says: {told[1]}", fix)
     if not entries:
         return wrong(
             "offers", "none: its terms were lost on the way, or it is no gate", "let all header fields through"
