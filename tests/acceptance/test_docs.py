@@ -226,6 +226,9 @@ def test_the_newcomer_is_paid(tmp_path: Path) -> None:
         unpaid = httpx.get(f"{url}/article/402")
         assert unpaid.status_code == 402
         assert {offer["rail"] for offer in unpaid.json()["offers"]} == {"base", "lightning"}
+        shown = subprocess.run([RAIL402, "inspect", f"{url}/article/402"], capture_output=True, text=True, check=True)
+        (table,) = [block.text for block in blocks(DOCS / "cli.md") if block.text.startswith("rail  ")]
+        assert table.strip() in "\n".join(line.rstrip() for line in shown.stdout.splitlines())
         assert says(run(tmp_path, "agent.py"), wanted)
         assert says(run(tmp_path, "agent.py"), wanted)  # and once more, with the same wallet
 

@@ -71,8 +71,17 @@ def test_every_offer_of_a_gate_is_found_and_can_be_paid(
 def test_people_see_a_table(url: str) -> None:
     done = run("inspect", f"{url}/report")
     assert (done.returncode, done.stderr) == (0, "")
-    for part in ("402 Payment Required", "mpp · 0.5 USD · can be paid", "profile_sandbox", "a person can pay 0.5 USD"):
+    title = "stripe · 0.5 USD · can be read and paid by the rails here"
+    for part in ("402 Payment Required", title, "profile_sandbox", "a person can pay 0.5 USD"):
         assert part in done.stdout
+
+
+def test_a_payment_has_one_box_and_all_has_one_for_each_offer(url: str) -> None:
+    offers = read("inspect", f"{url}/weather")["offers"]
+    short, every = run("inspect", f"{url}/weather").stdout, run("inspect", f"{url}/weather", "--all").stdout
+    assert (short.count("╭"), every.count("╭")) == (1, len(offers))
+    for shown in (short, every):
+        assert "x402-v2, mpp, l402, x-receipt" in shown
 
 
 def test_nothing_is_paid_and_the_same_route_still_asks(url: str) -> None:

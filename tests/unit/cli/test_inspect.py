@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ from typer.testing import CliRunner
 
 from rail402.cli.app import app
 from rail402.cli.inspect import SAFE_BYTES
+from rail402.plugins import load_plugin
 from rail402.protocol.order import Order
 from rail402.server.answers import MAX_CHALLENGE_BYTES
-from tests.unit.cli.samples import EVM, answering, base_offer, lightning_offer, required, said, stripe_offer
+from tests.unit.cli.samples import EVM, PAYEE, answering, base_offer, lightning_offer, required, said, stripe_offer
 
 RUNNER = CliRunner()
 NO_STORE = ("Cache-Control", "no-store")
@@ -33,8 +36,22 @@ def ask(*lines: tuple[str, str], status: str = "402 Payment Required", body: byt
         text = run(server.url)
     assert text.exit_code == result.exit_code == code, result.output + text.output
     report: dict[str, Any] = json.loads(result.stdout)
-    assert report["meaning"] in text.stdout
+    counts = f"{report['counts']['payable']} of {len(report['offers'])} offers can be read and paid by the rails here"
+    assert (counts if report["kind"] == "payable" else report["meaning"]) in text.stdout
     return report
+
+
+def boxes(shown: str) -> list[str]:
+    """Return the titles of the boxes."""
+    return [line.strip("╭─╮ ") for line in shown.splitlines() if line.startswith("╭")]
+
+
+def table(shown: str) -> list[list[str]]:
+    """Return the cells of the table's rows."""
+    lines = shown.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("rail  "))
+    end = next(number for number, line in enumerate(lines) if line.startswith("╭"))
+    return [re.split(r" {2,}", line.strip()) for line in lines[first + 1 : end]]
 
 
 def test_offers_of_three_rails() -> None:
@@ -48,17 +65,103 @@ def test_offers_of_three_rails() -> None:
         head = "".join(f"{name}: {value}\r\n" for name, value in [*lines, NO_STORE])
         server.raw = f"HTTP/1.1 402 Payment Required\r\n{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload
         report = json.loads(run(server.url, "--json").stdout)
-        text = run(server.url)
-    assert text.exit_code == 0
+        text, every = run(server.url), run(server.url, "--all")
+        assert json.loads(run(server.url, "--json", "--all").stdout).keys() == report.keys()
+    assert text.exit_code == every.exit_code == 0
     assert report["kind"] == "payable"
     assert report["counts"]["payable"] == len(report["offers"]) >= 8
     assert {offer["rail"] for offer in report["offers"]} == {"base", "lightning", "stripe"}
     assert report["challenge_bytes"] == sum(len(name) + len(value) + 4 for name, value in lines)
     assert report["notes"] == []
     assert report["pay_urls"] == [{"rail": "stripe", "price": "0.5 USD", "url": "https://shop.example/pay?x=1"}]
-    for part in ("0.003 USDC", "21 sat", "0.5 USD", "Sandbox", "can be paid", "the same as 1", "verifyingContract"):
-        assert part in text.stdout
-    assert "a person can pay 0.5 USD at https://shop.example/pay?x=1" in text.stdout
+    rows = [
+        ["base", "Sandbox (no real money)", "0.003 USDC", "x402-v2, mpp, x402-v1"],
+        ["lightning", "Lightning regtest (the sandbox too)", "21 sat", "x402-v2, mpp, l402, x-receipt"],
+        ["stripe", "Sandbox (no real money)", "0.5 USD", "mpp"],
+    ]
+    words = "can be read and paid by the rails here"
+    assert table(text.stdout) == table(every.stdout) == rows
+    assert boxes(text.stdout) == [f"{n} · {row[0]} · {row[2]} · {words}" for n, row in enumerate(rows, 1)]
+    assert boxes(every.stdout) == [
+        f"{number} · {offer['dialect']} · {offer['price']} · {words}"
+        for number, offer in enumerate(report["offers"], 1)
+    ]
+    for shown in (text.stdout, every.stdout):
+        assert "verifyingContract" in shown
+        assert "a person can pay 0.5 USD at https://shop.example/pay?x=1" in shown
+        assert "and no wallet was asked" in shown
+        assert "can be paid" not in shown
+    assert f"there are {len(report['offers'])}" in text.stdout
+    assert "the same as" not in text.stdout
+    assert "the same as 1" in every.stdout
+
+
+def test_a_payment_is_shown_once_with_its_first_expiry_and_its_invoice_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = int(time.time())
+    monkeypatch.setattr("rail402.cli.inspect.system_clock", lambda: now)
+    with answering("402 Payment Required") as server:
+        order = Order(method="GET", url=server.url, route="")
+        offer = lightning_offer(now, order)
+        lines, _ = said(base_offer(now), offer, now=now, order=order)
+        server.raw = (
+            "HTTP/1.1 402 Payment Required\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines) + "\r\n"
+        ).encode()
+        text, every = run(server.url).stdout, run(server.url, "--all").stdout
+    base, lightning = text.split("╭")[1:]
+    assert base.count(PAYEE) == 2  # who is paid, and in the message that is signed
+    assert re.search(r"expires first at +in 3 min ", base)  # by x402, which says how long; by MPP it is ten
+    assert "expires first at" not in lightning
+    assert re.search(r"would be paid +as follows", lightning)
+    assert lightning.count(offer.payee) == lightning.count("expires at") == 1
+    invoice = str(offer.extra["invoice"])
+    assert f"{invoice[:68]}…{invoice[-8:]}" in text
+    assert invoice[:90] in every
+
+
+def test_what_would_be_paid_cannot_replace_the_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"payee": "somebody else", "limit": "none"}
+    plugin = replace(load_plugin("base"), describe=lambda offer: told)
+    monkeypatch.setattr("rail402.cli.inspect.installed", lambda: ({"base": plugin}, []))
+    with answering("402 Payment Required", ("PAYMENT-REQUIRED", required(EVM))) as server:
+        text, every = run(server.url).stdout, run(server.url, "--all").stdout
+    assert PAYEE in text
+    assert re.search(r"limit +none", text)
+    assert "somebody else" not in text
+    assert "somebody else" in every
+
+
+def test_payments_that_differ_have_a_row_and_a_box_each() -> None:
+    entries = (EVM, EVM | {"amount": "3001"}, EVM, EVM | {"payTo": "0x" + "1" * 40})
+    with answering("402 Payment Required", ("PAYMENT-REQUIRED", required(*entries))) as server:
+        text, every = run(server.url).stdout, run(server.url, "--all").stdout
+    assert [(row[2], row[3]) for row in table(text)] == [
+        ("0.003 USDC", "x402-v2"),
+        ("0.003001 USDC", "x402-v2"),
+        ("0.003 USDC", "x402-v2"),
+    ]
+    assert (len(boxes(text)), len(boxes(every))) == (3, 4)
+
+
+def test_the_short_form_says_why_an_offer_is_refused() -> None:
+    entries = (EVM, EVM | {"payTo": "0x" + "0" * 40}, EVM | {"payTo": 5}, EVM | {"scheme": "upto"}, 7)
+    with answering("402 Payment Required", ("PAYMENT-REQUIRED", required(*entries))) as server:
+        text = run(server.url).stdout
+    assert "; 1 of 5 offers can be read and paid by the rails here, and no wallet was asked" in text
+    assert [row[-1] for row in table(text)] == [
+        "x402-v2",
+        "refused",
+        "cannot be read",
+        "not known here",
+        "cannot be read",
+    ]
+    first, refused, broken, unknown, _ = text.split("╭")[1:]
+    assert "2 · base · 0.003 USDC · refused" in refused
+    assert "it would send the money to the zero address" in refused
+    assert "would be paid" in first
+    assert "would be paid" not in refused
+    assert "3 · x402-v2 · no price · cannot be read" in broken
+    assert "payTo: must be an address" in broken
+    assert re.search(r"wire · scheme +upto", unknown)
 
 
 def test_the_request_is_made_once_and_carries_no_payment(tmp_path: Path) -> None:
@@ -211,9 +314,9 @@ def test_a_stranger_cannot_command_the_terminal() -> None:
         {"x402Version": 1, "accepts": [entry], "offers": [{"price": evil, "pay_url": "https://a" + evil}]}
     )
     with answering("402 \x9b31m[red]Pay", ("Cache-Control", "[red]x[/]"), body=body.encode()) as server:
-        text = run(server.url).output
+        text, every = run(server.url).output, run(server.url, "--all").output
         report = run(server.url, "--json").output
-    for output in (text, report):
+    for output in (text, every, report):
         assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(output)
     assert "[bold red]evil[/]" in text
     assert "Cache-Control: [red]x[/]" in text
@@ -222,3 +325,22 @@ def test_a_stranger_cannot_command_the_terminal() -> None:
 def test_a_wrong_content_coding_is_no_body() -> None:
     report = ask(NO_STORE, ("Content-Encoding", "gzip"), body=b"not gzip", code=4)
     assert report["body_bytes"] == 0
+
+
+@pytest.mark.parametrize("member", ["error", "detail"])
+def test_a_gate_whose_rails_cannot_charge_the_price_is_no_bill(member: str) -> None:
+    why = "no rail of this route can charge 0.01 USD"
+    body = {member: why, "code": "payment_required", "price": "0.01 USD", "offers": []}
+    report = ask(NO_STORE, body=json.dumps(body).encode(), code=5)
+    assert report["kind"] == "not payable"
+    assert report["meaning"] == "payment is asked for, and none of the server's own rails can charge the price"
+    assert report["notes"] == [f"the server says: {why}"]
+
+
+def test_what_a_server_without_offers_says_is_a_stranger_s_text() -> None:
+    body = {"error": "\x1b[31m[bold]" + "x" * 300, "price": "0.01 USD", "offers": []}
+    with answering("402 Payment Required", NO_STORE, body=json.dumps(body).encode()) as server:
+        text = run(server.url).stdout
+    assert "\x1b" not in text
+    assert "· the server says: [bold]xx" in " ".join(text.split())
+    assert text.count("xx") < 100

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Final
 
 import httpx
 import typer
+from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from rail402.cli.exit_codes import ExitCode
@@ -18,6 +20,7 @@ from rail402.cli.hiding import revealed
 from rail402.cli.reading import DIALECTS, PAYMENT_WORDS, SAFE_BYTES, Entry, challenge_bytes, installed, read_entries
 from rail402.cli.request import MAX_BODY, Data, Header, Method, Url, ask, build_request, order_of
 from rail402.cli.show import AsJson, clean, new_console, print_json, show_facts
+from rail402.client.unsold import unsold
 from rail402.clock import system_clock
 from rail402.dialects import auth_params
 from rail402.errors import MalformedInput
@@ -41,9 +44,11 @@ _MEANINGS: Final = {
 
 _STYLES: Final = {"payable": "green", "refused": "red", "unreadable": "red"}
 
-_HELP = """Show every offer of a 402 and what is wrong with each. Pays nothing, and sends no payment.
+_HELP = """Show what a 402 asks for, on which rails, and what is wrong with offers. Pays nothing, and asks no wallet.
 
-Makes one request and follows no redirect."""
+Makes one request, sends no payment and follows no redirect."""
+
+_All = Annotated[bool, typer.Option("--all", help="Show every offer of every dialect, with all that it says.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,7 @@ def inspect(
     method: Method = None,
     header: Header = None,
     data: Data = None,
+    every: _All = False,
     as_json: AsJson = False,
     timeout: Annotated[int, typer.Option(min=1, max=300, help="Seconds for the whole answer.")] = 15,
 ) -> None:
@@ -82,7 +88,7 @@ def inspect(
     if as_json:
         print_json(report)
     else:
-        _show(report, now)
+        _show(report, now, every=every)
     raise typer.Exit(_exit_code(report))
 
 
@@ -140,13 +146,15 @@ def _kind(answer: _Answer, entries: Sequence[Entry]) -> str:
         return "redirect" if 300 <= answer.status < 400 else "not a 402"
     if any(entry.verdict == "payable" for entry in entries):
         return "payable"
-    return "not payable" if entries or _strange_terms(answer) else "administrative"
+    return "not payable" if entries or _strange_terms(answer) or unsold(answer.body) else "administrative"
 
 
 def _meaning(answer: _Answer, entries: Sequence[Entry]) -> str:
     status, kind = answer.status, _kind(answer, entries)
     if kind == "payable":
         return "payment is asked for, and at least one offer can be paid"
+    if kind == "not payable" and not entries and unsold(answer.body):
+        return "payment is asked for, and none of the server's own rails can charge the price"
     if kind == "not payable":
         return "payment is asked for, and no offer can be paid with the rails installed here"
     if kind == "administrative":
@@ -175,6 +183,9 @@ def _notes(answer: _Answer, entries: Sequence[Entry], size: int) -> list[str]:
     schemes = {scheme.name for line in answer.fields.all("www-authenticate") for scheme in auth_params.parse(line)}
     if schemes - PAYMENT_WORDS:
         notes.append(f"WWW-Authenticate also asks for a login: {', '.join(sorted(schemes - PAYMENT_WORDS)[:8])}")
+    told = unsold(answer.body) if answer.status == 402 and not entries else None
+    if told is not None:
+        notes.append(f"the server says: {told[1]}")
     notes += [f"not known here: the field {name}" for name in _strange_terms(answer)]
     if size > SAFE_BYTES:
         notes.append(f"warning: {size} bytes of challenge fields; many proxies buffer no more than {SAFE_BYTES}")
@@ -222,21 +233,44 @@ def _field(answer: _Answer, name: str) -> str | None:
 # --- for people
 
 
-def _show(report: Json, now: int) -> None:
-    console = new_console()
+@dataclass(frozen=True, slots=True)
+class _Payment:
+    """What one payment is for: offers that differ in nothing but their dialect and when they expire."""
+
+    offer: Json
+    dialects: str
+    expiries: Sequence[int]
+
+
+def _payments(offers: Sequence[Json]) -> list[_Payment]:
+    alike: dict[str, list[Json]] = {}
+    for offer in offers:
+        terms = {name: fact for name, fact in offer.items() if name not in _OF_DIALECTS}
+        alike.setdefault(json.dumps(terms, sort_keys=True), []).append(offer)
+    return [
+        _Payment(
+            offer=same[0],
+            dialects=", ".join(dict.fromkeys(offer["dialect"] for offer in same)),
+            expiries=sorted({offer["expires_at"] for offer in same if "expires_at" in offer}),
+        )
+        for same in alike.values()
+    ]
+
+
+def _show(report: Json, now: int, *, every: bool) -> None:
+    console, offers = new_console(), report["offers"]
+    payments = _payments(offers)
     console.print(Text(clean(f"{report['method']} {report['url']} → {report['status']} {report['reason']}"), "bold"))
-    console.print(report["meaning"])
+    console.print(_lead(report))
     for name in ("redirects_to", "retry_after"):
         if report[name]:
             console.print(f"{name.replace('_', ' ')}: {clean(report[name])}")
-    shown: dict[str, int] = {}
-    for number, offer in enumerate(report["offers"], 1):
-        title = f"{number} · {offer['dialect']} · {offer.get('price', 'no price')} · {_WORDS[offer['verdict']]}"
-        facts = {name: value for name, value in offer.items() if name not in _IN_TITLE}
-        paid = facts.get("would_be_paid")
-        if paid and (first := shown.setdefault(json.dumps(paid), number)) != number:
-            facts["would_be_paid"] = f"the same as {first}"
-        show_facts(console, title, facts, now=now, style=_STYLES.get(offer["verdict"], "yellow"))
+    if payments:
+        console.print("", _table(payments), sep="\n")
+    if every:
+        _show_offers(console, offers, now)
+    else:
+        _show_payments(console, payments, now)
     for link in report["pay_urls"]:
         console.print(Text(f"a person can pay {clean(link['price'])} at {clean(link['url'], 4096)}"), soft_wrap=True)
     if report["status"] == 402:
@@ -244,11 +278,74 @@ def _show(report: Json, now: int) -> None:
         console.print(f"challenge fields: {size} bytes · Cache-Control: {cached}")
     for note in report["notes"]:
         console.print(Text(f"· {clean(note)}", "yellow" if note.startswith("warning") else ""))
+    if offers and not every:
+        console.print(f"--all shows all that each offer says; there are {len(offers)}")
 
 
+def _lead(report: Json) -> str:
+    """Return the meaning, and of offers that can be paid no more than is known: no wallet was asked."""
+    if report["kind"] != "payable":
+        return str(report["meaning"])
+    count = f"{report['counts']['payable']} of {len(report['offers'])} offers"
+    return f"payment is asked for; {count} {_WORDS['payable']}, and no wallet was asked"
+
+
+def _table(payments: Sequence[_Payment]) -> Table:
+    """Return a row for each payment; the last column says what is wrong with some."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("rail", "network", "price", "dialects", ""):
+        table.add_column(name, overflow="fold")
+    for payment in payments:
+        offer = payment.offer
+        terms = (offer.get("rail"), ", ".join(offer.get("network_names", ())), offer.get("price"), payment.dialects)
+        wrong = "" if offer["verdict"] == "payable" else _WORDS[offer["verdict"]]
+        table.add_row(*(Text(clean(term or "–")) for term in terms), Text(wrong, _style(offer)))
+    return table
+
+
+def _show_payments(console: Console, payments: Sequence[_Payment], now: int) -> None:
+    for number, payment in enumerate(payments, 1):
+        title = _title(number, payment.offer.get("rail", payment.dialects), payment.offer)
+        show_facts(console, title, _details(payment), now=now, style=_style(payment.offer))
+
+
+def _details(payment: _Payment) -> dict[str, Any]:
+    """Return what the table does not say, each fact once; of an offer that is refused, nothing would be paid."""
+    facts = {name: fact for name, fact in payment.offer.items() if name not in _IN_TABLE}
+    if len(payment.expiries) > 1:
+        del facts["expires_at"]
+        facts["expires_first_at"] = payment.expiries[0]
+    paid = facts.pop("would_be_paid", None)
+    if not paid or payment.offer["verdict"] != "payable":
+        return facts
+    more = {name: clean(fact, _LONG) if isinstance(fact, str) else fact for name, fact in paid.items()}
+    return facts | {"would_be_paid": "as follows"} | {name: fact for name, fact in more.items() if name not in facts}
+
+
+def _show_offers(console: Console, offers: Sequence[Json], now: int) -> None:
+    shown: dict[str, int] = {}
+    for number, offer in enumerate(offers, 1):
+        facts = {name: value for name, value in offer.items() if name not in _IN_TITLE}
+        paid = facts.get("would_be_paid")
+        if paid and (first := shown.setdefault(json.dumps(paid), number)) != number:
+            facts["would_be_paid"] = f"the same as {first}"
+        show_facts(console, _title(number, offer["dialect"], offer), facts, now=now, style=_style(offer))
+
+
+def _title(number: int, who: str, offer: Json) -> str:
+    return f"{number} · {who} · {offer.get('price', 'no price')} · {_WORDS[offer['verdict']]}"
+
+
+def _style(offer: Json) -> str:
+    return _STYLES.get(offer["verdict"], "yellow")
+
+
+_LONG: Final = 80  # characters of a text in the short form, such as an invoice
+_OF_DIALECTS: Final = ("dialect", "expires_at", "expires_in_seconds")
 _IN_TITLE: Final = ("dialect", "verdict", "price", "expires_in_seconds")
+_IN_TABLE: Final = (*_IN_TITLE, "rail", "network_names", "amount_atomic")
 _WORDS: Final = {
-    "payable": "can be paid",
+    "payable": "can be read and paid by the rails here",
     "refused": "refused",
     "unreadable": "cannot be read",
     "unknown": "not known here",
