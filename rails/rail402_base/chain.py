@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from rail402.clock import Clock
 from rail402.errors import ConfigurationError, PaymentRejected
+from rail402.sandbox import PLAY_MONEY
 from rail402_base.eip3009 import Authorization, same_address
 from rail402_base.sandbox import Mined, SandboxChain
 from rail402_base.tokens import SANDBOX, Network, Token
@@ -244,7 +245,7 @@ class SandboxBackend:
             raise PaymentRejected("the authorization's nonce was used or cancelled", code="proof_already_used")
         balance = await self.balance_of(token, authorization.from_)
         if balance < authorization.value:
-            detail = f"{authorization.from_} holds {balance} of {authorization.value} atomic units"
+            detail = f"{authorization.from_} holds {balance} of {authorization.value} atomic units; {PLAY_MONEY}"
             raise PaymentRejected(detail, code="insufficient_funds")
 
     async def settle(self, token: Token, authorization: Authorization, signature: bytes) -> Transfer | Submitted:

@@ -106,6 +106,11 @@ class BaseTransferWallet(Wallet):
         reader = ChainReader(urls, token, confirmations=confirmations, clock=clock)
         return cls(RpcSender(reader, private_key, store=transfers_db, settings=settings, clock=clock))
 
+    @property
+    def networks(self) -> frozenset[str]:
+        """The network of its token."""
+        return frozenset({self.sender.token.network.caip2})
+
     async def start(self) -> None:
         """Open the chain, and go on with what an earlier process left on its way."""
         await self.sender.start()

@@ -14,6 +14,7 @@ from rail402.money import Money
 from rail402.protocol.base import Json
 from rail402.protocol.offer import Offer
 from rail402.protocol.rail import Cost, NotPaid, Observation, Paid, Unknown, Wallet
+from rail402.sandbox import PLAY_MONEY
 from rail402_base.bindings import answering_nonce, payload_of
 from rail402_base.chain import ChainView, SandboxBackend, Transfer, Unused, Void
 from rail402_base.eip3009 import Authorization, parse_authorization, same_address
@@ -67,6 +68,7 @@ class BaseWallet(Wallet):
         self.spec = self._spec = BaseSpec(dict.fromkeys((*self.tokens, *TOKENS)))
         self.signer, self.chain = signer, chain
         self.name = f"base:{signer.address}"
+        self.advice = {"insufficient_funds": PLAY_MONEY} if isinstance(chain, SandboxBackend) else {}
         self._max_timeout, self._random_bytes = max_timeout, random_bytes
 
     def __repr__(self) -> str:
@@ -143,6 +145,11 @@ class BaseWallet(Wallet):
         """Make a wallet from a BIP-39 mnemonic; see the class and `LocalSigner`."""
         signer = LocalSigner.from_mnemonic(words, passphrase=passphrase, derivation_path=derivation_path)
         return cls(signer, tokens=tokens, chain=chain, max_timeout=max_timeout)
+
+    @property
+    def networks(self) -> frozenset[str]:
+        """The networks of its tokens."""
+        return frozenset(token.network.caip2 for token in self.tokens)
 
     async def start(self) -> None:
         """Open the chain, where there is one; a sandbox wallet is given its play money."""

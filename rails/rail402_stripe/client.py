@@ -2,8 +2,9 @@
 
 The library reports telemetry by default: the previous request's duration, the platform's name and an identifier it
 keeps in the user's configuration directory (`stripe/telemetry_id`). Its only switch is a global of the process, which
-is not ours to turn; the client built here drops those headers on their way out instead. The file is still made, once:
-an application that wants none sets `stripe.enable_telemetry = False` before its first request.
+is not a library's to turn; the client built here drops those headers on their way out instead. The file is still made,
+once: an application that wants none sets `stripe.enable_telemetry = False` before its first request, as our own command
+line does.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from rail402 import Gate
 from rail402.cli.app import app
 from rail402_base import BaseRail
+from rail402_base.tokens import SANDBOX
 from tests.interop.bank import listening, served
 from tests.services.processes import Process, free_ports, running
 
@@ -145,7 +146,7 @@ async def test_it_asks_the_price_buys_and_sees_what_it_spent(tmp_path: Path, url
         _, receipts = await called(client, "receipts")
         assert [each["record"] for each in receipts["purchases"]] == [bought["paid"]["record"]]
         _, wallets = await called(client, "wallets")
-        assert [each["rail"] for each in wallets["wallets"]] == ["base"]
+        assert [(each["rail"], each["networks"]) for each in wallets["wallets"]] == [("base", [SANDBOX.caip2])]
 
 
 async def test_limits_hold_whatever_is_asked_for(tmp_path: Path, url: str) -> None:
@@ -173,8 +174,9 @@ async def test_private_addresses_are_not_asked(tmp_path: Path, url: str) -> None
             "http://localhost",
         ):
             failed, said = await called(client, "fetch", url=address)
-            assert (failed, said["code"]) == (True, "offer_refused")
+            assert (failed, said["code"], said["outcome"]) == (True, "address_not_public", "not_paid")
             assert "is not a public address" in said["error"]
+            assert "--allow-private" in said["error"]
 
 
 async def test_what_is_no_request_is_said_to_be_none(tmp_path: Path) -> None:

@@ -147,6 +147,7 @@ REASONS = _table(
     Reason("limits_loosened", 402, False, "caller", "Your configuration has looser limits than were confirmed", "", ""),
     Reason("not_allowed", 402, False, "caller", "Your own lists do not allow this payment", "", ""),
     Reason("not_approved", 402, False, "caller", "Nobody has approved this payment", "", ""),
+    Reason("address_not_public", 402, False, "caller", "Only public addresses are asked here", "", ""),
     Reason("offer_refused", 402, False, "peer", "The offer is not what it claims to be", "", ""),
     Reason("terms_changed", 402, False, "peer", "A known host asks for another payee or a higher price", "", ""),
     Reason("no_usable_offer", 402, False, "caller", "No wallet can pay any of the offers", "", ""),

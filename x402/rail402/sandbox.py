@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
 from rail402.errors import ConfigurationError
 
-__all__ = ["find_sandbox", "sandbox_directory"]
+__all__ = ["PLAY_MONEY", "find_sandbox", "sandbox_directory"]
+
+PLAY_MONEY: Final = (
+    "play money is in .rail402 of the folder that a program runs in: run server and agent in one folder, or set "
+    "RAIL402_SANDBOX for both"
+)
+"""What to say where two programs may not share one sandbox."""
 
 
 def find_sandbox(directory: str | Path | None = None) -> Path:

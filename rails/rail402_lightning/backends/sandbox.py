@@ -9,7 +9,8 @@ from typing import Final
 
 from rail402.clock import Clock, RandomBytes, system_clock, system_random
 from rail402.errors import OutcomeUnknown, RailUnavailable
-from rail402.sandbox import sandbox_directory
+from rail402.sandbox import PLAY_MONEY, sandbox_directory
+from rail402_lightning import bolt11
 from rail402_lightning.backends import InvoiceStatus, SentPayment
 from rail402_lightning.networks import find_network
 from rail402_lightning.sandbox import PaymentStatus, SandboxLightning
@@ -100,9 +101,12 @@ class SandboxSender:
     async def pay(self, invoice: str, *, max_fee_msat: int) -> SentPayment:
         """Pay an invoice."""
         try:
-            return _sent(await self.node.pay_invoice(invoice, wallet=self.wallet, max_fee_msat=max_fee_msat))
+            status = await self.node.pay_invoice(invoice, wallet=self.wallet, max_fee_msat=max_fee_msat)
         except OutcomeUnknown as error:
             return SentPayment(state="unknown", detail=error.detail)
+        if status.reason == "no_route" and bolt11.decode(invoice).payee != await self.node.node_id():
+            return SentPayment(state="failed", detail=f"no_route: the invoice is another node's; {PLAY_MONEY}")
+        return _sent(status)
 
     async def lookup(self, payment_hash: bytes) -> SentPayment | None:
         """Return what became of a payment."""

@@ -20,6 +20,7 @@ from rail402.client.toml import payer_from_toml
 from rail402.dialects import DEFAULT_DIALECTS
 from rail402.errors import ConfigurationError
 from rail402.plugins import RailPlugin, installed_rails, load_plugin
+from rail402.sandbox import PLAY_MONEY
 from rail402_stripe.link_wallet import MAX_AMOUNT
 from rail402_stripe.wallet import HOLD_SECONDS
 from tests.unit.rail402_lightning.backends.certificates import Certificate
@@ -105,6 +106,7 @@ def test_it_pays_with_play_money_on_every_rail(tmp_path: Path) -> None:
     assert {wallet.split(":")[0] for wallet in payer.names} == set(installed_rails())
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     assert CliRunner().invoke(app, ["init", str(path)]).exit_code == 1
+    assert PLAY_MONEY in CliRunner().invoke(app, ["init", str(tmp_path / "two.toml")]).output
 
 
 MISSING = r"environment variable \w+ is not set|(keystore )?(file|macaroon) \S+ cannot be read|tls_cert must be a copy"

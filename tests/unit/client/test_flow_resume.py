@@ -116,8 +116,10 @@ async def test_without_its_wallet_an_open_purchase_blocks_its_order(market: Mark
         await market.request(market.payer())
     other = market.payer([FakeWallet(market.ledger, market.specs[0], payer="bob")])
     for _ in range(2):
-        with pytest.raises(PaymentOutcomeUnknown, match="'fake:alice', which is not here"):
+        with pytest.raises(PaymentOutcomeUnknown, match="'fake:alice', which is not here") as caught:
             await market.request(other)
+        for fix in ("in the folder that it was begun with", f"`rail402 receipts write-off {caught.value.record_id}`"):
+            assert fix in caught.value.detail
     assert market.ledger.count("pay") == 1
 
 

@@ -98,9 +98,9 @@ async def test_a_proxy_of_the_environment_would_look_names_up_itself(monkeypatch
 async def test_one_private_address_is_enough_to_refuse(addresses: list[str]) -> None:
     guard, wire = answering(addresses)
     async with httpx.AsyncClient(transport=guard) as client:
-        with pytest.raises(OfferRefused, match="is not a public address"):
+        with pytest.raises(OfferRefused, match=r"shop\.example is not a public address\. .*--allow-private") as caught:
             await client.get("https://shop.example/")
-    assert wire.asked == []
+    assert (wire.asked, caught.value.code) == ([], "address_not_public")
 
 
 class Down(Wire):

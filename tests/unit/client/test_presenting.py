@@ -8,8 +8,8 @@ import pytest
 from rail402.errors import (
     PaymentOutcomeUnknown,
 )
-from rail402.testing.fakes import Ending, FakeSpec
-from tests.unit.client.shop import ANSWER_LOST, LOST, PRICE, Answer, Make, Market
+from rail402.testing.fakes import Ending, FakeSpec, FakeWallet
+from tests.unit.client.shop import ANSWER_LOST, LOST, ORIGIN, PRICE, Answer, Make, Market
 
 
 @pytest.mark.parametrize("first", [LOST, ANSWER_LOST, Answer(402), Answer(409), Answer(503)], ids=str)
@@ -49,6 +49,15 @@ async def test_other_values_of_retry_after_are_passed_over(market: Market, value
     market.shop.script.append(Answer(503, [(b"Retry-After", value.encode())]))
     await market.request(market.payer())
     assert market.slept == [1]
+
+
+async def test_a_wallet_may_know_what_a_refusal_comes_of(market: Market) -> None:
+    wallet = FakeWallet(market.ledger, market.specs[0])
+    wallet.advice = {"insufficient_funds": "look into the other pocket"}
+    for code, said in (("insufficient_funds", r"insufficient_funds \(look into .*\);"), ("refunded", "refunded;")):
+        market.shop.script.append(Answer(402, body={"code": code}))
+        with pytest.raises(PaymentOutcomeUnknown, match=f"the server answered {said}"):
+            await market.request(market.payer([wallet]), url=f"{ORIGIN}/{code}")
 
 
 async def test_a_final_refusal_ends_the_wait(market: Market) -> None:

@@ -398,6 +398,21 @@ class TestForgery:
         error = invalid(token, issuer=issuer)
         assert (error.field, ISSUER in str(error)) == ("receipt.iss", True)
 
+    def test_another_issuer_is_named_before_its_key_is_missed(self, token: str, claims: dict[str, Any]) -> None:
+        """Of whose key there is none, as in the journal of who bought under another name of the same server."""
+        for keys in (JWKS, {"keys": []}):
+            error = invalid(token, keys, issuer="http://localhost:8000")
+            assert error.detail == f"receipt.iss: was issued by {ISSUER}, not by http://localhost:8000"
+        long = invalid(forge(HEADER, json.dumps(claims | {"iss": "x" * 5000}).encode()), issuer=ISSUER)
+        assert len(str(long)) < 400
+
+    @pytest.mark.parametrize("name", ["iss", "issuer"])
+    def test_another_issuer_by_whatever_name(self, claims: dict[str, Any], name: str) -> None:
+        """`issuer` is the field's name, and validation takes it as well."""
+        del claims["iss"]
+        token = forge(HEADER, json.dumps(claims | {name: "https://evil.example"}).encode())
+        assert invalid(token, issuer=ISSUER).field == "receipt.iss"
+
     def test_the_receipt_of_another_resource_says_so(self, token: str, settled: Charge) -> None:
         other = settled.order.model_copy(update={"url": "https://api.example.com/dear"})
         receipt = verify_receipt(token, JWKS, issuer=ISSUER)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentRejected, RailUnavailable
+from rail402.sandbox import PLAY_MONEY
 from rail402_base.chain import Chain, SandboxBackend, Submitted, Trace, Transfer, Unused, Void
 from rail402_base.eip3009 import Authorization, parse_authorization
 from rail402_base.sandbox import SandboxChain
@@ -118,6 +119,7 @@ async def test_a_payer_needs_the_whole_amount(till: Till) -> None:
     with pytest.raises(PaymentRejected, match="10000 of 10001") as caught:
         await check(till, till.authorization(value=10_001))
     assert caught.value.code == "insufficient_funds"
+    assert caught.value.detail.endswith(PLAY_MONEY)
 
 
 async def test_errors_of_a_settlement_pass_through(till: Till) -> None:

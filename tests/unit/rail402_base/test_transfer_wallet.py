@@ -72,6 +72,10 @@ async def test_it_sends_a_bare_hash_where_nothing_else_is_known_to_be_read(
     assert list(paid.payload) == ["transaction"]
 
 
+async def test_its_network_is_that_of_its_token(wallet: BaseTransferWallet) -> None:
+    assert wallet.networks == {SANDBOX_USDC.network.caip2}
+
+
 async def test_each_purchase_is_a_transfer_of_its_own(till: Till, wallet: BaseTransferWallet) -> None:
     proofs = [(await wallet.pay(offer_of(), record_id=f"rec_{n}", now=NOW)).payload["transaction"] for n in range(3)]
     assert len(set(proofs)) == 3

@@ -13,6 +13,7 @@ from rail402.errors import ConfigurationError, MalformedInput, OutcomeUnknown, P
 from rail402.money import Money
 from rail402.protocol.offer import Flow, Offer
 from rail402.protocol.rail import NotPaid, Paid, Settled, Unknown
+from rail402.sandbox import PLAY_MONEY
 from rail402_base.chain import SandboxBackend, Submitted, Trace, Unused
 from rail402_base.eip3009 import Authorization, Domain, parse_authorization
 from rail402_base.keys import LocalSigner, RemoteSigner
@@ -48,7 +49,7 @@ async def till(tmp_path: Path) -> Till:
 def wallet_of(till: Till | None = None, **options: Any) -> BaseWallet:
     chain = None if till is None else till.backend
     return BaseWallet(
-        LocalSigner(PAYER_KEY), tokens=[SANDBOX_USDC], chain=chain, **{"random_bytes": Counter(), **options}
+        LocalSigner(PAYER_KEY), chain=chain, **{"tokens": [SANDBOX_USDC], "random_bytes": Counter(), **options}
     )
 
 
@@ -103,6 +104,17 @@ async def test_an_offer_on_another_network_is_read_so_that_it_can_be_named() -> 
     wallet = wallet_of()
     wire = wallet.spec.bindings["x402-v2"].encode_offer(offer_of(BASE_USDC))
     assert wallet.spec.bindings["x402-v2"].decode_offer(wire, expires_at=NOW) is not None
+
+
+def test_its_networks_are_those_of_its_tokens(till: Till) -> None:
+    assert wallet_of(till).networks == {SANDBOX_USDC.network.caip2}
+    both = BaseWallet(LocalSigner(PAYER_KEY), tokens=[BASE_USDC, BASE_SEPOLIA_USDC])
+    assert both.networks == {BASE_USDC.network.caip2, BASE_SEPOLIA_USDC.network.caip2}
+
+
+def test_only_a_wallet_of_play_money_has_advice_about_where_that_is(till: Till) -> None:
+    assert wallet_of(till).advice == {"insufficient_funds": PLAY_MONEY}
+    assert wallet_of(tokens=[BASE_USDC]).advice == {}
 
 
 async def test_testnets_are_paid_on_only_where_they_are_named() -> None:

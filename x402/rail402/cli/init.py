@@ -15,6 +15,7 @@ from rail402.cli.show import AsJson, print_json
 from rail402.client.toml import wallets_file
 from rail402.errors import ConfigurationError
 from rail402.plugins import installed_rails, load_plugin
+from rail402.sandbox import PLAY_MONEY
 
 __all__ = ["init"]
 
@@ -51,6 +52,7 @@ def init(
         typer.echo(f"wrote {target}; it has no wallet, because no rail is installed: pip install 'rail402[base]'")
         return
     typer.echo(f"wrote {target}, with play money on {', '.join(rails)}; examples in it are for everything else")
+    typer.echo(PLAY_MONEY)
     typer.echo("try `rail402 doctor`, `rail402 demo`, or `rail402 get URL --dry-run`")
 
 

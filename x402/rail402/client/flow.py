@@ -27,6 +27,7 @@ import httpx
 from rail402.client.approval import approved, check_confirmed
 from rail402.client.choice import Candidate, Terms, best_offer, preferred, read_terms
 from rail402.client.commands import Reply, Request, Send, Steps, call, read, send
+from rail402.client.journal import PAUSED
 from rail402.client.people import with_person
 from rail402.client.presenting import MAX_BODY, Attempt, Served
 from rail402.client.progress import Asking, Paying, Receiving, Waiting
@@ -199,7 +200,7 @@ class PurchaseFlow:
             free = record.changed(lease_until=0)
             yield from call(partial(self._services.journal.save, free, now=self._services.now()))
             raise PaymentOutcomeUnknown(
-                f"this was begun with the wallet {record.wallet!r}, which is not here or cannot be reached",
+                f"this was {record.without_wallet}, or give it up with `rail402 receipts write-off {record.id}`",
                 record_id=record.id,
             )
         attempt = self._begin(wallet, record)
@@ -236,6 +237,8 @@ class PurchaseFlow:
                 return (yield from self._purchase(agreed, order))
             except (PaymentFailed, PaymentRefused, PaymentActionRequired) as error:
                 if error.outcome != "not_paid" or error.code == "not_approved":  # who said no is not asked again
+                    raise
+                if error.detail == PAUSED:  # which no other offer changes
                     raise
                 terms.refuse(candidate.offer, error)
                 if not isinstance(error, PaymentRefused):

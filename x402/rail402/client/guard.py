@@ -29,6 +29,7 @@ _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 # All that the Internet has of IPv6; the rest is local, or IPv4 in forms that only a translator nearby knows.
 _UNICAST: Final = ipaddress.ip_network("2000::/3")
 _MAX_TRIED: Final = 4
+_FIX: Final = ". For services of your own start `rail402 mcp` with --allow-private; in code, give another transport"
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -83,7 +84,7 @@ class PublicOnly(httpx.AsyncBaseTransport):
         except (OSError, UnicodeError) as error:
             raise httpx.ConnectError(f"{name} cannot be resolved", request=request) from error
         if not addresses or not all(map(is_public, addresses)):
-            raise OfferRefused(f"{name} is not a public address, and only those are asked here")
+            raise OfferRefused(f"{name} is not a public address{_FIX}", code="address_not_public")
         *others, last = list(dict.fromkeys(addresses))[:_MAX_TRIED]
         for address in others:
             with suppress(httpx.ConnectError, httpx.ConnectTimeout):  # nothing was sent there

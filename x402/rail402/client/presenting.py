@@ -306,6 +306,8 @@ class Attempt:
     def _not_served(self, reply: Reply | None, refusal: str | None, asked: int | None) -> Steps[NoReturn]:
         """Ask the wallet what became of a payment that the server does not serve, write it down, and raise."""
         said = _said(reply, refusal)
+        if advice := self._wallet.advice.get(refusal or ""):
+            said += f" ({advice})"
         refused = reply is not None and reply.status == 402
         found = yield from call(self.ask_wallet)
         if self.action is not None:

@@ -93,6 +93,14 @@ class PurchaseRecord(Record):
         return self.state in OPEN
 
     @property
+    def without_wallet(self) -> str:
+        """What to say of it, and do, where its wallet is not there."""
+        return (
+            f"begun with the wallet {self.wallet!r}, which is not here or cannot be reached: go on with the "
+            "wallets.toml and, for play money, in the folder that it was begun with"
+        )
+
+    @property
     def standing(self) -> str:
         """How it stands, for who reads the journal: its state, or `refunded`."""
         return self.state.value if self.refunded is None else "refunded"

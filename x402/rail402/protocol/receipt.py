@@ -39,6 +39,7 @@ REFUND_TYPE = "rail402-refund+jwt"
 MAX_RECEIPT_BYTES = 16_384
 _ALGORITHMS = ["EdDSA", "Ed25519"]
 _HEADER_MEMBERS = {"alg", "kid", "typ"}
+_MAX_ISSUER = 200
 
 
 class Receipt(Record):
@@ -239,6 +240,8 @@ def _verified(token: str, jwks: Mapping[str, Any], model: type[R], kind: str, is
         # Keys and pointers to keys in the header (jwk, jku, x5c), and crit, are the classic ways to be fooled.
         if set(header) != _HEADER_MEMBERS or header["typ"] != kind or not isinstance(header["kid"], str):
             raise _invalid("receipt", f"its header must be alg, kid and typ {kind}, and nothing else")
+        if issuer is not None:
+            _check_issuer(unverified.payload, issuer)
         key = _find(jwks, header["kid"])
         payload = jws.deserialize_compact(token.encode("ascii"), key, registry=_Registry()).payload
     except (JoseError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -251,8 +254,22 @@ def _verified(token: str, jwks: Mapping[str, Any], model: type[R], kind: str, is
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise _invalid(f"receipt.{where}", "is missing or has the wrong form") from error
     if issuer is not None and receipt.issuer != issuer:
-        raise _invalid("receipt.iss", f"was issued by {receipt.issuer}, not by {issuer}")
+        raise _foreign(receipt.issuer, issuer)
     return receipt
+
+
+def _check_issuer(payload: bytes, issuer: str) -> None:
+    """Refuse what says itself that another issuer made it: its key would be looked for in vain."""
+    try:
+        said = parse_json(payload, field="receipt", max_bytes=MAX_RECEIPT_BYTES).get("iss")
+    except MalformedInput:
+        return
+    if said != issuer and isinstance(said, str):
+        raise _foreign(said, issuer)
+
+
+def _foreign(said: str, issuer: str) -> MalformedInput:
+    return _invalid("receipt.iss", f"was issued by {said[:_MAX_ISSUER]}, not by {issuer}")
 
 
 def _invalid(field: str, detail: str) -> MalformedInput:

@@ -241,7 +241,7 @@ class AgentTools:
                 {
                     "name": name,
                     "rail": wallet.spec.name,
-                    "networks": sorted({mechanism.network for mechanism in wallet.spec.mechanisms}),
+                    "networks": sorted(wallet.networks),
                 }
                 for name, wallet in self._payer.wallets.items()
             ]

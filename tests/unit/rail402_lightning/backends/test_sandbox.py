@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rail402.errors import ConfigurationError
+from rail402.sandbox import PLAY_MONEY
 from rail402.testing.fakes import FakeClock
 from rail402_lightning import bolt11
 from rail402_lightning.backends import InvoiceStatus, SentPayment
@@ -64,6 +65,14 @@ async def test_a_payment_can_fail_hang_and_lose_its_answer(node: SandboxLightnin
     assert await sender.pay(text, max_fee_msat=1000) == SentPayment(state="failed", detail="no_route")
     assert (await sender.pay(text, max_fee_msat=1000)).state == "unknown"
     assert (await sender.pay(text, max_fee_msat=1000)).state == "paid"
+
+
+async def test_an_invoice_of_another_sandbox_is_said_to_be_that(text: str, tmp_path: Path) -> None:
+    elsewhere = open_sandbox(tmp_path / "elsewhere", clock=FakeClock(NOW))
+    sent = await SandboxSender(elsewhere, "agent").pay(text, max_fee_msat=1000)
+    await elsewhere.close()
+
+    assert (sent.state, sent.detail) == ("failed", f"no_route: the invoice is another node's; {PLAY_MONEY}")
 
 
 async def test_wallets_do_not_share_their_money(node: SandboxLightning, text: str) -> None:

@@ -125,7 +125,7 @@ async def _examined(about: str, wallet: Wallet) -> tuple[Sequence[Finding], Find
         if each.time is not None:
             clock = time_finding(each.time, system_clock(), whose=about)
     findings = [warning(about, each.says, each.fix) if each.fix else ok(about, each.says) for each in found]
-    networks = ", ".join(sorted({mechanism.network for mechanism in wallet.spec.mechanisms}))
+    networks = ", ".join(sorted(wallet.networks))
     return findings or [ok(about, f"can be used, on {networks}")], clock
 
 

@@ -10,6 +10,7 @@ from typing import Final
 import httpx
 
 from rail402.cli.doctor.findings import TIMEOUT, Finding, clock_finding, ok, secret_files, warning, wrong
+from rail402.cli.telemetry import without_telemetry
 from rail402.clock import system_clock
 from rail402.config import TomlFile
 from rail402.errors import ConfigurationError, Rail402Error, StoreError
@@ -36,6 +37,7 @@ async def server_findings(path: Path) -> AsyncIterator[Finding]:
     except ConfigurationError as error:
         yield wrong("configuration", error.detail, "put that line right")
         return
+    without_telemetry()
     yield ok("configuration", f"{path} can be read")
     for finding in secret_files(file.data):
         yield finding
