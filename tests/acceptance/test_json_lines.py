@@ -127,7 +127,7 @@ async def test_every_command_says_one_line(url: str) -> None:
     code, bought = await says("get", f"{url}/book", *WALLETS)
     assert (code, bought["body"]) == (0, json.dumps("one line\nand book"))
     code, failed = await says("get", f"{url}/none", *WALLETS)
-    assert (code, failed["purchase"]["outcome"]) == (1, "unknown")
+    assert (code, failed["purchase"]["outcome"]) == (6, "unknown")
     _, listed = await says("charges", "list")
     (charge,) = [each["charge"] for each in listed["charges"] if each["url"].endswith("book")]
     day = a_day(url, bought["purchase"]["record_id"], charge, failed["purchase"]["record_id"])

@@ -166,8 +166,8 @@ async def test_fees_are_in_what_was_paid(tmp_path: Path, url: str) -> None:
     code, _, shown = await get(tmp_path, f"{url}/sats")
     choice, answer, left = screen(shown)
     assert (code, choice) == (0, "21 sat, 23 sat at most with fees, on lightning from the wallet lightning")
-    assert " paid 21 sat and 21 msat in fees · " in answer
-    assert left.startswith("paid 21021 msat in all · ")
+    assert " paid 21 sat and 0.021 sat in fees · " in answer
+    assert left.startswith("paid 21.021 sat in all · ")
 
 
 async def test_a_refusal_and_what_costs_nothing_leave_one_line(tmp_path: Path, url: str) -> None:

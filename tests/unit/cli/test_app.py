@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import pytest
+from typer.testing import CliRunner
 
 from rail402.cli import app, main
 
@@ -22,3 +25,8 @@ def test_only_what_is_not_ours_is_told_to_be_installed(
     assert (
         capsys.readouterr().err == f"rail402: this needs {missing}; try: pip install 'rail402[all]'\n"
     ) is is_an_extra
+
+
+def test_the_version_is_told() -> None:
+    told = CliRunner().invoke(app.app, ["--version"])
+    assert (told.exit_code, told.output) == (0, f"rail402 {version('rail402')}\n")

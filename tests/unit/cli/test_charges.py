@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import httpx
 import pytest
 from click.testing import Result
 from fastapi import FastAPI, Response
+from rich.console import Console
 from typer.testing import CliRunner
 
 from rail402.cli import app as app_module
@@ -138,6 +140,18 @@ def test_charges_come_newest_first_a_page_at_a_time(site: Site) -> None:
     assert f"--before {ids[1]}" in text
     assert "GET http://testserver/goods/" in text
     assert set(whole["charges"][0]) >= {"sum", "payment", "delivery", "rail", "created_at"}
+
+
+def test_no_id_is_cut_at_a_narrow_terminal(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.buy("a")
+    (listed,) = asked("list")["charges"]
+    file = io.StringIO()
+    monkeypatch.setattr(charges_module, "new_console", lambda: Console(width=80, file=file))
+    run("list")
+    first, second = file.getvalue().splitlines()
+    assert first.split()[0] == listed["charge"]
+    assert first.endswith(f"  {listed['sum']}  settled")
+    assert second == f"  rail: base · answer: {listed['delivery']} · GET {listed['url']}"
 
 
 def test_a_full_last_page_promises_nothing_more(site: Site) -> None:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from rich.text import Text
 
-from rail402.cli.show import clean, new_console, print_json, relative, show_facts, visible
+from rail402.cli.show import clean, in_sat, new_console, print_json, relative, show_facts, show_rows, visible
 
 
 @pytest.mark.parametrize(
@@ -141,3 +142,32 @@ def test_json_is_one_line_of_ascii(text: str) -> None:
     line = out.getvalue().removesuffix("\n")
     assert (line.isprintable(), line.isascii()) == (True, True)
     assert json.loads(line)["text"] in (text, [text])
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("4994995 msat of 5000 sat per hour", "4994.995 sat of 5000 sat per hour"),
+        ("1 msat", "0.001 sat"),
+        ("21 sat and 21010 msat", "21 sat and 21.01 sat"),
+        ("2000 msat, 0 msat", "2 sat, 0 sat"),
+        ("0.5 msat and x1 msat and 1 msats", "0.5 msat and x1 msat and 1 msats"),
+        (f"{'9' * 5000} msat", f"{'9' * 5000} msat"),
+    ],
+)
+def test_people_are_told_sat(text: str, shown: str) -> None:
+    assert in_sat(text) == shown
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_the_ids_of_a_list_are_whole_and_it_obeys_no_markup(width: int) -> None:
+    console = Console(width=width, file=io.StringIO())
+    ids = ["ch_" + "a" * 26, "ch_" + "b" * 26]
+    states = ["y", "x" * 110]  # which leaves the ids no room at any of the widths
+    rows = [
+        [Text(each), Text(state), Text("[red]no[/]"), Text("u" * 120)] for each, state in zip(ids, states, strict=True)
+    ]
+    show_rows(console, ("charge", "state", "rail", "for"), rows, below=2)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(each in shown for each in ids)
+    assert (f"{ids[0]}  y\n  rail: [red]no[/] · {'u' * 120}\n" in shown) is (width < 140)

@@ -4,6 +4,7 @@ has a `--format`. What their exit codes mean is in `exit_codes.py`."""
 from __future__ import annotations
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +55,21 @@ app.command()(facilitator)
 app.command(context_settings={"ignore_unknown_options": True})(decode)  # a text may begin with a minus sign
 
 Directory = Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Where the two files go; made with mode 700.")]
+
+
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"rail402 {version('rail402')}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    is_version_asked: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    """What is said of the program itself is where it is made."""
 
 
 @app.command()

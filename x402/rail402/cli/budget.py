@@ -12,7 +12,7 @@ import typer
 from rail402.cli import asking
 from rail402.cli.exit_codes import ExitCode
 from rail402.cli.pay import Wallets, open_journal
-from rail402.cli.show import AsJson, clean, print_json, relative
+from rail402.cli.show import AsJson, clean, in_sat, print_json, relative
 from rail402.client.budget import Budget
 from rail402.client.journal import Journal
 from rail402.client.limits import LEVELS, WINDOWS, Level, Spent, either, phrase
@@ -55,15 +55,15 @@ def show(wallets: Wallets = None, as_json: AsJson = False) -> None:
     if state.paused_since is not None:
         typer.echo(f"paused {relative(state.paused_since - system_clock())}: nothing is bought")
     for why in state.unconfirmed:
-        typer.echo(f"not confirmed, so that nothing is bought: {clean(why)}")
+        typer.echo(f"not confirmed, so that nothing is bought: {clean(in_sat(why))}")
     for level in LEVELS:
         typer.echo(f"{phrase(level):<13}{_or(limits, level)}")
         for used in _used(state, "", level):
             typer.echo(f"{'':<13}{used}")
     if state.refunded:
-        typer.echo(f"{'refunded':<13}{', '.join(map(str, state.refunded))}, which counts as used all the same")
+        typer.echo(f"{'refunded':<13}{', '.join(map(in_sat, state.refunded))}, which counts as used all the same")
     for rule in limits.rules:
-        typer.echo(f"{rule}: " + ", ".join(f"{either(most)} {phrase(level)}" for level, most in _limited(rule)))
+        typer.echo(f"{rule}: " + ", ".join(f"{in_sat(either(most))} {phrase(level)}" for level, most in _limited(rule)))
         for scope in _scopes(rule, limits, state):
             for level, _ in _limited(rule):
                 for used in _used(state, scope, level):
@@ -71,7 +71,7 @@ def show(wallets: Wallets = None, as_json: AsJson = False) -> None:
     if limits.price_tolerance is not None:
         typer.echo(f"price_tolerance: {limits.price_tolerance} % above the first price")
     if limits.asks_above:
-        typer.echo(f"ask_above: {either(limits.asks_above)}")
+        typer.echo(f"ask_above: {in_sat(either(limits.asks_above))}")
     if not limits.pin_payees:
         typer.echo("pin_payees: no, a changed payee is paid")
     for name, names in _lists(limits).items():
@@ -111,7 +111,7 @@ def confirm(wallets: Wallets = None, yes: Yes = False, as_json: AsJson = False) 
     journal, limits = open_journal(wallets)
     looser = asyncio.run(_with(journal, lambda opened: opened.accept(limits, now=system_clock())))
     for why in looser:
-        typer.echo(clean(why), err=as_json)
+        typer.echo(clean(in_sat(why)), err=as_json)
     if looser and not yes:
         asking.confirm("let purchases be made within these limits?")
     if looser:
@@ -133,7 +133,7 @@ def pins(wallets: Wallets = None, as_json: AsJson = False) -> None:
     for payee in payees:
         typer.echo(f"{payee.host}  paid at {clean(payee.payee)} on {clean(payee.network)}")
     for price in prices:
-        typer.echo(f"{price.host}  {price.method} {clean(price.path)} did cost {price.price}")
+        typer.echo(f"{price.host}  {price.method} {clean(price.path)} did cost {in_sat(price.price)}")
 
 
 @budget.command(
@@ -169,7 +169,7 @@ async def _with(journal: Journal, work: Callable[[Journal], Awaitable[T]]) -> T:
 
 
 def _or(limits: Budget, level: Level) -> str:
-    return either(limits.limits(level)) or "no limit"
+    return in_sat(either(limits.limits(level))) or "no limit"
 
 
 def _limited(rule: Rule) -> list[tuple[Level, Sequence[Money]]]:
@@ -186,7 +186,7 @@ def _used(state: _State, scope: str, level: Level) -> list[str]:
     said = []
     for used in state.spent.get(scope, {}).get(level, {}).values():
         held = f", {used.unresolved} of it held by what is not resolved" if used.unresolved.amount else ""
-        said.append(f"{used.total} used{held}")
+        said.append(in_sat(f"{used.total} used{held}"))
     return said
 
 

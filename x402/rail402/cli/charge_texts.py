@@ -7,12 +7,10 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from rail402.cli.show import clean, relative, show_facts
+from rail402.cli.show import clean, in_sat, relative, show_facts, show_rows
 from rail402.money import Money
 from rail402.protocol.charge import Charge, PaymentState
 from rail402.server.report import Report, is_open
@@ -90,25 +88,25 @@ def facts_of(charge: Charge, *, whole: bool = True) -> dict[str, Any]:
 
 
 def show_list(console: Console, charges: Sequence[Charge], *, now: int, following: str | None) -> None:
-    """Print charges, a line each."""
+    """Print charges, a row each."""
     if not charges:
         console.print("no charge fits")
         return
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("charge", "when", "rail", "sum", "payment", "answer", "for"):
-        table.add_column(name, no_wrap=name != "for", overflow="fold")
+    rows = []
     for charge in charges:
         state = charge.payment.value if charge.operation is None else f"{charge.payment} ({charge.operation})"
-        table.add_row(
-            charge.id,
-            relative(charge.created_at - now),
-            clean(charge.offer.rail, 40),
-            sum_of(charge),
-            Text(state, _STYLES.get(charge.payment, "")),
-            charge.delivery.value,
-            Text(clean(f"{charge.order.method} {charge.order.url}", 120)),
+        rows.append(
+            [
+                Text(charge.id),
+                Text(relative(charge.created_at - now)),
+                Text(in_sat(sum_of(charge))),
+                Text(state, _STYLES.get(charge.payment, "")),
+                Text(clean(charge.offer.rail, 40)),
+                Text(charge.delivery.value),
+                Text(clean(f"{charge.order.method} {charge.order.url}", 120)),
+            ]
         )
-    console.print(table)
+    show_rows(console, ("charge", "when", "sum", "payment", "rail", "answer", "for"), rows, below=3)
     if following is not None:
         console.print(f"there are more: add --before {following}", soft_wrap=True)
 
@@ -116,6 +114,7 @@ def show_list(console: Console, charges: Sequence[Charge], *, now: int, followin
 def show_charge(console: Console, charge: Charge, *, now: int) -> None:
     """Print all that is known of a charge, a line each."""
     facts = facts_of(charge)
+    facts |= {name: in_sat(facts[name]) for name in ("sum", "price")}
     receipts = {name: _claims(facts.pop(name)) for name in _RECEIPTS}
     show_facts(console, charge.id, facts, now=now, style=_STYLES.get(charge.payment, "white"))
     for name, claims in receipts.items():

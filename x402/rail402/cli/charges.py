@@ -13,8 +13,9 @@ import typer
 
 from rail402.cli.asking import confirm
 from rail402.cli.charge_texts import facts_of, show_charge, show_list, show_report, sum_of
-from rail402.cli.exit_codes import ExitCode
-from rail402.cli.show import AsJson, clean, new_console, print_json
+from rail402.cli.exit_codes import ExitCode, failed
+from rail402.cli.show import AsJson, clean, in_sat, new_console, print_json
+from rail402.cli.telemetry import without_telemetry
 from rail402.clock import system_clock
 from rail402.config import TomlFile, resolve_secret
 from rail402.errors import ConfigurationError
@@ -110,7 +111,7 @@ async def _page(
 ) -> tuple[list[Charge], bool]:
     """Return the newest charges that fit, and whether there are more of them."""
     if before is not None and await store.get(before) is None:
-        raise _failed(f"--before: there is no charge {clean(before, 80)}")
+        raise failed(f"--before: there is no charge {clean(before, 80)}")
     found: list[Charge] = []
     while True:
         page = await store.recent(limit=_PAGE, before=before)
@@ -141,7 +142,7 @@ def show(charge: ChargeId, config: Config = _CONFIG, as_json: AsJson = False) ->
 async def _known(store: Store, charge_id: str) -> Charge:
     found = await store.get(charge_id)
     if found is None:
-        raise _failed(f"there is no charge {clean(charge_id, 80)} in this store; see: rail402 charges list")
+        raise failed(f"there is no charge {clean(charge_id, 80)} in this store; see: rail402 charges list")
     return found
 
 
@@ -164,7 +165,7 @@ def refund(
             try:
                 return await gate.refund(charge)
             except ConfigurationError as error:  # it is not in a state to be refunded
-                raise _failed(error.detail) from error
+                raise failed(error.detail) from error
 
     found = _run(give_back())
     if as_json:
@@ -180,9 +181,10 @@ def _confirm(gate: Gate, charge: Charge, *, yes: bool) -> None:
         return
     hindered = obstacle(gate.services().rails.get(charge.offer.rail), charge)
     if hindered is not None:
-        raise _failed(f"charge {charge.id}: {hindered}")
+        raise failed(f"charge {charge.id}: {hindered}")
     payer = clean(charge.payer) if charge.payer else "whoever proves to have paid it"
-    typer.echo(f"{sum_of(charge)} on {charge.offer.rail} ({charge.offer.network}) goes back to {payer}", err=True)
+    back = in_sat(sum_of(charge))
+    typer.echo(f"{back} on {charge.offer.rail} ({charge.offer.network}) goes back to {payer}", err=True)
     if yes:
         return
     if not _somebody_is_there():
@@ -231,19 +233,15 @@ def reconcile(config: Config = _CONFIG, as_json: AsJson = False) -> None:
     raise typer.Exit(ExitCode.STILL_OPEN if report.open else ExitCode.DONE)
 
 
-def _failed(why: str) -> typer.Exit:
-    """Say why it does not work, and return what ends the command."""
-    typer.echo(f"rail402: {why}", err=True)
-    return typer.Exit(ExitCode.FAILED)
-
-
 # --- opening
 
 
 def _gate(config: Path) -> Gate:
     from rail402.server.toml import gate_from_toml  # needs a web framework, which who only lists charges may lack
 
-    return gate_from_toml(config)
+    gate = gate_from_toml(config)
+    without_telemetry()
+    return gate
 
 
 @asynccontextmanager

@@ -5,7 +5,9 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
-__all__ = ["MEANINGS", "ExitCode"]
+import typer
+
+__all__ = ["MEANINGS", "ExitCode", "failed"]
 
 
 class ExitCode(IntEnum):
@@ -32,3 +34,9 @@ MEANINGS: Final = {
     ExitCode.OVER_BUDGET: "the budget does not allow it; nothing was paid",
 }
 """What each of them means in general, a line each."""
+
+
+def failed(why: str) -> typer.Exit:
+    """Say why it does not work, and return what ends the command."""
+    typer.echo(f"rail402: {why}", err=True)
+    return typer.Exit(ExitCode.FAILED)

@@ -138,13 +138,14 @@ MANUALS: Final[Mapping[str, Manual]] = {
         "    -H 'Content-Type: application/json' --max '0.10 USD'",
     ),
     "inspect": Manual(
-        summary="Show every offer of a 402, and pay nothing.",
+        summary="Show what a 402 asks for, and pay nothing.",
         examples=(
             "rail402 inspect https://api.example.com/article/402",
+            "rail402 inspect https://api.example.com/article/402 --all",
             "rail402 inspect https://api.example.com/translate --data 'some words' --json",
         ),
         codes=tuple(code for code in ExitCode if code <= ExitCode.NOT_PAYABLE),
-        says={ExitCode.DONE: "at least one offer can be paid", ExitCode.FAILED: "no answer"},
+        says={ExitCode.DONE: "the rails here can read and pay at least one offer", ExitCode.FAILED: "no answer"},
     ),
     "decode": Manual(
         summary="Say what a header, an invoice or a receipt says.",

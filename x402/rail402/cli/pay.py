@@ -20,7 +20,8 @@ from rail402.cli.body import Output, Raw, check_output, write_body
 from rail402.cli.exit_codes import ExitCode
 from rail402.cli.progress import Progress
 from rail402.cli.request import Data, Header, Url, build_request
-from rail402.cli.show import clean, new_console, print_json, show_facts
+from rail402.cli.show import clean, in_sat, new_console, print_json, show_facts
+from rail402.cli.telemetry import without_telemetry
 from rail402.client.approval import question
 from rail402.client.budget import Budget
 from rail402.client.choice import OF_THE_OWNER
@@ -37,6 +38,7 @@ from rail402.errors import (
     BudgetExceeded,
     ClientError,
     ConfigurationError,
+    NoUsableOffer,
     PaymentActionRequired,
     Rail402Error,
     StoreError,
@@ -126,15 +128,26 @@ def open_payer(wallets: str | None, *, rails: Sequence[str] = (), most: str | No
 
     Raises:
         ConfigurationError: there is no wallets.toml, or it is wrong.
-        typer.BadParameter: an amount that is none.
+        typer.BadParameter: an amount that is none, or that the budget's limits cannot be compared with.
     """
+    at_most = None if most is None else _most(most, wallets)
+    if wallets == _SANDBOX:
+        payer = sandbox_payer(rails=rails, at_most=at_most)
+    else:
+        payer = payer_from_toml(_file(wallets), rails=rails, at_most=at_most)
+    without_telemetry()
+    return payer
+
+
+def _most(text: str, wallets: str | None) -> Money:
+    """Return the most to pay, which has to be in a currency that the budget has a limit in."""
+    _, budget = open_journal(wallets)
     try:
-        at_most = None if most is None else Money.parse(most)
+        most = Money.parse(text)
+        budget.tightened(most)
     except ConfigurationError as error:
         raise typer.BadParameter(error.detail, param_hint="--max") from error
-    if wallets == _SANDBOX:
-        return sandbox_payer(rails=rails, at_most=at_most)
-    return payer_from_toml(_file(wallets), rails=rails, at_most=at_most)
+    return most
 
 
 def open_journal(wallets: str | None) -> tuple[Journal, Budget]:
@@ -202,7 +215,7 @@ def _asking(progress: Progress | None) -> Approve:
     async def approve(quote: Quote) -> bool:
         quiet: AbstractContextManager[None] = nullcontext() if progress is None else progress.aside()
         with quiet:
-            return is_confirmed(clean(question(quote), 4000))
+            return is_confirmed(clean(in_sat(question(quote)), 4000))
 
     return approve
 
@@ -217,7 +230,8 @@ async def _quote(asked: _Asked) -> None:
     elif quote is None:
         typer.echo("it is not answered with a 402: nothing would be paid")
     else:
-        show_facts(new_console(), "would be paid", _terms(quote), now=system_clock(), style="green")
+        terms = _terms(quote) | {"price": in_sat(quote.price), "total": in_sat(quote.total)}
+        show_facts(new_console(), "would be paid", terms, now=system_clock(), style="green")
 
 
 def _terms(quote: Quote) -> dict[str, Any]:
@@ -254,8 +268,11 @@ def _tell(asked: _Asked, response: httpx.Response, room: Room | None) -> None:
     else:
         typer.echo(f"{response.status_code} {clean(response.reason_phrase)} · {_bought(purchase)}", err=True)
         if purchase is not None and _is_watched(asked):
-            typer.echo(_account(purchase, room), err=True)
-    raise typer.Exit(ExitCode.DONE if response.status_code < 400 else ExitCode.FAILED)
+            typer.echo(clean(_account(purchase, room)), err=True)
+    if response.status_code < 400:
+        raise typer.Exit(ExitCode.DONE)
+    is_known = purchase is None or purchase.outcome == "paid"
+    raise typer.Exit(ExitCode.FAILED if is_known else ExitCode.STILL_OPEN)
 
 
 def _answer(asked: _Asked, response: httpx.Response, purchase: Purchase | None) -> dict[str, Any]:
@@ -291,7 +308,8 @@ def _bought(purchase: Purchase | None) -> str:
     if purchase is None:
         return "nothing was paid"
     fee = f" and {purchase.fee} in fees" if purchase.fee is not None and purchase.fee.amount else ""
-    said = [f"{_paid(purchase)} {purchase.price}{fee}"]
+    paid = "paid" if purchase.outcome == "paid" else "perhaps paid"
+    said = [in_sat(f"{paid} {purchase.price}{fee}")]
     said.append(f"on {purchase.rail} ({purchase.dialect})")
     if purchase.receipt is not None:
         said.append("receipt verified")
@@ -307,12 +325,10 @@ def _account(purchase: Purchase, room: Room | None) -> str:
         spent = str(price if fee is None else price + fee)
     else:
         spent = f"{price} and {fee}"
-    said = f"{_paid(purchase)} {spent} in all"
-    return said if room is None else f"{said} · {room.left} of {room.limit} {room.per} is left"
-
-
-def _paid(purchase: Purchase) -> str:
-    return "paid" if purchase.outcome == "paid" else "perhaps paid"
+    left = [] if room is None else [f"{room.left} of {room.limit} {room.per} is left"]
+    if purchase.outcome == "paid":
+        return in_sat(" · ".join([f"paid {spent} in all", *left]))
+    return in_sat(" · ".join([*left, f"{spent} held until it is known: rail402 receipts recover"]))
 
 
 def _code_of(error: ClientError) -> ExitCode:
@@ -341,11 +357,14 @@ def _fail(asked: _Asked, error: Rail402Error, code: ExitCode) -> None:
     outcome = error.outcome if isinstance(error, ClientError) else None
     record = error.record_id if isinstance(error, ClientError) else None
     link = error.url if isinstance(error, PaymentActionRequired) else None
+    why = str(error)
+    if asked.options.rail and isinstance(error, NoUsableOffer):
+        why += "; wallets on other rails are left out by --rail"
     if asked.options.as_json:
-        said = {"code": error.code, "error": str(error), "outcome": outcome, "record_id": record, "action_url": link}
+        said = {"code": error.code, "error": why, "outcome": outcome, "record_id": record, "action_url": link}
         print_json({"url": str(asked.request.url), **said})
     else:
-        typer.echo(f"rail402: {clean(str(error), 2000)}", err=True)
+        typer.echo(f"rail402: {clean(in_sat(why), 2000)}", err=True)
         if link is not None:
             typer.echo(f"a person has to act at {clean(link, 4096)}; then run the same command again", err=True)
     raise typer.Exit(code)

@@ -15,7 +15,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from rail402.cli.show import clean
+from rail402.cli.show import clean, in_sat
 from rail402.client.progress import Asking, Paying, Presenting, Receiving, Step, Waiting
 
 __all__ = ["Progress"]
@@ -103,5 +103,5 @@ class Progress:
 def _choice(step: Paying) -> str:
     """Return what is paid and by whom."""
     most = "" if step.total == step.price else f", {step.total} at most with fees,"
-    what = f"{step.price}{most} on {clean(step.rail)} from the wallet {clean(step.wallet)}"
+    what = f"{in_sat(f'{step.price}{most}')} on {clean(step.rail)} from the wallet {clean(step.wallet)}"
     return f"going on with an earlier payment: {what}" if step.is_resumed else what

@@ -10,6 +10,7 @@ import typer
 
 from rail402.cli.serving import listening, serve, set_logging, url_of
 from rail402.cli.show import print_json
+from rail402.cli.telemetry import without_telemetry
 from rail402.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -65,4 +66,6 @@ def _configured(config: Path, to: str | None) -> ProxyApp:
         from rail402.proxy.toml import proxy_from_toml
     except ImportError as error:
         raise ConfigurationError(f"the proxy needs {error.name}; try: pip install 'rail402[server,cli]'") from error
-    return proxy_from_toml(config, to=to)
+    made = proxy_from_toml(config, to=to)
+    without_telemetry()
+    return made

@@ -12,17 +12,15 @@ from enum import StrEnum
 from typing import Annotated, Any, Final, TypeVar
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from rail402.cli.asking import confirm
-from rail402.cli.exit_codes import ExitCode
+from rail402.cli.exit_codes import ExitCode, failed
 from rail402.cli.pay import Wallets, open_journal, open_payer
-from rail402.cli.show import AsJson, clean, new_console, print_json, relative, show_facts
+from rail402.cli.show import AsJson, clean, in_sat, new_console, print_json, relative, show_facts, show_rows
 from rail402.client.journal import Journal
-from rail402.client.payer import Recovered
+from rail402.client.payer import Payer, Recovered
 from rail402.client.receipts import check_subject
 from rail402.client.records import PurchaseRecord, PurchaseState
 from rail402.client.refunds import LookedAt, find_refunds
@@ -36,6 +34,9 @@ __all__ = ["receipts"]
 T = TypeVar("T")
 
 _PAGE: Final = 500
+_PREFIX: Final = "rec_"
+_NAMED: Final = 8
+_RECEIPTS: Final = {True: "yes", False: "bad", None: "no"}
 _STYLES: Final = {PurchaseState.COMMITTED: "green", PurchaseState.RELEASED: "dim"}
 
 receipts = typer.Typer(
@@ -44,7 +45,7 @@ receipts = typer.Typer(
     no_args_is_help=True,
 )
 
-RecordId = Annotated[str, typer.Argument(metavar="RECORD", help="Its id, rec_…, as get prints it.")]
+RecordId = Annotated[str, typer.Argument(metavar="RECORD", help="Its id, rec_…, as get prints it, or how it begins.")]
 
 _LIST_HELP: Final = "List purchases, the newest first."
 _SHOW_HELP: Final = "Show all that is known of one purchase. Proofs are not shown."
@@ -83,14 +84,16 @@ def list_receipts(
     only_open: Annotated[bool, typer.Option("--open", help="Only those that are not resolved.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    async def read(journal: Journal) -> Sequence[PurchaseRecord]:
+    async def read(journal: Journal) -> list[tuple[PurchaseRecord, str]]:
         if only_open:
-            return (await journal.unresolved())[:limit]
-        return await journal.newest(limit=limit, before=before)
+            records = (await journal.unresolved())[:limit]
+        else:
+            records = await journal.newest(limit=limit, before=before)
+        return [(each, _RECEIPTS[(await _verified(journal, each))["verified"]]) for each in records]
 
     found = _run(wallets, read)
     if as_json:
-        print_json({"purchases": [_facts(record) for record in found]})
+        print_json({"purchases": [_facts(record) for record, _ in found]})
     else:
         _show_list(new_console(), found, now=system_clock())
 
@@ -102,6 +105,7 @@ def show(record: RecordId, wallets: Wallets = None, as_json: AsJson = False) -> 
     if as_json:
         print_json(facts)
     else:
+        facts |= {name: in_sat(facts[name]) for name in _AMOUNTS if facts[name] is not None}
         for name in ("receipt", "refund_receipt"):
             facts[name] = "there is one; --json has its text" if facts[name] else None
         show_facts(new_console(), found.id, facts, now=system_clock(), style=_STYLES.get(found.state, "yellow"))
@@ -175,7 +179,7 @@ def refunds(
             if each.error is not None:
                 typer.echo(f"{each.record.id}  {clean(each.error)}")
             elif each.record.refunded is not None:
-                typer.echo(f"{each.record.id}  {each.record.refunded} given back")
+                typer.echo(f"{each.record.id}  {in_sat(each.record.refunded)} given back")
         back = sum(1 for each in found if each.record.refunded is not None)
         typer.echo(f"{back} given back, of {len(found)} that were asked about")
     raise typer.Exit(ExitCode.FAILED if bad else ExitCode.DONE)
@@ -185,14 +189,14 @@ def refunds(
 def recover(wallets: Wallets = None, as_json: AsJson = False) -> None:
     async def ask() -> list[dict[str, Any]]:
         async with open_payer(wallets) as payer:
-            return [_facts(each.record) | _became(each) for each in await payer.recover()]
+            return [_facts(each.record) | _became(each, payer) for each in await payer.recover()]
 
     found = asyncio.run(ask())
     if as_json:
         print_json({"recovered": found})
     else:
         for each in found:
-            typer.echo(f"{each['record']}  {each['outcome']}: {each['advice']} · {clean(each['url'], 200)}")
+            typer.echo(f"{each['record']}  {each['outcome']}: {in_sat(each['advice'])} · {clean(each['url'], 200)}")
         typer.echo(f"{len(found)} were open")
     raise typer.Exit(ExitCode.STILL_OPEN if any(each["outcome"] == "unknown" for each in found) else ExitCode.DONE)
 
@@ -207,12 +211,15 @@ def write_off(
     found = _run(wallets, lambda journal: _get(journal, record))
     if not yes:
         for_what = clean(f"{found.order.method} {found.order.url}", 200)
-        confirm(f"count {_cost(found)} as spent, and never ask for {for_what} with it again?")
-    closed = _run(wallets, lambda journal: journal.write_off(record, now=system_clock()))
+        confirm(f"count {in_sat(_cost(found))} as spent, and never ask for {for_what} with it again?")
+    try:
+        closed = _run(wallets, lambda journal: journal.write_off(found.id, now=system_clock()))
+    except ConfigurationError as error:  # it is not open, or it is being worked on
+        raise failed(error.detail) from error
     if as_json:
         print_json(_facts(closed))
     else:
-        typer.echo(f"{closed.id}  written off: {_cost(closed)} count as spent")
+        typer.echo(f"{closed.id}  written off: {in_sat(_cost(closed))} count as spent")
 
 
 def _cost(record: PurchaseRecord) -> Money:
@@ -220,13 +227,15 @@ def _cost(record: PurchaseRecord) -> Money:
     return record.reserved if record.cost is None else record.cost
 
 
-def _became(found: Recovered) -> dict[str, str]:
+def _became(found: Recovered, payer: Payer) -> dict[str, str]:
     """Return what became of a purchase, and what to do about it."""
     advice = {
         "not_paid": "released",
         "paid": f"it did cost {_cost(found.record)}; the same request made again fetches what was bought",
         "unknown": "still open; the same request goes on with it",
     }
+    if found.outcome == "unknown" and found.record.wallet not in payer.wallets:
+        return {"outcome": found.outcome, "advice": f"still open; {found.record.without_wallet}"}
     left = found.record.lease_until - system_clock()
     if found.outcome == "unknown" and left > 0:
         busy = f"another process is at it, or ended in the middle of it; try again in {left} s"
@@ -249,7 +258,7 @@ def _run(wallets: str | None, work: Callable[[Journal], Awaitable[T]]) -> T:
 async def _journal(wallets: str | None) -> AsyncIterator[Journal]:
     journal, _ = open_journal(wallets)
     if not journal.exists():
-        raise ConfigurationError(f"there is no journal {journal.address}: nothing was bought yet")
+        raise failed(f"there is no journal {journal.address}: nothing was bought yet")
     await journal.start()
     try:
         yield journal
@@ -257,11 +266,19 @@ async def _journal(wallets: str | None) -> AsyncIterator[Journal]:
         await journal.close()
 
 
-async def _get(journal: Journal, record_id: str) -> PurchaseRecord:
-    record = await journal.get(record_id)
-    if record is None:
-        raise ConfigurationError(f"there is no purchase {clean(record_id, 80)}; see `rail402 receipts list`")
-    return record
+async def _get(journal: Journal, named: str) -> PurchaseRecord:
+    """Return the purchase with that id, or the only one whose id begins so."""
+    record = await journal.get(named)
+    if record is not None:
+        return record
+    found = [each async for each in _all(journal) if len(named) > len(_PREFIX) and each.id.startswith(named)]
+    if len(found) == 1:
+        return found[0]
+    name = clean(named, 80)
+    if not found:
+        raise failed(f"there is no purchase {name}; see `rail402 receipts list`")
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    raise failed(f"several purchases begin with {name}: {', '.join(each.id for each in found[:_NAMED])}{more}")
 
 
 async def _all(journal: Journal, *, since: int = 0) -> AsyncIterator[PurchaseRecord]:
@@ -289,9 +306,10 @@ async def _verified(journal: Journal, record: PurchaseRecord) -> dict[str, Any]:
 
 # --- what is shown
 
+_AMOUNTS: Final = ("price", "cost", "reserved", "refunded")
 _COLUMNS: Final = (
     *("record", "created_at", "state", "method", "url", "rail", "network", "dialect"),
-    *("price", "cost", "reserved", "refunded", "payee", "wallet", "detail"),
+    *(*_AMOUNTS, "payee", "wallet", "detail"),
 )
 
 
@@ -325,21 +343,20 @@ def _csv_line(values: Sequence[str]) -> str:
     return line.getvalue()
 
 
-def _show_list(console: Console, records: Sequence[PurchaseRecord], *, now: int) -> None:
+def _show_list(console: Console, records: Sequence[tuple[PurchaseRecord, str]], *, now: int) -> None:
     if not records:
         console.print("no purchase fits")
         return
-    grid = Table(box=box.SIMPLE_HEAD)
-    for name in ("record", "when", "rail", "price", "state", "receipt", "for"):
-        grid.add_column(name, no_wrap=name != "for", overflow="fold")
-    for record in records:
-        grid.add_row(
-            record.id,
-            relative(record.created_at - now),
-            clean(record.offer.rail, 40),
-            str(record.offer.price),
+    rows = [
+        [
+            Text(record.id),
+            Text(relative(record.created_at - now)),
+            Text(in_sat(record.offer.price)),
             Text(record.standing, _STYLES.get(record.state, "yellow")),
-            "yes" if record.receipt else "no",
+            Text(clean(record.offer.rail, 40)),
+            Text(receipt),
             Text(clean(f"{record.order.method} {record.order.url}", 120)),
-        )
-    console.print(grid)
+        ]
+        for record, receipt in records
+    ]
+    show_rows(console, ("record", "when", "price", "state", "rail", "receipt", "for"), rows, below=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from rail402.cli.reading import PAYMENT_WORDS
 from rail402.cli.show import clean
 from rail402.client.bodies import read_async
 from rail402.dialects import PAYMENT_FIELDS, auth_params
-from rail402.protocol.base import sha256_hex
+from rail402.protocol.base import nests_too_deep, sha256_hex
 from rail402.protocol.order import Order
 
 __all__ = ["MAX_BODY", "Data", "Header", "Method", "Url", "ask", "build_request", "order_of"]
@@ -32,7 +33,7 @@ _FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~]*)", re.ASCII)
 
 
 def build_request(url: str, method: str | None, headers: Sequence[str], data: str | None) -> httpx.Request:
-    """Return the request.
+    """Return the request; a body that is JSON is said to be.
 
     Args:
         method: None for GET, or POST where there is `data`.
@@ -59,6 +60,8 @@ def build_request(url: str, method: str | None, headers: Sequence[str], data: st
         raise typer.BadParameter(clean(str(error)), param_hint="URL") from error
     if target.scheme not in ("http", "https") or not target.host or target.userinfo:
         raise typer.BadParameter("must begin with http:// or https:// and hold no password", param_hint="URL")
+    if body is not None and _is_json(body) and not any(name.lower() == "content-type" for name, _ in fields):
+        fields.append(("Content-Type", "application/json"))
     return httpx.Request(verb.upper(), target.copy_with(fragment=None), headers=fields, content=body)
 
 
@@ -80,6 +83,15 @@ def _pays(name: str, value: str) -> bool:
     if name == "authorization":  # a login is none, and often needed to be shown the price
         return any(scheme.name in PAYMENT_WORDS for scheme in auth_params.parse(value))
     return name in PAYMENT_FIELDS
+
+
+def _is_json(body: bytes) -> bool:
+    """Say whether it is a JSON object or array, and nothing else."""
+    try:
+        text = body.decode()
+        return not nests_too_deep(text) and isinstance(json.loads(text), dict | list)
+    except ValueError:
+        return False
 
 
 def _body(data: str | None) -> bytes | None:

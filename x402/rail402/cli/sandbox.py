@@ -7,7 +7,8 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 import typer
 
-from rail402.cli.show import AsJson, print_json
+from rail402.cli.show import AsJson, in_sat, print_json
+from rail402.cli.telemetry import without_telemetry
 from rail402.errors import ConfigurationError
 from rail402.money import Money
 from rail402.plugins import installed_rails, load_plugin
@@ -37,7 +38,7 @@ def sandbox(
         return
     typer.echo(f"{folder.resolve()}{'' if there else ': nothing yet; `rail402 demo` makes a sandbox of its own'}")
     for name, money in received.items():
-        typer.echo(f"{name:<12} {'cannot be used here' if money is None else f'{money} received'}")
+        typer.echo(f"{name:<12} {'cannot be used here' if money is None else f'{in_sat(money)} received'}")
 
 
 async def _received() -> dict[str, Money | None]:
@@ -47,6 +48,7 @@ async def _received() -> dict[str, Money | None]:
         try:
             plugin = load_plugin(name)
             rail = plugin.rail(plugin.rail_config.model_validate({"backend": "sandbox"}))
+            without_telemetry()
         except (ConfigurationError, ValueError):  # it has no sandbox, or an extra is missing
             found[name] = None
             continue

@@ -10,12 +10,13 @@ from typing import Annotated, Any, Final
 
 import typer
 from rich import box
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["AsJson", "clean", "new_console", "print_json", "relative", "show_facts", "visible"]
+__all__ = ["AsJson", "clean", "in_sat", "new_console", "print_json", "relative", "show_facts", "show_rows", "visible"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.")]
 """The option of every command that says something; what is said with it goes through `print_json`."""
@@ -25,6 +26,7 @@ MAX_VALUE: Final = 600
 
 _MAX_ROWS: Final = 200
 _WIDTH: Final = 140  # where it is not a terminal that is written to
+_WIDE: Final = 130  # from here on a list has a column for each value
 _MAX_SECONDS: Final = 10**12
 
 # Escape sequences: CSI; those that run up to an end mark, such as OSC; any other one. Nothing backtracks.
@@ -33,6 +35,17 @@ _ESCAPES = re.compile(
     "|(?:\x1b[\\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*+(?:\x07|\x9c|\x1b\\\\)?"
     "|\x1b."
 )
+_MSAT = re.compile(r"(?<![\w.])([0-9]{1,30}) msat\b", re.ASCII)
+
+
+def in_sat(text: object) -> str:
+    """Return what we say, with its amounts in msat as people say them: `4994.995 sat`. JSON has them as they are."""
+
+    def said(found: re.Match[str]) -> str:
+        whole, rest = divmod(int(found[1]), 1000)
+        return f"{whole}.{rest:03d}".rstrip("0").rstrip(".") + " sat"
+
+    return _MSAT.sub(said, str(text))
 
 
 def clean(text: str, limit: int = MAX_VALUE) -> str:
@@ -96,6 +109,33 @@ def show_facts(console: Console, title: str, facts: Mapping[str, Any], *, now: i
             break
         grid.add_row(Text(clean(name, 80)), Text(clean(value)))
     console.print(Panel(grid, title=Text(clean(title, 100)), title_align="left", box=box.ROUNDED, border_style=style))
+
+
+def show_rows(console: Console, names: Sequence[str], rows: Sequence[Sequence[Text]], *, below: int) -> None:
+    """Print a list, a row each: its first column are ids, which are never cut, and its last one is the longest.
+
+    Args:
+        names: of the columns.
+        below: how many of the last columns stand on a line of their own where the console is narrow.
+    """
+    if console.width >= _WIDE:
+        table = Table(box=box.SIMPLE_HEAD)
+        for index, name in enumerate(names):
+            longest = max(cell_len(row[0].plain) for row in rows) if index == 0 else None
+            table.add_column(name, min_width=longest, no_wrap=name != names[-1], overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        return
+    head = len(names) - below
+    sizes = [max(cell_len(row[index].plain) for row in rows) for index in range(head)]
+    for row in rows:
+        cells = [Text(set_cell_size(cell.plain, size), cell.style) for cell, size in zip(row, sizes, strict=False)]
+        line = Text("  ").join(cells)
+        line.rstrip()
+        rest = [f"{name}: {cell}" for name, cell in zip(names[head:-1], row[head:], strict=False)]
+        console.print(line, soft_wrap=True)
+        console.print(Text("  " + " · ".join([*rest, row[-1].plain])), soft_wrap=True)
 
 
 def _rows(value: Mapping[str, Any], now: int, prefix: str = "") -> Iterator[tuple[str, str]]:
