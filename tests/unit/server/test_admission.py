@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from rail402.errors import StaleCharge
+from rail402.errors import PaymentRejected, StaleCharge
 from rail402.protocol.charge import PaymentState
 from rail402.protocol.offer import Offer
 from rail402.server.settings import Receipts
@@ -563,3 +563,40 @@ async def test_a_stored_response_that_is_gone_is_not_made_up() -> None:
         answer = await shop.client.get("/goods", headers=proof)
         assert (answer.status_code, answer.json()["code"]) == (402, "proof_already_used")
         assert len(served) == 1
+
+
+@pytest.mark.parametrize(
+    ("flow", "failures"), [("authorization", 0), ("escrow", 0), ("upfront", 0), ("authorization", 1), ("escrow", 1)]
+)
+async def test_a_copy_that_is_verified_too_late_gets_the_answer_of_the_first(
+    flow: str, failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a look into the store and the rail's word another worker may have claimed and charged the same payment,
+    new or released: then the rail calls it spent, and its payer must not be asked to pay again."""
+    shop, answers = Shop(), iter([*[500] * failures, 200])
+    verify, looking, spent = shop.rail.verify, asyncio.Event(), asyncio.Event()
+
+    async def goods(request: Request) -> Response:
+        return PlainTextResponse("the goods", next(answers))
+
+    async def verifying(*asked: Any, **options: Any) -> Any:
+        if not looking.is_set():
+            looking.set()
+            await spent.wait()
+            raise PaymentRejected("it is spent", code="proof_already_used")
+        return await verify(*asked, **options)
+
+    shop.app.add_route("/goods", shop.gate.paid("0.003 USD", flow=flow)(goods))
+    async with shop.open():
+        proof = await shop.quote("/goods")
+        for _ in range(failures):
+            assert (await shop.client.get("/goods", headers=proof)).status_code == 500
+        monkeypatch.setattr(shop.rail, "verify", verifying)
+        late = asyncio.create_task(shop.client.get("/goods", headers=proof))
+        await looking.wait()
+        first = await shop.client.get("/goods", headers=proof)
+        spent.set()
+        second = await late
+        assert (first.status_code, second.status_code, second.text) == (200, 200, "the goods")
+        assert second.headers["idempotent-replayed"] == "true"
+        assert shop.ledger.charged_total == 3000

@@ -23,7 +23,7 @@ from rail402.server.operations import verdict
 from rail402.server.request import LOGIN
 from rail402.server.services import Services
 from rail402.server.settings import Rule
-from rail402.stores.base import StoredResponse
+from rail402.stores.base import Claim, StoredResponse
 
 __all__ = ["Admission", "Admitted", "Use"]
 
@@ -81,23 +81,40 @@ class Admission:
         """
         await self._services.limiter.payment(self._request.scope)
         keys = self._identity if self._token is None else self._identity | {self._token.key}
-        known = await self._services.store.find(keys)
-        if known is None and self._named:  # claimed between these two looks, it may be this very payment
-            known = await self._services.store.find(self._named)
+        known = await self._find(keys)
         if known is None:
-            offer = await self._offer()
-            verified = self._rail.spec.authenticate(offer, self._payment)
-            await self._services.limiter.new_payment(self._request.order.route)
-            verified = await self._verify(offer, verified)
-            claim = await self._services.store.claim(self._begin(self._new(offer, verified, keys | self._named)))
+            claim = await self._claim(keys)
             if claim.won:
                 return Admitted(claim.charge)
             known = claim.charge
-            if not (keys | self._named) & set(known.keys):  # the rail alone has learnt that it is the same money
-                raise PaymentRejected("what was paid has paid for something before", code="proof_already_used")
         return await self._known(known)
 
+    async def _find(self, keys: frozenset[str]) -> Charge | None:
+        """Return the charge that the payment has been claimed for."""
+        known = await self._services.store.find(keys)
+        if known is None and self._named:  # claimed between these two looks, it may be this very payment
+            known = await self._services.store.find(self._named)
+        return known
+
     # --- a payment that is new
+
+    async def _claim(self, keys: frozenset[str]) -> Claim:
+        """Claim the payment; what comes back may be the claim of somebody who was faster."""
+        offer = await self._offer()
+        verified = self._rail.spec.authenticate(offer, self._payment)
+        await self._services.limiter.new_payment(self._request.order.route)
+        try:
+            verified = await self._verify(offer, verified)
+        except PaymentRejected:
+            known = await self._find(keys)
+            if known is None:
+                raise
+            return Claim(won=False, charge=known)  # shown twice at once, it is spent by the other one, and that is why
+        claim = await self._services.store.claim(self._begin(self._new(offer, verified, keys | self._named)))
+        if not claim.won and not (keys | self._named) & set(claim.charge.keys):
+            # The rail alone has learnt that it is the same money.
+            raise PaymentRejected("what was paid has paid for something before", code="proof_already_used")
+        return claim
 
     async def _offer(self) -> Offer:
         """Return the offer that is accepted, once it is known to be ours and made for this order."""
@@ -304,7 +321,13 @@ class Admission:
     async def _reclaim(self, charge: Charge) -> Admitted:
         """Claim a released payment once more, verified anew."""
         verified = self._rail.spec.authenticate(self._offer_of(charge), self._payment)
-        verified = await self._verify(charge.offer, verified)
+        try:
+            verified = await self._verify(charge.offer, verified)
+        except PaymentRejected as error:
+            current = await self._services.store.get(charge.id)
+            if current is None or current.version == charge.version:
+                raise
+            raise StaleCharge(f"charge {charge.id} was claimed meanwhile") from error
         claimed = charge.on(
             PaymentEvent.RECLAIM,
             lease_until=self._services.lease(),
