@@ -37,7 +37,7 @@ from tests.unit.rail402_lightning.backends.fake_nwc import CLIENT, FakeNwc
 from tests.unit.rail402_lightning.backends.fake_phoenixd import FakePhoenixd
 from tests.unit.rail402_lightning.backends.play import PlayNode
 
-DEADLINE = 0.5
+DEADLINE = 2
 
 
 async def no_pause(_: float) -> None:

@@ -129,9 +129,28 @@ def test_the_length_that_a_response_declares(headers: list[Any], length: int | N
     ],
 )
 def test_a_body_ends_with_its_last_byte(length: bytes, pieces: list[bytes], said: list[bool]) -> None:
-    remaining = Remaining({"headers": [(b"content-length", length)]})
+    remaining = Remaining({"headers": [(b"content-length", length)]}, "GET")
     assert [remaining.after(piece, True) for piece in pieces] == said
     assert not remaining.after(b"", False)
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "body", "is_missing"),
+    [
+        ("GET", 200, b"the go", True),
+        ("GET", 200, b"the goods", False),
+        ("GET", 200, b"the goods, and more", False),
+        ("HEAD", 200, b"", False),
+        ("GET", 304, b"", False),
+        ("GET", 204, b"", False),
+    ],
+)
+def test_a_body_is_missing_where_there_is_less_than_it_says(
+    method: str, status: int, body: bytes, is_missing: bool
+) -> None:
+    remaining = Remaining({"status": status, "headers": [(b"content-length", b"9")]}, method)
+    assert not remaining.after(body, False)
+    assert remaining.is_missing is is_missing
 
 
 def test_only_what_is_end_to_end_is_kept() -> None:
