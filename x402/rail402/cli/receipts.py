@@ -84,18 +84,18 @@ def list_receipts(
     only_open: Annotated[bool, typer.Option("--open", help="Only those that are not resolved.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    async def read(journal: Journal) -> list[tuple[PurchaseRecord, str]]:
+    async def read(journal: Journal) -> Sequence[PurchaseRecord]:
         if only_open:
-            records = (await journal.unresolved())[:limit]
-        else:
-            records = await journal.newest(limit=limit, before=before)
-        return [(each, _RECEIPTS[(await _verified(journal, each))["verified"]]) for each in records]
+            return (await journal.unresolved())[:limit]
+        return await journal.newest(limit=limit, before=before)
 
-    found = _run(wallets, read)
+    async def read_to_show(journal: Journal) -> list[tuple[PurchaseRecord, str]]:
+        return [(each, _RECEIPTS[(await _verified(journal, each))["verified"]]) for each in await read(journal)]
+
     if as_json:
-        print_json({"purchases": [_facts(record) for record, _ in found]})
+        print_json({"purchases": [_facts(record) for record in _run(wallets, read)]})
     else:
-        _show_list(new_console(), found, now=system_clock())
+        _show_list(new_console(), _run(wallets, read_to_show), now=system_clock())
 
 
 @receipts.command("show", help=_SHOW_HELP)
