@@ -60,11 +60,15 @@ class PurchaseFlow:
 
     A driver runs the steps of `run` and, however they end, awaits `let_go`. Where what was bought is on its way
     (`is_delivering`), it awaits `delivered` or `broke_off` instead, when the body has ended.
+
+    Attributes:
+        is_lost: whether who watches has failed over the body, which then nobody has.
     """
 
     def __init__(self, services: Services, request: Request) -> None:
         self._services, self._request = services, request
         self._attempt: Attempt | None = None
+        self.is_lost = False
 
     def run(self) -> Steps[tuple[Reply, Purchase | None]]:
         """Send the request; if the answer is a 402, buy.
@@ -144,8 +148,9 @@ class PurchaseFlow:
 
     def received(self, count: int, expected: int | None) -> None:
         """Tell who watches how many bytes of the body have come."""
-        request = self._request
+        request, self.is_lost = self._request, True
         self._services.tell(Receiving(method=request.method, url=request.url, received=count, expected=expected))
+        self.is_lost = False
 
     async def broke_off(self) -> None:
         """Leave the purchase open: the body broke off, and the next call for the same order asks for it again."""

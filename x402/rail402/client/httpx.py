@@ -286,13 +286,7 @@ class _WatchedAsync(httpx.AsyncByteStream):
         try:
             async for chunk in self._inner:
                 received += len(chunk)
-                is_told = False
-                try:
-                    self._flow.received(received, self._expected)
-                    is_told = True
-                finally:
-                    if not is_told:  # whoever watches has failed, and the body is lost
-                        await asyncio.shield(self._flow.broke_off())
+                self._flow.received(received, self._expected)
                 yield chunk
         except (httpx.TransportError, TimeoutError, asyncio.CancelledError):
             await asyncio.shield(self._flow.broke_off())
@@ -304,7 +298,7 @@ class _WatchedAsync(httpx.AsyncByteStream):
             await self._inner.aclose()
         finally:
             task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if self._flow.is_lost or (task is not None and task.cancelling()):
                 await asyncio.shield(self._flow.broke_off())
             else:
                 await self._flow.delivered()
@@ -323,13 +317,7 @@ class _WatchedSync(httpx.SyncByteStream):
         try:
             for chunk in self._inner:
                 received += len(chunk)
-                is_told = False
-                try:
-                    self._flow.received(received, self._expected)
-                    is_told = True
-                finally:
-                    if not is_told:
-                        self._loop.run(self._flow.broke_off)
+                self._flow.received(received, self._expected)
                 yield chunk
         except (httpx.TransportError, TimeoutError, KeyboardInterrupt):
             self._loop.run(self._flow.broke_off)
@@ -340,7 +328,7 @@ class _WatchedSync(httpx.SyncByteStream):
             self._inner.close()
         finally:
             if self._flow.is_delivering:
-                self._loop.run(self._flow.delivered)
+                self._loop.run(self._flow.broke_off if self._flow.is_lost else self._flow.delivered)
 
 
 def _length(response: httpx.Response) -> int | None:
