@@ -103,7 +103,7 @@ def test_it_pays_with_play_money_on_every_rail(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["init", str(path), "--json"])
     assert json.loads(shown.output) == {"wallets": str(path), "rails": installed_rails()}
     payer = payer_from_toml(path)
-    assert {wallet.split(":")[0] for wallet in payer.names} == set(installed_rails())
+    assert {wallet.split(":")[0] for wallet in payer.all_wallets} == set(installed_rails())
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     assert CliRunner().invoke(app, ["init", str(path)]).exit_code == 1
     assert PLAY_MONEY in CliRunner().invoke(app, ["init", str(tmp_path / "two.toml")]).output
@@ -139,7 +139,8 @@ def test_all_wallets_together_are_told_apart(tmp_path: Path, secrets: Callable[[
         (tmp_path / "wallets.toml").write_text(with_examples(text, *chosen), "utf-8")
         secrets(tmp_path)
         if rail == "lightning":
-            assert {"lnbits", "lnd", "cln", "phoenixd", "nwc"} <= set(payer_from_toml(tmp_path / "wallets.toml").names)
+            payer = payer_from_toml(tmp_path / "wallets.toml")
+            assert {"lnbits", "lnd", "cln", "phoenixd", "nwc"} <= payer.all_wallets.keys()
 
 
 def backends(model: Any) -> set[str]:
@@ -196,7 +197,7 @@ def test_a_rail_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(init, "load_plugin", load)
     text = written(tmp_path)
     assert "# --- rail 'base' cannot be imported; try: pip install 'rail402[base]'\n" in text
-    assert payer_from_toml(tmp_path / "wallets.toml").names == ("lightning",)
+    assert tuple(payer_from_toml(tmp_path / "wallets.toml").all_wallets) == ("lightning",)
     monkeypatch.setattr(init, "installed_rails", lambda: ["base"])
     shown = CliRunner().invoke(app, ["init", str(tmp_path / "no" / "wallets.toml")])
     assert "it has no wallet" in shown.output
@@ -208,4 +209,4 @@ def test_a_folder_s_name_stays_a_name(tmp_path: Path, secrets: Callable[[Path], 
     chosen = next((a, b) for a, b in examples(text) if "#private_key = " in "\n".join(text.splitlines()[a:b]))
     (folder / "wallets.toml").write_text(with_examples(text, chosen), "utf-8")
     secrets(folder)
-    assert len(payer_from_toml(folder / "wallets.toml").names) == len(installed_rails()) + 1
+    assert len(payer_from_toml(folder / "wallets.toml").all_wallets) == len(installed_rails()) + 1

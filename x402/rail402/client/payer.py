@@ -188,11 +188,6 @@ class Payer:
         """All wallets, by name, in order of preference, whether they have started or not."""
         return self._wallets
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of all wallets, in order of preference, whether they could be started or not."""
-        return tuple(self._wallets)
-
     async def spent(self) -> Mapping[Level, Mapping[str, Spent]]:
         """Return what of the budget is used: by window (`hour`, `day`, `total`) and currency.
 
