@@ -37,6 +37,8 @@ class Report:
     Attributes:
         charges: the shop's charges by the state of their payment.
         money: by rail: what its books say the shop has, and what the settled charges add up to.
+        held: what the server held soon after warming up, and at the end.
+        processor: seconds of processor time that the server used, by minute.
         problems: what is not right, in words; empty if all is.
     """
 
@@ -45,6 +47,7 @@ class Report:
     charges: Counter[str]
     money: dict[str, tuple[int, int]]
     held: dict[str, tuple[float, float]]
+    processor: list[float]
     problems: list[str]
 
     @property
@@ -53,11 +56,13 @@ class Report:
         return not self.problems
 
     def __str__(self) -> str:
-        minutes = [self.tally.by_minute[minute] for minute in range(max(1, self.seconds // 60))]
+        minutes = [self.tally.by_minute[minute] for minute in range(len(self.processor))]
+        each = [1000 * used / max(1, bought) for used, bought in zip(self.processor, minutes, strict=True)]
         times = sorted(self.tally.seconds) or [0.0]
         answers = [f"{who} {status}: {count}" for (who, status), count in sorted(self.tally.answers.items())]
         lines = [
             f"purchases served   {len(times)} in {self.seconds} s; by minute: {' '.join(map(str, minutes))}",
+            f"processor time     {' '.join(f'{spent:.0f}' for spent in each)} ms a purchase, with all else it answers",
             f"one purchase       median {median(times):.3f} s, 99 of 100 below {times[int(len(times) * 0.99)]:.3f} s",
             f"answers            {', '.join(answers)}",
             f"charges            {', '.join(f'{state}: {count}' for state, count in sorted(self.charges.items()))}",
@@ -147,7 +152,8 @@ async def _report(shop: Shop, tally: Tally, charges: list[Charge], watch: Watch,
     twice = [charge_id for charge_id, times in shop.runs().items() if times > allowed.get(charge_id, 0)]
     problems += [f"the handler ran too often for {len(twice)} charges"] if twice else []
     problems += _leaks(held) + _slower(tally, seconds)
-    return Report(seconds, tally, by_state, money, held, problems)
+    processor = [watch.processor(60 * minute, 60 * minute + 60) for minute in range(max(1, seconds // 60))]
+    return Report(seconds, tally, by_state, money, held, processor, problems)
 
 
 def _leaks(held: dict[str, tuple[float, float]]) -> list[str]:

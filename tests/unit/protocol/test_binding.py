@@ -57,7 +57,8 @@ class TestIssue:
     def test_an_offer_of_ours_is_recognised(self, keys: OfferKeys, issued: Offer, offer: Offer, order: Order) -> None:
         parts = keys.verify(issued, order)
         assert (parts.kid, parts.expires_at, parts.nonce) == ("k1", offer.expires_at, "AAECAwQFBgcICQoLDA0ODw")
-        assert parts.key == "offer:" + hashlib.sha256(b"rail402/offer/key\nAAECAwQFBgcICQoLDA0ODw").hexdigest()[:32]
+        digest = hashlib.sha256(b"rail402/offer/key\nAAECAwQFBgcICQoLDA0ODw").hexdigest()
+        assert parts.key == f"offer:{offer.expires_at:08x}:{digest[:32]}"
 
     def test_another_nonce_is_another_offer(self, keys: OfferKeys, issued: Offer, offer: Offer, order: Order) -> None:
         other = keys.issue(offer, order, bytes(16))
@@ -203,7 +204,7 @@ class TestMalformed:
     def test_a_well_formed_token_is_not_yet_ours(self, token: str) -> None:
         parts = parse_token(token)
         assert token.startswith(f"{parts.kid}.")
-        assert re.fullmatch(r"offer:[0-9a-f]{32}", parts.key)  # it is stored and shown: the nonce itself is a secret
+        assert re.fullmatch(r"offer:[0-9a-f]{8,}:[0-9a-f]{32}", parts.key)  # it is stored and shown: the nonce itself is a secret
         assert len(parts.mac) == 32
         offer = Offer(
             rail="r",

@@ -37,8 +37,13 @@ class TokenParts:
 
     @property
     def key(self) -> str:
-        """The consumption key of the token: a digest, since the nonce is the secret that a replay must show again."""
-        return "offer:" + hashlib.sha256(f"rail402/offer/key\n{self.nonce}".encode()).hexdigest()[:32]
+        """The consumption key of the token: a digest, since the nonce is the secret that a replay must show again.
+
+        It begins with the time, so that the keys of a store's newest charges lie side by side in its index, however
+        many there are.
+        """
+        digest = hashlib.sha256(f"rail402/offer/key\n{self.nonce}".encode()).hexdigest()
+        return f"offer:{self.expires_at:08x}:{digest[:32]}"
 
     @property
     def secret_digest(self) -> str:

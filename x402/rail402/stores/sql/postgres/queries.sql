@@ -1,13 +1,15 @@
 -- What the PostgreSQL store asks, by name. Each is atomic by itself at READ COMMITTED, in a transaction of its own.
+-- A connection keeps the plan of a statement that it made while the tables were small, so charges are looked up in the
+-- one way that stays fast as they grow: key by key, then charge by charge.
 
 -- name: claim
 -- The charge that holds a key, or nothing where this one was inserted. Keys go in sorted, so that two claims wait for
 -- each other in one order only; one that comes in between violates the primary key, and nothing of this is done.
 WITH holder AS (
     SELECT c.charge, c.uses_taken
-      FROM rail402_consumption_keys AS k
-      JOIN rail402_charges AS c ON c.id = k.charge_id
-     WHERE k.key = ANY (%(keys)s::text[])
+      FROM (SELECT unnest(%(keys)s::text[]) COLLATE "C" AS key) AS wanted
+     CROSS JOIN LATERAL (SELECT charge_id FROM rail402_consumption_keys WHERE key = wanted.key LIMIT 1) AS k
+     CROSS JOIN LATERAL (SELECT * FROM rail402_charges WHERE id = k.charge_id LIMIT 1) AS c
      ORDER BY c.created_at, c.id
      LIMIT 1
 ), inserted AS (
@@ -28,9 +30,9 @@ SELECT charge, uses_taken FROM holder;
 -- name: find_charge
 -- The oldest, should the keys belong to several.
 SELECT c.charge, c.uses_taken
-  FROM rail402_consumption_keys AS k
-  JOIN rail402_charges AS c ON c.id = k.charge_id
- WHERE k.key = ANY (%(keys)s::text[])
+  FROM (SELECT unnest(%(keys)s::text[]) COLLATE "C" AS key) AS wanted
+ CROSS JOIN LATERAL (SELECT charge_id FROM rail402_consumption_keys WHERE key = wanted.key LIMIT 1) AS k
+ CROSS JOIN LATERAL (SELECT * FROM rail402_charges WHERE id = k.charge_id LIMIT 1) AS c
  ORDER BY c.created_at, c.id
  LIMIT 1;
 

@@ -1,10 +1,13 @@
 -- What every part of rail402 asks a PostgreSQL before its own queries.
 
 -- name: configure
--- Of each new connection, whatever the role's or the database's defaults are.
+-- Of each new connection, whatever the role's or the database's defaults are. All that is asked is found by an index:
+-- a plan that was made while a table was small, and is kept, must use it too.
 SELECT set_config('default_transaction_isolation', 'read committed', false),
        set_config('statement_timeout', %(milliseconds)s, false),
        set_config('idle_in_transaction_session_timeout', %(milliseconds)s, false),
+       set_config('enable_seqscan', 'off', false),
+       set_config('jit', 'off', false),
        set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), false);
 
 -- name: lock_schema
