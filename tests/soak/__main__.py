@@ -18,6 +18,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--agents", type=int, default=6)
     parser.add_argument("--vandals", type=int, default=4)
+    parser.add_argument("--kill-every", type=float, default=45, metavar="SECONDS")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--store", help="the URL of the store; by default an SQLite file of its own")
     asked = parser.parse_args()
@@ -31,6 +32,7 @@ def main() -> int:
                 workers=asked.workers,
                 clients=(asked.agents, asked.vandals),
                 seed=asked.seed,
+                kill_every=asked.kill_every,
                 say=print,
             )
         )

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import random
+import signal
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import httpx
 
-from rail402.errors import Rail402Error
+from rail402.errors import PaymentOutcomeUnknown, Rail402Error
 from tests.workers.agents import Echo, open_agent
 from tests.workers.shop import Shop
 
 __all__ = ["Load", "Tally"]
 
 SOLD: Final = ("/article", "/upfront", "/invoice", "/report", "/pass", "/stream")
+
+_PATIENCE: Final = 60
+"""Seconds in which a purchase is served whose worker was killed: the leases of the charges lapse, and then some."""
+
+_UPSET: Final = 10
+"""Seconds after a kill in which connections may break."""
 
 _NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Without it each client would read all of the machine's certificates, which costs more than what it asks for."""
@@ -32,8 +41,9 @@ class Tally:
 
     Attributes:
         by_minute: purchases served, by the minute in which they were.
-        answers: statuses, by what was sent.
-        seconds: how long each purchase took.
+        answers: statuses, by what was sent; 0 where there was none.
+        seconds: how long each purchase took that was served at the first try.
+        kills: when workers were killed, seconds of the event loop.
         wrong: what must not happen, in words.
     """
 
@@ -42,12 +52,21 @@ class Tally:
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     wrong: Counter[str] = field(default_factory=Counter)
+    kills: list[float] = field(default_factory=list)
 
-    def bought(self, began: float) -> None:
+    def bought(self, began: float, *, tries: int) -> None:
         """Count a purchase that has just been served."""
         now = asyncio.get_running_loop().time()
         self.by_minute[int((now - self.started) / 60)] += 1
-        self.seconds.append(now - began)
+        if tries == 1:
+            self.seconds.append(now - began)
+
+    def cut_off(self, who: str, error: Exception) -> None:
+        """Count a request without an answer, which is wrong unless a worker has just been killed."""
+        now = asyncio.get_running_loop().time()
+        self.answers[f"{who} cut off", 0] += 1
+        if not self.kills or now - self.kills[-1] > _UPSET:
+            self.wrong[f"{who}: {type(error).__name__}: {error}"] += 1
 
     def answered(self, who: str, response: httpx.Response, expected: Sequence[int]) -> None:
         """Count an answer; one that is none of `expected` is wrong."""
@@ -70,36 +89,78 @@ class Load:
         self._stopping = asyncio.Event()
         self.tally = Tally(asyncio.get_running_loop().time())
 
-    async def run(self, seconds: float, *, agents: int, vandals: int) -> Tally:
-        """Keep so many agents and vandals at it for so long."""
+    async def run(self, seconds: float, *, agents: int, vandals: int, kill_every: float) -> Tally:
+        """Keep so many agents and vandals at it for so long, and kill a worker every `kill_every` seconds."""
         clients: list[Callable[[int], Awaitable[None]]] = [self._agent] * agents + [self._vandal] * vandals
+        clients.append(self._unlucky)
         async with asyncio.TaskGroup() as group:
             for number, client in enumerate(clients):
                 group.create_task(client(number))
+            group.create_task(self._killer(kill_every))
             try:
                 await asyncio.wait_for(self._stopping.wait(), seconds)
             except TimeoutError:
                 self._stopping.set()
         return self.tally
 
+    async def _killer(self, every: float) -> None:
+        """Kill the youngest worker: the others live on, so that what they hold can be compared."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                await asyncio.wait_for(self._stopping.wait(), every)
+                return
+            except TimeoutError:
+                self.tally.kills.append(loop.time())
+                os.kill(max(self._shop.process.members()), signal.SIGKILL)
+
     async def _agent(self, number: int) -> None:
         """Buy everything in turn; every third agent shows each payment three times at once."""
         echo = Echo(3 if number % 3 == 0 else 1)
-        async with open_agent(self._shop.sandbox, self._folder / f"wallet{number}.db", self._shop.url, echo) as client:
+        async with self._open(number, echo) as client:
             turn = number
             while not self._stopping.is_set():
-                path, began = SOLD[turn % len(SOLD)], asyncio.get_running_loop().time()
+                path = SOLD[turn % len(SOLD)]
                 turn += 1
-                try:
-                    # The query makes each an order of its own.
-                    response = await client.get(path, params={"turn": f"{number}.{turn}"})
-                except (Rail402Error, httpx.HTTPError) as error:
-                    self.tally.wrong[f"an agent's {path}: {type(error).__name__}: {error}"] += 1
-                    continue
+                # The query makes each an order of its own.
+                await self._buy(client, path, f"{number}.{turn}")
+                self._remember(echo)
+
+    def _open(self, number: int, echo: Echo) -> AbstractAsyncContextManager[httpx.AsyncClient]:
+        return open_agent(self._shop.sandbox, self._folder / f"wallet{number}.db", self._shop.url, echo)
+
+    async def _buy(self, client: httpx.AsyncClient, path: str, turn: str) -> None:
+        """Ask for it until it is served: whoever was cut off shows what was paid before."""
+        loop = asyncio.get_running_loop()
+        began, tries = loop.time(), 0
+        while tries == 0 or loop.time() - began < _PATIENCE:
+            tries += 1
+            try:
+                response = await client.get(path, params={"turn": turn})
+            except (Rail402Error, httpx.HTTPError) as error:
+                self.tally.cut_off("agent", error)
+            else:
                 self.tally.answered("agent", response, [200])
                 if response.is_success:
-                    self.tally.bought(began)
-                self._remember(echo)
+                    self.tally.bought(began, tries=tries)
+                return
+            await asyncio.sleep(1)
+        self.tally.wrong[f"an agent's {path} was not served in {_PATIENCE} s"] += 1
+
+    async def _unlucky(self, number: int) -> None:
+        """Buy what always fails, and never get it."""
+        async with self._open(number, Echo(1)) as client:
+            turn = 0
+            while not self._stopping.is_set():
+                turn += 1
+                try:
+                    response = await client.get("/fails", params={"turn": turn})
+                except PaymentOutcomeUnknown:  # it asked until its deadline
+                    self.tally.answers["unlucky", 0] += 1
+                except (Rail402Error, httpx.HTTPError) as error:
+                    self.tally.cut_off("unlucky", error)
+                else:
+                    self.tally.answered("unlucky", response, [])
 
     def _remember(self, echo: Echo) -> None:
         """Keep some of the proofs, for the vandals."""
@@ -119,7 +180,7 @@ class Load:
                 try:
                     await chance.choice(tricks)(client, chance)
                 except httpx.HTTPError as error:
-                    self.tally.wrong[f"a vandal: {type(error).__name__}"] += 1
+                    self.tally.cut_off("vandal", error)
                 await asyncio.sleep(chance.uniform(0, 0.05))
 
     async def _free(self, client: httpx.AsyncClient, chance: random.Random) -> None:

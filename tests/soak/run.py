@@ -65,6 +65,7 @@ class Report:
             f"processor time     {' '.join(f'{spent:.0f}' for spent in each)} ms a purchase, with all else it answers",
             f"one purchase       median {median(times):.3f} s, 99 of 100 below {times[int(len(times) * 0.99)]:.3f} s",
             f"answers            {', '.join(answers)}",
+            f"workers killed     {len(self.tally.kills)}",
             f"charges            {', '.join(f'{state}: {count}' for state, count in sorted(self.charges.items()))}",
         ]
         lines += [f"{rail:<18} {held} on its books, {sold} charged" for rail, (held, sold) in self.money.items()]
@@ -80,6 +81,7 @@ async def soak(
     workers: int,
     clients: tuple[int, int],
     seed: int,
+    kill_every: float,
     say: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Run a shop under load for so long, wait until nothing is open, and check what must hold.
@@ -87,6 +89,7 @@ async def soak(
     Args:
         store_url: of a store of its own.
         clients: how many agents, and how many vandals.
+        kill_every: seconds after which the youngest worker is killed, again and again.
         say: is told how far it is, once a minute.
     """
     with open_shop(folder / "shop", store_url, workers=workers) as shop:
@@ -96,7 +99,7 @@ async def soak(
         telling = asyncio.create_task(_tell(load.tally, watch, say))
         agents, vandals = clients
         try:
-            tally = await load.run(seconds, agents=agents, vandals=vandals)
+            tally = await load.run(seconds, agents=agents, vandals=vandals, kill_every=kill_every)
         finally:
             for task in (watching, telling):
                 task.cancel()
@@ -115,11 +118,10 @@ async def _tell(tally: Tally, watch: Watch, say: Callable[[str], None]) -> None:
     minute = 0
     while True:
         await asyncio.sleep(60)
-        last = watch.samples[-1]
-        say(
-            f"minute {minute}: {tally.by_minute[minute]} purchases, {last.memory >> 20} MiB, {last.files} files,"
-            f" {sum(tally.wrong.values())} wrong"
-        )
+        last = watch.samples[-1][1].values()
+        memory, files = sum(each.memory for each in last) >> 20, sum(each.files for each in last)
+        wrong = sum(tally.wrong.values())
+        say(f"minute {minute}: {tally.by_minute[minute]} purchases, {memory} MiB, {files} files, {wrong} wrong")
         minute += 1
 
 
@@ -147,12 +149,14 @@ async def _report(shop: Shop, tally: Tally, charges: list[Charge], watch: Watch,
     problems += [f"{rail}: {has} on its books, {sold} charged" for rail, (has, sold) in money.items() if has != sold]
     by_state = Counter(charge.payment.value for charge in charges)
     problems += [f"{by_state[state]} charges are {state}" for state in by_state if state not in _CLOSED]
-    # A handler runs once for each use, and once more where its answer was lost.
-    allowed = {charge.id: charge.uses + charge.reruns for charge in charges}
-    twice = [charge_id for charge_id, times in shop.runs().items() if times > allowed.get(charge_id, 0)]
+    # A handler runs once for each use, and once more where its answer was lost; one that fails, whenever it is asked.
+    allowed = {charge.id: charge.uses + charge.reruns for charge in charges if charge.payment is PaymentState.SETTLED}
+    failed = {charge.id for charge in charges if charge.payment is PaymentState.RELEASED}
+    runs = shop.runs()
+    twice = [charge_id for charge_id in runs.keys() - failed if runs[charge_id] > allowed.get(charge_id, 0)]
     problems += [f"the handler ran too often for {len(twice)} charges"] if twice else []
-    problems += _leaks(held) + _slower(tally, seconds)
     processor = [watch.processor(60 * minute, 60 * minute + 60) for minute in range(max(1, seconds // 60))]
+    problems += _leaks(held) + _slower(tally, processor)
     return Report(seconds, tally, by_state, money, held, processor, problems)
 
 
@@ -165,9 +169,21 @@ def _leaks(held: dict[str, tuple[float, float]]) -> list[str]:
     return found
 
 
-def _slower(tally: Tally, seconds: int) -> list[str]:
-    """Say so where the last whole minute served much less than the second one did."""
-    minutes = [tally.by_minute[minute] for minute in range(seconds // 60)]
-    if len(minutes) > 2 and minutes[-1] < minutes[1] * _FLAT:
-        return [f"{minutes[1]} purchases in the second minute, {minutes[-1]} in the last"]
-    return []
+def _slower(tally: Tally, processor: list[float]) -> list[str]:
+    """Say so where the last third of a long run served much less than the first one, or worked much more for it.
+
+    The first minute does not count: everything is new in it.
+    """
+    bought = [tally.by_minute[minute] for minute in range(1, len(processor))]
+    third = len(bought) // 3
+    if not third:
+        return []
+    found = []
+    first, last = median(bought[:third]), median(bought[-third:])
+    if last < first * _FLAT:
+        found.append(f"{first:.0f} purchases a minute at first, {last:.0f} at the end")
+    each = [used / max(1, served) for used, served in zip(processor[1:], bought, strict=True)]
+    first, last = median(each[:third]), median(each[-third:])
+    if last * _FLAT > first:
+        found.append(f"{first * 1000:.0f} ms of processor time for a purchase at first, {last * 1000:.0f} at the end")
+    return found

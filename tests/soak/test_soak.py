@@ -8,8 +8,10 @@ from tests.soak.run import soak
 
 
 async def test_nothing_is_lost_or_left_over(tmp_path: Path) -> None:
-    report = await soak(tmp_path, f"sqlite:///{tmp_path}/charges.db", seconds=12, workers=4, clients=(4, 3), seed=1)
+    store = f"sqlite:///{tmp_path}/charges.db"
+    report = await soak(tmp_path, store, seconds=12, workers=4, clients=(4, 3), seed=1, kill_every=5)
     assert report.ok, report
     assert len(report.tally.seconds) > 10
+    assert len(report.tally.kills) == 2
     kinds = {who for who, _ in report.tally.answers}
-    assert kinds == {"agent", "free", "unpaid", "stolen", "nonsense", "hung up"}
+    assert {"agent", "unlucky", "free", "unpaid", "stolen", "nonsense", "hung up"} <= kinds

@@ -22,10 +22,9 @@ _WARM_UP: Final = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What all processes of a server have together: bytes of memory, open files, sockets among them, and the seconds
-    of processor time that they have used."""
+    """What one process of a server has: bytes of memory, open files, sockets among them, and the seconds of processor
+    time that it has used."""
 
-    seconds: float
     memory: int
     files: int
     sockets: int
@@ -33,11 +32,15 @@ class Sample:
 
 
 class Watch:
-    """Looks at a server every `every` seconds."""
+    """Looks at a server every `every` seconds.
+
+    Attributes:
+        samples: when it was looked at, in seconds since the start, and what each process had then.
+    """
 
     def __init__(self, process: Process, *, every: float) -> None:
         self._process, self._every = process, every
-        self.samples: list[Sample] = []
+        self.samples: list[tuple[float, dict[int, Sample]]] = []
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -45,34 +48,48 @@ class Watch:
         started = loop.time()
         while True:
             await asyncio.sleep(self._every)
-            self.samples.append(_look(self._process.members(), loop.time() - started))
+            found = {member: sample for member in self._process.members() if (sample := _look(member))}
+            self.samples.append((loop.time() - started, found))
 
     def growth(self) -> dict[str, tuple[float, float]]:
-        """Return the medians of each quantity soon after warming up, and at the end."""
-        lasting = [sample for sample in self.samples if sample.seconds >= self.samples[-1].seconds * _WARM_UP]
+        """Return the medians of each quantity soon after warming up, and at the end.
+
+        They are those of the processes that lived all the time, together.
+        """
+        end, last = self.samples[-1]
+        lasting = [found for seconds, found in self.samples if seconds >= end * _WARM_UP]
+        alive = [member for member in last if all(member in found for found in lasting)]
         third = max(1, len(lasting) // 3)
-        first, last = lasting[:third], lasting[-third:]
-        return {
-            name: (median(getattr(each, name) for each in first), median(getattr(each, name) for each in last))
-            for name in ("memory", "files", "sockets")
-        }
+
+        def middle(name: str, some: list[dict[int, Sample]]) -> float:
+            return median(sum(getattr(found[member], name) for member in alive) for found in some)
+
+        names = ("memory", "files", "sockets")
+        return {name: (middle(name, lasting[:third]), middle(name, lasting[-third:])) for name in names}
 
     def processor(self, since: float, until: float) -> float:
         """Return the seconds of processor time that were used between two moments of the run."""
-        used = [max((s.processor for s in self.samples if s.seconds <= at), default=0.0) for at in (since, until)]
-        return used[1] - used[0]
+        used, before = 0.0, dict[int, Sample]()
+        for seconds, found in self.samples:
+            if since < seconds <= until:
+                spent = (sample.processor - getattr(before.get(each), "processor", 0) for each, sample in found.items())
+                used += sum(spent)
+            before = found
+        return used
 
 
-def _look(members: list[int], seconds: float) -> Sample:
-    memory = files = sockets = ticks = 0
-    for member in members:
-        with suppress(FileNotFoundError, ProcessLookupError):
-            memory += int(Path(f"/proc/{member}/statm").read_text().split()[1]) * _PAGE
-            # After the name, which may hold spaces: the times in user and in kernel mode are the fields 14 and 15.
-            fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
-            for entry in Path(f"/proc/{member}/fd").iterdir():
-                files += 1
-                with suppress(FileNotFoundError):
-                    sockets += os.readlink(entry).startswith("socket:")
-    return Sample(seconds, memory, files, sockets, ticks / _TICKS)
+def _look(member: int) -> Sample | None:
+    """Return what a process has; None where it has ended."""
+    process = Path(f"/proc/{member}")
+    try:
+        memory = int((process / "statm").read_text().split()[1]) * _PAGE
+        # After the name, which may hold spaces: the times in user and in kernel mode are the fields 14 and 15.
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+        files = list((process / "fd").iterdir())
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    sockets = 0
+    for entry in files:
+        with suppress(FileNotFoundError):
+            sockets += os.readlink(entry).startswith("socket:")
+    return Sample(memory, len(files), sockets, (int(fields[11]) + int(fields[12])) / _TICKS)

@@ -57,8 +57,12 @@ class Echo(httpx.AsyncBaseTransport):
         fields = {name: request.headers[name] for name in _PAYMENT_FIELDS if name in request.headers}
         if not fields:
             return await self._inner.handle_async_request(request)
-        answers = await asyncio.gather(*(self._send(request) for _ in range(self._times)))
-        shown = Shown(request.url.path, fields, list(answers))
+        ended = await asyncio.gather(*(self._send(request) for _ in range(self._times)), return_exceptions=True)
+        answers = [end for end in ended if isinstance(end, httpx.Response)]
+        for end in ended:
+            if isinstance(end, BaseException) and not (answers and isinstance(end, httpx.TransportError)):
+                raise end
+        shown = Shown(request.url.path, fields, answers)
         self.shown.append(shown)
         return (shown.served or shown.answers)[0]
 

@@ -109,7 +109,8 @@ def _gate(folder: Path, url: str, store: str) -> Gate:
     rails = [BaseRail.sandbox(sandbox), LightningRail.sandbox(sandbox), StripeRail.sandbox(sandbox)]
     redis = os.environ.get("SHOP_REDIS")
     limits = Limits(**dict.fromkeys(_RATES, "1000000/m"))  # all clients share an address, and none is to meet them
-    options = {"limits": limits, "wait_seconds": 5, "reconcile_seconds": 1}
+    leases = {"handler_seconds": 5, "settle_seconds": 5}  # what a killed worker leaves is soon free for the others
+    options = {"limits": limits, "wait_seconds": 5, "reconcile_seconds": 1, **leases}
     return Gate(rails=rails, public_url=url, store=store, redis=redis, **options)
 
 
