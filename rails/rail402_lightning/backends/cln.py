@@ -284,14 +284,17 @@ class ClnSender:
                 done = await self._api.do("pay", {"bolt11": invoice, **limits}, timeout=self._deadline)
             if (sent := _answered(done, payment_hash)) is not None:
                 return sent
-        except (RuneRefused, UnknownMethod):
+        except UnknownMethod:
             raise  # before the payment was looked at
         except ClnError as error:
-            refusal = error if error.rpc_code in _REFUSALS else None
+            refusal = error if error.rpc_code in _REFUSALS or isinstance(error, RuneRefused) else None
             logger.info("a payment is being looked up: %s", error.detail)
         except OutcomeUnknown as error:
             logger.warning("a payment is being looked up: %s", error.detail)
-        return await self._follow(payment_hash, refusal)
+        sent = await self._follow(payment_hash, refusal)
+        if sent.state == "failed" and isinstance(refusal, RuneRefused):
+            raise refusal  # by the node, or by what stands before it, which may have passed the request on
+        return sent
 
     async def _follow(self, payment_hash: bytes, refusal: ClnError | None) -> SentPayment:
         """Look at the payment until it has ended.

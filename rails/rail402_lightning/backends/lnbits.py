@@ -46,7 +46,8 @@ _PROBE_SECONDS: Final = 60
 
 _VERSIONS: Final = "version 1.x"
 
-# Refused at the door of the API: the payment was never begun.
+# Refused at the door of the API: the payment was never begun. But what says so may stand before LNbits and have passed
+# the request on, so there must be no row of it either.
 _REFUSED: Final = frozenset({401, 403, 404, 422, 429})
 
 
@@ -254,12 +255,14 @@ class LnbitsSender:
         except OutcomeUnknown as error:
             logger.warning("a payment is being looked up: %s", error.detail)
             answer = None
-        if answer is not None and answer.status in _REFUSED:
-            raise answer.error()
         return await self._follow(bolt11.decode(invoice).payment_hash, answer)
 
     async def _follow(self, payment_hash: bytes, answer: Answer | None) -> SentPayment:
-        """Look at the payment until it has ended; the answer's own word counts for nothing while there is a row."""
+        """Look at the payment until it has ended; the answer's own word counts for nothing while there is a row.
+
+        Raises:
+            RailUnavailable: the request was refused, and LNbits wrote nothing down about it.
+        """
         pauses = chain(_PAUSES, repeat(_PAUSES[-1]))
         while True:
             try:
@@ -267,6 +270,8 @@ class LnbitsSender:
             except RailUnavailable as error:
                 logger.warning("a payment cannot be looked up yet: %s", error.detail)
             else:
+                if sent is None and answer is not None and answer.status in _REFUSED:
+                    raise answer.error()
                 if sent is None and answer is not None and _has_ended(answer):
                     return SentPayment(state="failed", detail=answer.detail)
                 if sent is not None and sent.state != "unknown":

@@ -283,14 +283,17 @@ class LndSender:
         refusal: LndError | None = None
         try:
             return _sent(await self._api.follow("POST", _SEND, _is_final, body=body), payment_hash)
-        except (MacaroonRefused, NotReady):
+        except NotReady:
             raise  # before the payment was looked at
         except LndError as error:
-            refusal = error if error.grpc_code in _REFUSALS else None
+            refusal = error if error.grpc_code in _REFUSALS or isinstance(error, MacaroonRefused) else None
             logger.info("a payment is being looked up: %s", error.detail)
         except OutcomeUnknown as error:
             logger.warning("a payment is being looked up: %s", error.detail)
-        return await self._follow(payment_hash, failed_before, refusal)
+        sent = await self._follow(payment_hash, failed_before, refusal)
+        if sent.state == "failed" and isinstance(refusal, MacaroonRefused):
+            raise refusal  # by lnd, or by what stands before it, which may have passed the request on
+        return sent
 
     async def _follow(
         self, payment_hash: bytes, failed_before: Json | None = None, refusal: LndError | None = None

@@ -111,6 +111,8 @@ class NwcRelays:
         """
         if self._info is None:
             self._asking += 1
+            for relay, socket in list(self._sockets.items()):  # it was asked before, and gave no answer of use
+                await self._say(relay, socket, self._about())
             self._run()
             try:
                 with suppress(TimeoutError):
@@ -208,12 +210,14 @@ class NwcRelays:
     async def _greet(self, relay: str, socket: Any) -> None:
         """Ask for what is there, and say what could not be said before."""
         self._sockets[relay] = socket
-        about = {"kinds": [INFO], "authors": [self._connection.wallet], "limit": 1}
-        await self._say(relay, socket, ["REQ", _INFO_NAME, about])
+        await self._say(relay, socket, self._about())
         if self._listening:
             await self._say(relay, socket, self._notes())
         for waiting in list(self._open.values()):
             await self._publish(relay, socket, waiting)
+
+    def _about(self) -> list[Any]:
+        return ["REQ", _INFO_NAME, {"kinds": [INFO], "authors": [self._connection.wallet], "limit": 1}]
 
     def _notes(self) -> list[Any]:
         wallet, client = self._connection.wallet, self._connection.client

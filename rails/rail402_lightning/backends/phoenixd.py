@@ -48,7 +48,8 @@ _CHAINS: Final = {"testnet3": "testnet", "testnet4": "testnet"}
 _FEE_MSAT: Final = 4000
 _FEE_PPM: Final = 4000
 
-# Refused before the payment was begun: a parameter, the password, the path.
+# Refused before the payment was begun: a parameter, the password, the path. But what says so may stand before phoenixd
+# and have passed the request on, so there must be no row of it either.
 _REFUSED: Final = frozenset({400, 401, 403, 404, 405, 413, 415, 429})
 
 
@@ -239,8 +240,6 @@ class PhoenixdSender:
             answer = await self._api.post(_PAY, {"invoice": invoice}, timeout=self._deadline / 2)
         except OutcomeUnknown as error:
             logger.warning("a payment is being looked up: %s", error.detail)
-        if answer is not None and answer.status in _REFUSED:
-            raise answer.error()
         return await self._follow(payment_hash, answer, failed_before=failed_before)
 
     async def _follow(
@@ -252,6 +251,9 @@ class PhoenixdSender:
             answer: to the request to pay. Where it says that it was not paid, phoenixd is done with this request; it
                 says so, too, of what was paid before or is under way.
             failed_before: an earlier try to pay the same invoice, which says nothing about this one.
+
+        Raises:
+            RailUnavailable: the request was refused, and phoenixd wrote nothing down about it.
         """
         said = {} if answer is None else answer.body
         reason = said.get("reason") if said.get("paymentHash") == payment_hash.hex() else None
@@ -270,6 +272,8 @@ class PhoenixdSender:
                     return SentPayment(state="failed", detail=f"phoenixd: {shown(reason)}")
                 if sent is not None and sent.state == "failed" and not _is_same(row, failed_before):
                     return sent
+                if answer is not None and answer.status in _REFUSED and (sent is None or sent.state == "failed"):
+                    raise answer.error()
             await self._sleep(next(pauses))
 
     async def lookup(self, payment_hash: bytes) -> SentPayment | None:

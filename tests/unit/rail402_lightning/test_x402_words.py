@@ -72,7 +72,7 @@ def said(response: httpx.Response) -> Any:
         (None, "/a?more=1", {}, "request_mismatch"),
         (None, "/a", {"amount": "20000"}, "request_mismatch"),
         (None, "/a", {"token": "k9.1800000000." + "A" * 22 + "." + "A" * 43}, "extra_mismatch"),
-        (None, "/a", {"token": None}, "invalid_payment_requirements"),  # nobody can say whose it is
+        (None, "/a", {"token": None}, "extra_mismatch"),
     ],
 )
 async def test_a_refused_payment(town: Town, payload: Any, path: str, change: dict[str, Any], word: str) -> None:

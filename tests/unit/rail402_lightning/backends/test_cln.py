@@ -130,6 +130,15 @@ async def test_what_was_surely_not_sent_is_an_outage(fake: FakeCln) -> None:
     assert await fake.spent() == 0
 
 
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_proxy_s_no_is_believed_only_where_the_node_knows_of_no_payment(fake: FakeCln, status: int) -> None:
+    made = await fake.invoice()
+    fake.fail("xpay", httpx.Response(status, json={"message": "Forbidden"}), done=True)
+
+    assert (await sender(fake).pay(made, max_fee_msat=FEES)).state == "paid"
+    assert await fake.spent() == 1_001_000
+
+
 @pytest.mark.parametrize("code", [203, 205, 206, 207, 209, 210, -32602])
 async def test_a_refusal_counts_once_nothing_is_in_flight(fake: FakeCln, code: int) -> None:
     made = await fake.invoice()

@@ -312,6 +312,11 @@ async def test_a_payment_that_is_pending_at_first_is_waited_for() -> None:
         error(520, "Payment failed: timeout", status="failed"),
         error(500, "Unexpected error! ID: x"),
         error(400, "Daily withdrawal limit of 1 sats reached."),
+        error(401, "No Api Key provided."),  # or a proxy's, which has passed the request on
+        error(403, "Forbidden"),
+        error(404, "Not Found"),
+        error(422, "value error"),
+        error(429, "slow down"),
         error(503, "maintenance"),
         httpx.Response(504, text="<html>gateway time-out</html>"),
         httpx.Response(201, text="<html>"),
@@ -369,7 +374,8 @@ async def test_a_look_that_fails_is_tried_again() -> None:
 
 @pytest.mark.parametrize("answer", [httpx.ReadTimeout("x"), error(429, "slow down"), error(404, "Wallet not found.")])
 async def test_a_payment_that_cannot_be_looked_up_is_unknown(answer: Step) -> None:
-    assert (await left_open(pay=[httpx.ReadTimeout("x")], look=[answer])).state == "unknown"
+    for said in (httpx.ReadTimeout("x"), error(403, "Forbidden")):
+        assert (await left_open(pay=[said], look=[answer])).state == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -386,7 +392,7 @@ async def test_a_payment_that_cannot_be_looked_up_is_unknown(answer: Step) -> No
     ],
 )
 async def test_what_was_refused_at_the_door_was_not_sent(answer: Step) -> None:
-    paying, fake = sender(pay=[answer])
+    paying, fake = sender(pay=[answer], look=[httpx.ReadTimeout("x"), found(None)])
 
     with pytest.raises(RailUnavailable):
         await paying.pay(invoice(), max_fee_msat=2000)

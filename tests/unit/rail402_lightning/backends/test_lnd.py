@@ -560,6 +560,13 @@ async def test_what_was_refused_at_the_door_was_not_sent(answer: Step) -> None:
     assert len(fake.bodies()) == 1
 
 
+async def test_what_stands_before_lnd_may_refuse_what_it_has_passed_on() -> None:
+    refusal = error("Forbidden", 7, 403)
+
+    assert await pay(pay=[refusal], track=[stream(sent("SUCCEEDED"))]) == PAID
+    assert (await left_open(pay=[refusal], track=[open_stream()])).state == "unknown"
+
+
 @pytest.mark.parametrize("answer", [httpx.ReadTimeout("x"), error(LOCKED), httpx.Response(502, text="x")])
 async def test_nothing_is_sent_while_lnd_does_not_say_whether_it_was(answer: Step) -> None:
     paying, fake = sender(look=[answer])

@@ -331,6 +331,8 @@ async def test_a_wallet_that_no_relay_knows_is_an_outage(fake: FakeNwc, monkeypa
     async with paying(fake) as sender:
         with pytest.raises(RailUnavailable, match="knows it"):
             await sender.start()
+        fake.has_info = True
+        await sender.start()  # by the same websocket
 
 
 # Receiving.

@@ -107,6 +107,38 @@ async def test_an_answer_that_is_lost_is_looked_up(fake: FakePhoenixd, lost: Any
     assert fake.calls.count(PAY) == 1
 
 
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 413, 415, 429])
+async def test_a_proxy_s_no_is_believed_only_where_phoenixd_knows_of_no_payment(
+    fake: FakePhoenixd, status: int
+) -> None:
+    made, paying = await fake.invoice(), sender(fake, deadline=0.2)
+    page = text(status, "<html>")
+    await fake.ledger.script("next", "fail")
+    await sender(fake).pay(made, max_fee_msat=FEES)
+    fake.fail(PAY, page)
+    with pytest.raises(RailUnavailable, match=f"{status}"):  # there is a row, and it is that of the try before
+        await paying.pay(made, max_fee_msat=FEES)
+
+    await fake.ledger.script("next", "pending-then-settle")
+    fake.fail(PAY, page, done=True)
+    assert (await paying.pay(made, max_fee_msat=FEES)).state == "unknown"
+    await fake.ledger.release(bolt11.decode(made).payment_hash)
+    second = await fake.invoice()
+    fake.fail(PAY, page, done=True)
+
+    assert (await paying.pay(second, max_fee_msat=FEES)).state == "paid"
+    assert await fake.spent() == 2_002_000
+
+
+async def test_a_no_that_cannot_be_looked_up_is_no_answer(fake: FakePhoenixd) -> None:
+    made, not_found = await fake.invoice(), text(404, "Not found")
+    fake.fail(PAY, text(429, "slow down"), done=True)
+    fake.fail(SENT, not_found)  # before it is told to pay
+    fake.fail(SENT, text(429, "slow down"), times=1000)
+
+    assert (await sender(fake, deadline=0.2).pay(made, max_fee_msat=FEES)).state == "unknown"
+
+
 async def test_what_was_surely_not_sent_is_an_outage(fake: FakePhoenixd) -> None:
     made, paying = await fake.invoice(), sender(fake)
     for refused in (httpx.ConnectError("x"), httpx.PoolTimeout("x"), text(400, "no"), text(401, "no"), text(429, "")):
