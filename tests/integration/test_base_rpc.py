@@ -371,6 +371,35 @@ async def test_an_offer_is_raised_where_gas_has_become_dearer(evm: EvmChain, sho
     assert shop.nonce() == 1
 
 
+async def test_a_tip_is_raised_where_gas_has_become_dearer(evm: EvmChain, shop: Shop) -> None:
+    """The base fee is just covered. An anvil would mine that, and many a chain's makers of blocks would not."""
+    payment = shop.authorize()
+    base_fee = evm.call("eth_getBlockByNumber", "latest", False)["baseFeePerGas"]
+    async with shop.open(tend_seconds=2) as backend:
+        with evm.mining(None):
+            task = asyncio.create_task(shop.settle(backend, payment))
+            await until(lambda: len(shop.waiting()) == 1)
+            (first,) = shop.waiting()
+            offered = int(evm.call("eth_getTransactionByHash", first)["maxFeePerGas"], 16)
+            evm.drop(first)
+            evm.call("anvil_setNextBlockBaseFeePerGas", hex(offered - 1))
+            evm.mine()
+            await until(lambda: first in shop.waiting())
+            await until(lambda: shop.waiting() and first not in shop.waiting())
+            (second,) = shop.waiting()
+            evm.call("anvil_setNextBlockBaseFeePerGas", hex(offered - 1))
+            evm.mine()
+            found = await task
+            evm.call("anvil_setNextBlockBaseFeePerGas", base_fee)
+    assert isinstance(found, Transfer)
+    assert found.transaction == second
+    mined = evm.receipt(second)
+    assert mined is not None
+    assert int(mined["effectiveGasPrice"], 16) - (offered - 1) >= int(evm.call("eth_maxPriorityFeePerGas"), 16)
+    shop.assert_paid([payment])
+    assert shop.nonce() == 1
+
+
 async def test_nothing_is_sent_while_gas_is_above_the_ceiling(evm: EvmChain, shop: Shop) -> None:
     async with shop.open(max_fee_per_gas=1) as backend:
         with pytest.raises(RailUnavailable, match="the ceiling is 1; wait, or raise max_fee_gwei"):

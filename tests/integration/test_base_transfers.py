@@ -25,6 +25,7 @@ from rail402_base.eip3009 import keccak256, sign
 from rail402_base.rail import BaseRail
 from rail402_base.rpc.abi import TRANSFER
 from rail402_base.rpc.backend import RelaySettings
+from rail402_base.rpc.blocks import MAX_LAG
 from rail402_base.rpc.reader import ChainReader
 from rail402_base.rpc.transfers import RpcSender, SendSettings
 from rail402_base.senders import Gone, Landed, Waiting, Wanted
@@ -227,7 +228,7 @@ async def test_what_lost_its_nonce_was_not_paid(shop: Shop) -> None:
             (waiting,) = shop.evm.waiting(shop.payer.address)
             shop.evm.drop(waiting)
             shop.evm.send(shop.payer.address, shop.payer.address, b"")
-            shop.evm.mine()
+            shop.evm.mine(1 + MAX_LAG)
         async with asyncio.timeout(20):
             while isinstance(await sender.find(wanted), Waiting):  # noqa: ASYNC110 - a chain in another process
                 await asyncio.sleep(0.1)

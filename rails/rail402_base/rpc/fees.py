@@ -10,7 +10,7 @@ from rail402_base.rpc.abi import quantity
 from rail402_base.rpc.blocks import NEWEST, Block
 from rail402_base.rpc.endpoint import Answer, Call, RpcError
 
-__all__ = ["FEE_CALLS", "GWEI", "MIN_TIP", "Fees", "fees_for", "fees_now", "outbidding", "with_margin"]
+__all__ = ["FEE_CALLS", "GWEI", "MIN_TIP", "Fees", "fees_for", "fees_now", "is_too_cheap", "outbidding", "with_margin"]
 
 GWEI: Final = 10**9
 """Wei."""
@@ -59,7 +59,30 @@ def fees_now(newest: Block, tip: Answer, *, ceiling: int) -> Fees:
     """
     if newest.base_fee is None:
         raise RailUnavailable("the node sent a block without a base fee: the chain must have EIP-1559")
-    return fees_for(newest.base_fee, MIN_TIP if isinstance(tip, RpcError) else quantity(tip), ceiling=ceiling)
+    return fees_for(newest.base_fee, _usual(tip), ceiling=ceiling)
+
+
+def is_too_cheap(offered: Fees, newest: Block, tip: Answer, *, is_late: bool) -> bool:
+    """Say whether what was offered is why no block holds a transaction.
+
+    It may not cover the base fee. Or it leaves the block's maker less than is usual now, which changes from block to
+    block: that counts only of one that is late.
+
+    Args:
+        tip: what a node answers to the second of `FEE_CALLS`.
+        is_late: whether it has waited longer than any should.
+
+    Raises:
+        RailUnavailable: the node's answer cannot be used.
+    """
+    if newest.base_fee is None:
+        return False
+    left = min(offered.max_priority_fee, offered.max_fee - newest.base_fee)
+    return left < (_usual(tip) if is_late else 0)
+
+
+def _usual(tip: Answer) -> int:
+    return MIN_TIP if isinstance(tip, RpcError) else quantity(tip)
 
 
 def outbidding(offered: Fees, wanted: Fees, *, ceiling: int) -> Fees:

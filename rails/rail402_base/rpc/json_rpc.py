@@ -104,20 +104,15 @@ class JsonRpc:
             RailUnavailable: there is none.
         """
         rested = [endpoint for endpoint in self.endpoints if not endpoint.is_resting] or self.endpoints
-        found = await asyncio.gather(*(look(endpoint) for endpoint in rested), return_exceptions=True)
-        answers, problems = [], []
-        for result in found:
-            if isinstance(result, RailUnavailable | OutcomeUnknown):
-                problems.append(result.detail)
-            elif isinstance(result, BaseException):
-                raise result
-            else:
-                answers.append(result)
-        if problems:
-            logger.warning("%d of %d nodes gave no answer: %s", len(problems), len(rested), "; ".join(problems))
+        answers, problems = await _ask_all(rested, look)
         if not answers:
             raise RailUnavailable("; ".join(problems), retry_after=5)
         return answers
+
+    async def every(self, look: Callable[[Endpoint], Awaitable[bool]]) -> bool:
+        """Say whether every node says yes, those too that gave no answer of late; one that gives none does not."""
+        answers, problems = await _ask_all(self.endpoints, look)
+        return not problems and all(answers)
 
     async def send(self, call: Call) -> Sent:
         """Make a call that moves money, at one node after the other until one answers.
@@ -147,6 +142,24 @@ class JsonRpc:
         """All nodes: the one that answered last first, those that did not answer of late at the end."""
         turn = [*self.endpoints[self._first :], *self.endpoints[: self._first]]
         return sorted(turn, key=lambda endpoint: endpoint.is_resting)
+
+
+async def _ask_all(
+    endpoints: Sequence[Endpoint], look: Callable[[Endpoint], Awaitable[T]]
+) -> tuple[list[T], list[str]]:
+    """Return what nodes gave, and why others gave no answer."""
+    found = await asyncio.gather(*(look(endpoint) for endpoint in endpoints), return_exceptions=True)
+    answers, problems = [], []
+    for result in found:
+        if isinstance(result, RailUnavailable | OutcomeUnknown):
+            problems.append(result.detail)
+        elif isinstance(result, BaseException):
+            raise result
+        else:
+            answers.append(result)
+    if problems:
+        logger.warning("%d of %d nodes gave no answer: %s", len(problems), len(endpoints), "; ".join(problems))
+    return answers, problems
 
 
 class _Transport(httpx.AsyncBaseTransport):

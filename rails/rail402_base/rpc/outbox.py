@@ -4,7 +4,8 @@
 
 The first step is one write to the store, so whatever happens after it can be done again, by this process or by the
 next: the same bytes are broadcast until a block holds them. That is harmless as often as it happens, because a nonce is
-mined once, and because the token takes an authorization once.
+mined once, and because the token takes an authorization once. A plain transfer, which the token makes as often as it is
+mined, has one nonce for ever.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from rail402.clock import Clock
 from rail402.errors import OutcomeUnknown, RailUnavailable, StoreError
 from rail402_base.eip3009 import address_of
 from rail402_base.rpc.abi import address_word, boolean, call_data, eth_call, quantity
-from rail402_base.rpc.blocks import Block, parse_block
-from rail402_base.rpc.endpoint import Answer, Call, RpcError
-from rail402_base.rpc.fees import FEE_CALLS, Fees, fees_now, outbidding
+from rail402_base.rpc.blocks import NEWEST, Block, parse_block
+from rail402_base.rpc.endpoint import Answer, Call, Endpoint, RpcError
+from rail402_base.rpc.fees import FEE_CALLS, Fees, fees_now, is_too_cheap, outbidding
 from rail402_base.rpc.reader import ChainReader
-from rail402_base.rpc.receipts import Receipt
+from rail402_base.rpc.receipts import Receipt, parse_receipt
 from rail402_base.rpc.relayer_store import Account, Purpose, RelayerStore, Sign, Stored
 from rail402_base.rpc.transactions import Refusal, SignedTransaction, fees_of, refusal_of, sign_again, sign_transaction
 from rail402_base.rpc.watcher import Watcher
@@ -35,6 +36,9 @@ NEVER_TAKEN: Final = (Refusal.NO_GAS_MONEY, Refusal.UNFIT, Refusal.NOT_REACHED)
 """After these, and only these, no node has the transaction."""
 
 _SELF_TRANSFER_GAS: Final = 21_000
+
+_LATE: Final = 2
+"""Times `tend_seconds` after which one that a node has in its pool should be in a block."""
 
 _KEPT_SECONDS: Final = 30 * 86_400
 _PRUNE_EVERY: Final = 3600
@@ -98,6 +102,10 @@ class Outbox:
         """Take a nonce, sign and store; see `RelayerStore.allocate`."""
         return await self._store.allocate(self.account, purpose, sign, floor=self._floor, now=self._clock())
 
+    def skip(self, count: int) -> None:
+        """Give out no nonce below the account's count at a node: others may have sent something with its key."""
+        self._floor = max(self._floor, count)
+
     async def refuse(self, stored: Stored) -> bool:
         """Note that no node has a transaction that is new, and that its nonce is free; see `RelayerStore.refuse`."""
         return await self._store.refuse(stored)
@@ -117,7 +125,8 @@ class Outbox:
         refused = refusal_of(sent.answer)
         level = logging.DEBUG if refused is Refusal.KNOWN else logging.WARNING
         logger.log(level, "%s (nonce %d): %s", stored.hash, stored.nonce, sent.answer.message)
-        return Refusal.UNCLEAR if sent.is_doubtful and refused in NEVER_TAKEN else refused
+        # After a node that may have taken it, another one's refusal says nothing: a used nonce may be its own by now.
+        return Refusal.UNCLEAR if sent.is_doubtful else refused
 
     async def _broadcast_again(self, stored: Stored) -> bool:
         """Broadcast what another worker, or another task, may have in hand too; False where it is not live any more.
@@ -165,20 +174,43 @@ class Outbox:
             await self._store.prune(self.account, before=now - _KEPT_SECONDS)
 
     async def is_lost(self, stored: Stored) -> bool:
-        """Say whether a block holds another transaction with this nonce, and note it.
+        """Say whether every node shows that another transaction has this nonce, and note it.
 
         Raises:
-            RailUnavailable, StoreError: it cannot be said.
+            StoreError: it cannot be noted.
         """
-        count = quantity(await self._reader.rpc.call("eth_getTransactionCount", self.account.address, "latest"))
-        (seen,) = (await self._reader.seen([stored.hash])).values()
-        if count <= stored.nonce or any(each.receipt for each in seen):
+        if not await self.is_overtaken([stored]):
             return False
         logger.warning("%s lost its nonce %d to another transaction", stored.hash, stored.nonce)
         await self._store.finish(stored, "replaced")
-        self._floor = max(self._floor, count)
         self._watcher.resolve(stored.hash, None)
         return True
+
+    async def is_overtaken(self, sent: Sequence[Stored], *, depth: int = 0) -> bool:
+        """Say whether every node shows that blocks hold other transactions with all these nonces, and none of these.
+
+        A node that gives no answer may be the one which has them: it has not shown it.
+
+        Args:
+            depth: how many blocks the others must have on top of them. Behind one address there may be several nodes,
+                not all equally far: one of them counts a transaction whose receipt another does not have yet.
+        """
+
+        async def look(endpoint: Endpoint) -> bool:
+            (newest,) = await endpoint.ask([NEWEST])
+            block = hex(max(parse_block(newest).number - depth, 0))
+            # The count comes first, so that none of ours can be mined in between unseen.
+            count, *receipts = await endpoint.ask(
+                [
+                    Call("eth_getTransactionCount", (self.account.address, block)),
+                    *(Call("eth_getTransactionReceipt", (each.hash,)) for each in sent),
+                ]
+            )
+            self.skip(quantity(count))
+            is_used = quantity(count) > max(each.nonce for each in sent)
+            return is_used and all(parse_receipt(receipt) is None for receipt in receipts)
+
+        return await self._reader.rpc.every(look)
 
     # --- what has waited for long
 
@@ -221,11 +253,12 @@ class Outbox:
 
     async def _look_after(self, stored: Stored, head: Block, tip: Answer, *, is_known: bool) -> None:
         """Do what a transaction needs that is not mined; `is_known` says that a node has it in its pool."""
-        is_too_cheap = head.base_fee is not None and fees_of(stored.raw).max_fee < head.base_fee
-        if is_known and not is_too_cheap:
+        is_late = stored.created_at + _LATE * self._tend_seconds <= self._clock()
+        is_cheap = is_too_cheap(fees_of(stored.raw), head, tip, is_late=is_late)
+        if is_known and not is_cheap:
             return
         is_moot = await self._is_moot(stored.purpose, head)
-        if not is_too_cheap and not is_moot:
+        if not is_cheap and not is_moot:
             logger.warning("%s (nonce %d) is in no pool; it is broadcast again", stored.hash, stored.nonce)
             await self._broadcast_again(stored)
             return

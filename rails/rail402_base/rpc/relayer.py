@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -163,16 +164,21 @@ class Relayer:
             RailUnavailable: nothing was broadcast, and nothing will be.
             OutcomeUnknown: it may have been.
         """
-        return await self.submit(purpose, prepared.called, prepared.fees, gas=prepared.gas)
+        return await self.submit(purpose, prepared.called, prepared.fees, gas=prepared.gas, is_taken_once=True)
 
-    async def submit(self, purpose: Purpose, called: str, fees: Fees, *, gas: int | None = None) -> Stored:
+    async def submit(
+        self, purpose: Purpose, called: str, fees: Fees, *, gas: int | None = None, is_taken_once: bool = False
+    ) -> Stored:
         """Sign, store and broadcast a call of the token; see `hand_in`.
 
         Args:
             called: the function and its arguments, `0x` and hex digits.
             gas: the most that it may use; what was estimated last unless given.
+            is_taken_once: whether the token takes it once however often it is mined, as it does an authorization. Only
+                that gets a second nonce where another transaction has the first; all else is followed, because whoever
+                says so may be wrong.
         """
-        task = asyncio.create_task(self._submit(purpose, called, fees, gas))
+        task = asyncio.create_task(self._submit(purpose, called, fees, gas, is_taken_once))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
@@ -189,9 +195,14 @@ class Relayer:
             RailUnavailable: no node answers, or gas is above the ceiling.
         """
         call = {"from": self.account.address, "to": self._reader.token.address, "data": called}
-        newest, tip, estimated = await self._reader.rpc.batch([*FEE_CALLS, Call("eth_estimateGas", (call,))])
+        count = Call("eth_getTransactionCount", (self.account.address, "pending"))
+        newest, tip, estimated, used = await self._reader.rpc.batch(
+            [*FEE_CALLS, Call("eth_estimateGas", (call,)), count]
+        )
         if isinstance(estimated, RpcError):
             raise refusal(estimated)
+        # A plain transfer gets no second nonce: the first is not to be one that another program has used.
+        self._outbox.skip(quantity(used))
         fees = fees_now(parse_block(newest), tip, ceiling=self._ceiling)
         self._gas = with_margin(quantity(estimated))
         return self._gas, fees
@@ -216,11 +227,15 @@ class Relayer:
         """Estimate anew before the next payment."""
         self._gas = None
 
-    async def _submit(self, purpose: Purpose, called: str, fees: Fees, gas: int | None) -> Stored:
+    async def is_overtaken(self, sent: Sequence[Stored], *, depth: int) -> bool:
+        """Say whether other transactions have the nonces of these; see `Outbox.is_overtaken`."""
+        return await self._outbox.is_overtaken(sent, depth=depth)
+
+    async def _submit(self, purpose: Purpose, called: str, fees: Fees, gas: int | None, is_taken_once: bool) -> Stored:
         for _ in range(_TRIES):
             stored, is_new = await self._allocate(purpose, called, fees, gas)
             refused = await self._outbox.broadcast(stored)
-            if refused is Refusal.NONCE_USED and await self._is_lost(stored):
+            if refused is Refusal.NONCE_USED and is_taken_once and await self._is_lost(stored):
                 continue
             if is_new and refused in NEVER_TAKEN and await self._refuse(stored):
                 raise RailUnavailable(_WHY_NEVER_TAKEN[refused].format(self.account.address), retry_after=60)
@@ -255,12 +270,11 @@ class Relayer:
             raise RailUnavailable(error.detail, retry_after=5) from error
 
     async def _is_lost(self, stored: Stored) -> bool:
-        """See `Outbox.is_lost`; what cannot be asked now is looked after later."""
+        """See `Outbox.is_lost`; what cannot be noted now is looked after later."""
         try:
             return await self._outbox.is_lost(stored)
-        except (RailUnavailable, OutcomeUnknown, StoreError) as error:
-            # Its nonce is used, perhaps by itself.
-            logger.warning("it is not known whether %s was mined: %s", stored.hash, error)
+        except StoreError as error:
+            logger.warning("it could not be noted that %s lost its nonce: %s", stored.hash, error)
             return False
 
     async def _refuse(self, stored: Stored) -> bool:

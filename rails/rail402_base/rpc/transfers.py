@@ -19,10 +19,11 @@ from rail402.errors import (
 from rail402_base.eip3009 import MAX_UINT256, same_address, sign
 from rail402_base.keys import parse_private_key
 from rail402_base.rpc.abi import address_word, call_data, eth_call, quantity
-from rail402_base.rpc.endpoint import Answer, Call, Endpoint
+from rail402_base.rpc.blocks import MAX_LAG
+from rail402_base.rpc.endpoint import Answer, Call
 from rail402_base.rpc.fees import GWEI, Fees
 from rail402_base.rpc.reader import ChainReader
-from rail402_base.rpc.receipts import Receipt, deposits, parse_receipt
+from rail402_base.rpc.receipts import Receipt, deposits
 from rail402_base.rpc.relayer import Relayer
 from rail402_base.rpc.relayer_store import Purpose, RelayerStore, Stored, open_relayer_store
 from rail402_base.senders import Finding, Gone, Landed, Waiting, Wanted
@@ -188,9 +189,9 @@ class RpcSender:
             receipt = self._reader.agreed(by_node)
             if receipt is not None:
                 return self._outcome(receipt, wanted)
-        if live or not stored:
+        if live or not stored or any(each.receipt for by_node in seen.values() for each in by_node):
             return Waiting("no block that is deep enough holds it yet")
-        return await self._overtaken(stored)
+        return await self._overtaken([each for each in stored if each.state != "refused"])
 
     # --- what it costs
 
@@ -237,23 +238,18 @@ class RpcSender:
             raise OutcomeUnknown(f"{receipt.transaction} succeeded, and did not make the transfer that was asked for")
         return Landed(receipt.transaction)
 
-    async def _overtaken(self, stored: Sequence[Stored]) -> Finding:
-        """Say what became of transactions that are in no block and not live: other ones may have their nonces.
+    async def _overtaken(self, sent: Sequence[Stored]) -> Finding:
+        """Say what became of transactions that no node shows in a block and that are not live.
 
-        A node is asked for the count before the receipts, so that none of ours can be mined in between unseen.
+        Whoever is told that they are gone pays once more. So every node must show that others have their nonces, as
+        many blocks ago as a node may be behind.
         """
-        nonces = [each.nonce for each in stored if each.state != "refused"]
-        calls = [Call("eth_getTransactionCount", (self.address, "latest"))]
-        calls += [Call("eth_getTransactionReceipt", (each.hash,)) for each in stored]
-
-        async def is_gone(endpoint: Endpoint) -> bool:
-            count, *receipts = await endpoint.ask(calls)
-            used = all(nonce < quantity(count) for nonce in nonces)
-            return used and all(parse_receipt(receipt) is None for receipt in receipts)
-
-        if all(await self._reader.rpc.each(is_gone)):
+        if any(each.state == "mined" for each in sent):
+            return Waiting("a block held it, and no node shows that any more")
+        depth = max(MAX_LAG, self._reader.confirmations)
+        if not sent or await self._relayer.is_overtaken(sent, depth=depth):
             return Gone()
-        return Waiting("another transaction was sent in its place, and neither is mined yet")
+        return Waiting(f"not every node shows yet, {depth} blocks ago, that another transaction has its nonce")
 
 
 def _call(payee: str, value: int) -> str:

@@ -96,6 +96,7 @@ class Block:
     time: int
     base_fee: int
     receipts: list[dict[str, Any]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
 
     @property
     def hash(self) -> str:
@@ -107,6 +108,7 @@ class Chain:
 
     Attributes:
         mines_at_once: whether each transaction gets a block when it is broadcast.
+        tip: what makers of blocks want, and what nodes say is usual.
         used: by (payer, nonce) in lower case.
         wallets: by address in lower case, what a contract answers when it is asked about a signature (ERC-1271), given
             the digest, the signature, and whether the answer is for a block; or raises.
@@ -115,7 +117,7 @@ class Chain:
     def __init__(self, token: Token = TOKEN) -> None:
         self.token = token
         self.blocks = [Block(number, NOW - (100 - number) * BLOCK_SECONDS, BASE_FEE) for number in range(101)]
-        self.base_fee = BASE_FEE
+        self.base_fee, self.tip = BASE_FEE, TIP
         self.balances: Counter[str] = Counter({PAYER.lower(): 100 * USDC})
         self.ether: Counter[str] = Counter({RELAYER.lower(): ETHER})
         self.codes: dict[str, str] = {token.address.lower(): "0x6001"}
@@ -159,7 +161,7 @@ class Chain:
         """Have an account of any key send something."""
         self.ether[address_of(key).lower()] += ETHER
         unsigned = {"type": 2, "chainId": self.token.network.chain_id, "nonce": nonce, "to": to, "value": 0}
-        unsigned |= {"data": data, "gas": 300_000, "maxFeePerGas": fee, "maxPriorityFeePerGas": 1}
+        unsigned |= {"data": data, "gas": 300_000, "maxFeePerGas": fee, "maxPriorityFeePerGas": self.tip}
         return self.broadcast(bytes(Account.sign_transaction(unsigned, key).raw_transaction))
 
     def cancel(self, authorization: Authorization) -> None:
@@ -182,15 +184,18 @@ class Chain:
             for transaction in sorted(self.pool.values(), key=lambda each: each.nonce):
                 if transaction.nonce != self.counts[transaction.sender]:
                     continue
-                if transaction.fields["maxFeePerGas"] < block.base_fee:
+                most, tip = (transaction.fields[name] for name in ("maxFeePerGas", "maxPriorityFeePerGas"))
+                if min(tip, most - block.base_fee) < self.tip:
                     continue
                 del self.pool[transaction.hash]
                 self.counts[transaction.sender] += 1
                 block.receipts.append(self._execute(block, transaction))
+            block.counts = self.counts.copy()
 
     def _new_block(self, time: int | None = None) -> Block:
         head = self.head
-        self.blocks.append(Block(head.number + 1, time or head.time + BLOCK_SECONDS, self.base_fee))
+        time = time or head.time + BLOCK_SECONDS
+        self.blocks.append(Block(head.number + 1, time, self.base_fee, counts=self.counts.copy()))
         return self.head
 
     def broadcast(self, raw: bytes) -> str:
@@ -207,7 +212,7 @@ class Chain:
             raise Refused(-32000, "insufficient funds for gas * price + value")
         rival = next((each for each in self.pool.values() if (each.sender, each.nonce) == (sender, nonce)), None)
         if rival is not None:
-            if fee * 10 < rival.fields["maxFeePerGas"] * 11:
+            if any(fields[name] * 10 < rival.fields[name] * 11 for name in ("maxFeePerGas", "maxPriorityFeePerGas")):
                 raise Refused(-32000, "replacement transaction underpriced")
             del self.pool[rival.hash]
         self.pool[hash_] = transaction
@@ -457,10 +462,12 @@ class Node:
 
     def eth_get_transaction_count(self, address: str, block: str) -> str:
         sender = address.lower()
-        return hex(self.chain.pending_count(sender) if block == "pending" else self.chain.counts[sender])
+        if block.startswith("0x"):
+            return hex(self.chain.blocks[int(block, 16)].counts[sender])
+        return hex(self.chain.pending_count(sender) if block == "pending" else self.head.counts[sender])
 
     def eth_max_priority_fee_per_gas(self) -> str:
-        return hex(TIP)
+        return hex(self.chain.tip)
 
     def eth_estimate_gas(self, transaction: dict[str, str]) -> str:
         if transaction["data"].startswith("0x" + PLAIN):

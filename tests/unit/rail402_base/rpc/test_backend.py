@@ -40,6 +40,7 @@ from tests.unit.rail402_base.rpc.chain import (
     USDC,
     Chain,
     Network,
+    Node,
     Refused,
     error,
     until,
@@ -157,7 +158,7 @@ async def test_gas_is_estimated_once_and_has_a_margin(shop: Shop, backend: RpcBa
 
 
 async def test_200_at_once_have_nonces_without_a_gap(shop: Shop) -> None:
-    backend = await shop.open(max_in_flight=16)
+    backend = await shop.open(max_in_flight=16, settle_seconds=60)
     most = 0
     send = shop.network.node.eth_send_raw_transaction
 
@@ -393,6 +394,28 @@ async def test_a_node_that_says_the_nonce_is_used_by_this_very_transaction(tmp_p
     assert shop.chain.counts[RELAYER.lower()] == 1
     shop.assert_paid(3000)
     await backend.close()
+
+
+async def test_a_used_nonce_is_doubted_after_a_node_that_may_have_taken_it(tmp_path: Path) -> None:
+    """By the same transaction, whose receipt neither node has yet: with a second nonce only gas would be lost."""
+    shop = Shop(tmp_path, "one.test", "two.test")
+    backend = await shop.open(settle_seconds=1)
+    first, second = shop.network.nodes.values()
+    first.faults.extend([lambda _: None, lose_the_answer(first)])
+    second.answers["eth_sendRawTransaction"] = refusing("nonce too low")
+    for node in (first, second):
+        node.answers["eth_getTransactionReceipt"] = lambda _: None
+    assert isinstance(await shop.settle(backend, shop.chain.authorize()), Submitted)
+    assert shop.chain.counts[RELAYER.lower()] == len(await shop.live()) == 1
+    await backend.close()
+
+
+def lose_the_answer(node: Node) -> Callable[[Any], httpx.Response | None]:
+    def lose(request: Any) -> httpx.Response | None:
+        node.eth_send_raw_transaction(request["params"][0])
+        raise httpx.ReadTimeout("slow")
+
+    return lose
 
 
 async def test_a_used_nonce_that_cannot_be_looked_into_is_not_said_to_be_unsent(shop: Shop) -> None:
@@ -728,7 +751,8 @@ async def test_a_transaction_that_the_pool_has_dropped_is_sent_again(shop: Shop,
 
 async def test_one_that_waits_in_the_pool_is_left_alone(shop: Shop, backend: RpcBackend) -> None:
     (task,) = await waiting(shop, backend, 1)
-    await late(shop, backend)
+    for _ in range(3):
+        await late(shop, backend)
     assert len(shop.network.node.sent) == 1
     shop.chain.mine()
     await task
@@ -770,6 +794,33 @@ async def test_an_offer_that_is_too_low_by_now_is_raised(shop: Shop, backend: Rp
     shop.assert_paid(3000, 3000)
 
 
+@pytest.mark.parametrize("dearer", ["gas", "the tip"])
+async def test_a_tip_that_is_too_low_by_now_is_raised(shop: Shop, backend: RpcBackend, dearer: str) -> None:
+    """The base fee is covered, and what is left is less than makers of blocks take."""
+    tasks = await waiting(shop, backend, 1, 2)
+    old = {each.nonce: each for each in shop.chain.pool.values()}
+    if dearer == "gas":
+        shop.chain.base_fee = old[0].fields["maxFeePerGas"] - 1
+    else:
+        shop.chain.tip += 1
+    shop.chain.mine()
+    await late(shop, backend)
+    assert list(shop.chain.pool.values()) == list(old.values()), "what is usual changes: it has a while"
+
+    await late(shop, backend)
+
+    new = {each.nonce: each for each in shop.chain.pool.values()}
+    assert old.keys() == new.keys()
+    for nonce, better in new.items():
+        assert better.fields["data"] == old[nonce].fields["data"]
+        assert better.fields["maxPriorityFeePerGas"] >= shop.chain.tip
+        assert better.fields["maxFeePerGas"] <= backend.settings.max_fee_per_gas
+    shop.chain.mine()
+    found = await asyncio.gather(*tasks)
+    assert {each.transaction for each in found} == {each.hash for each in new.values()}
+    shop.assert_paid(3000, 3000)
+
+
 async def test_the_first_may_be_mined_all_the_same(shop: Shop, backend: RpcBackend) -> None:
     (task,) = await waiting(shop, backend, 1)
     ((_, first),) = shop.chain.pool.items()
@@ -788,16 +839,19 @@ async def test_the_first_may_be_mined_all_the_same(shop: Shop, backend: RpcBacke
     shop.assert_paid(3000)
 
 
+@pytest.mark.parametrize("dearer", ["base_fee", "tip"])
 async def test_no_offer_goes_above_the_ceiling(
-    shop: Shop, backend: RpcBackend, caplog: pytest.LogCaptureFixture
+    shop: Shop, backend: RpcBackend, caplog: pytest.LogCaptureFixture, dearer: str
 ) -> None:
     (task,) = await waiting(shop, backend, 1)
-    shop.chain.base_fee = 10**9
+    usual = getattr(shop.chain, dearer)
+    setattr(shop.chain, dearer, 10**9)
     shop.chain.mine()
-    await late(shop, backend)
+    for _ in range(3):
+        await late(shop, backend)
     assert len(shop.network.node.sent) == 1
     assert "has to wait" in caplog.text
-    shop.chain.base_fee = BASE_FEE
+    setattr(shop.chain, dearer, usual)
     shop.chain.mine()
     assert isinstance(await task, Transfer)
 
@@ -826,11 +880,12 @@ async def test_a_gap_that_is_nobodys_is_filled(shop: Shop, backend: RpcBackend) 
     shop.assert_paid(3000)
 
 
-async def test_a_nonce_that_another_program_took(shop: Shop, backend: RpcBackend) -> None:
+async def test_nonces_that_another_program_took(shop: Shop, backend: RpcBackend) -> None:
     """The key is used elsewhere too, against all advice: the payment gets another nonce."""
-    shop.chain.transact(RELAYER_KEY, PAYEE, nonce=0)
+    for nonce in range(5):
+        shop.chain.transact(RELAYER_KEY, PAYEE, nonce=nonce)
     assert isinstance(await shop.settle(backend, shop.chain.authorize()), Transfer)
-    assert shop.chain.counts[RELAYER.lower()] == 2
+    assert shop.chain.counts[RELAYER.lower()] == 6
     await until(lambda: backend.relayer._outbox._watcher.is_idle)
     await asyncio.gather(*backend.relayer._outbox._writes)
     assert await shop.live() == []

@@ -116,6 +116,19 @@ async def test_none_can_be_reached(rpc: JsonRpc, nodes: list[Node]) -> None:
     assert asked(nodes) == [2, 2, 2], "where all rest, all are asked"
 
 
+async def test_every_one_must_say_yes(rpc: JsonRpc, nodes: list[Node]) -> None:
+    async def is_near(endpoint: Endpoint) -> bool:
+        return await height(endpoint) == "0x64"
+
+    assert await rpc.every(is_near)
+    nodes[1].behind = 3
+    assert not await rpc.every(is_near)
+    nodes[1].behind = 0
+    nodes[2].faults.append(httpx.ReadTimeout("slow"))
+    assert not await rpc.every(is_near), "who is silent does not say it"
+    assert await rpc.every(is_near), "it is asked again at once, although it rests"
+
+
 async def test_a_wrong_configuration_is_not_passed_over(rpc: JsonRpc) -> None:
     async def look(endpoint: Endpoint) -> None:
         if endpoint.host == "two.test":

@@ -13,6 +13,8 @@ import pytest
 from rail402.errors import ConfigurationError, OfferRefused, OutcomeUnknown, PaymentRejected, RailUnavailable
 from rail402.testing.fakes import FakeClock
 from rail402_base.eip3009 import recover
+from rail402_base.rpc.blocks import MAX_LAG
+from rail402_base.rpc.relayer_store import Stored
 from rail402_base.rpc.transfers import RpcSender, SendSettings
 from rail402_base.senders import Gone, Landed, Waiting, Wanted
 from tests.unit.rail402_base.rpc.chain import (
@@ -222,39 +224,192 @@ async def test_one_that_every_node_refused_was_not_paid(purse: Purse) -> None:
     assert await sender.find(WANTED) == Gone()
 
 
-async def test_one_that_lost_its_nonce_was_not_paid(purse: Purse) -> None:
+async def test_one_that_was_refused_and_is_seen_all_the_same_was_not_unpaid(purse: Purse) -> None:
+    """Its node has said what is not true."""
+    sender = await purse.open(confirmations=2)
+    node = purse.network.node
+
+    def lie(raw: str) -> str:
+        node.eth_send_raw_transaction(raw)
+        raise Refused(-32000, "insufficient funds for gas * price + value")
+
+    node.answers["eth_sendRawTransaction"] = lie
+    with pytest.raises(RailUnavailable):
+        await sender.send(WANTED)
+    assert isinstance(await sender.find(WANTED), Waiting)
+    purse.chain.mine()
+    assert isinstance(await sender.find(WANTED), Landed)
+    purse.assert_paid(PRICE)
+
+
+async def overtake(purse: Purse, sender: RpcSender) -> Stored:
+    """Have a transfer that waits lose its nonce to something else that its owner sent."""
     purse.chain.mines_at_once = False
-    sender = await purse.open(send_seconds=1)
     with pytest.raises(OutcomeUnknown):
         await sender.send(WANTED)
     purse.chain.pool.clear()
     purse.chain.transact(PAYER_KEY, PAYEE, nonce=0)
     purse.chain.mine()
-    assert isinstance(await sender.find(WANTED), Waiting), "it may be in a block that the node does not have"
     (stored,) = await sender._known(sender._purpose(WANTED))
+    return stored
+
+
+async def test_one_that_lost_its_nonce_was_not_paid(purse: Purse) -> None:
+    sender = await purse.open(send_seconds=1)
+    stored = await overtake(purse, sender)
+    assert isinstance(await sender.find(WANTED), Waiting), "it may be in a block that the node does not have"
     assert await sender._relayer._outbox.is_lost(stored)
+    purse.chain.mine(MAX_LAG - 1)
+    assert isinstance(await sender.find(WANTED), Waiting), "a node may be so far behind"
+    purse.chain.mine()
     assert await sender.find(WANTED) == Gone()
-    purse.chain.counts[PAYER.lower()] = 0  # the block with the other one was taken back
+    for block in purse.chain.blocks:
+        block.counts.clear()  # the block with the other one was taken back
     assert isinstance(await sender.find(WANTED), Waiting), "its nonce is free again, and somebody may have it"
     purse.assert_paid()
 
 
-@pytest.mark.parametrize("is_behind", [False, True])
-async def test_every_node_must_say_that_it_is_gone(tmp_path: Path, is_behind: bool) -> None:
+@pytest.mark.parametrize("other", ["agrees", "is behind", "has it", "is down"])
+async def test_every_node_must_say_that_it_is_gone(tmp_path: Path, other: str) -> None:
     purse = Purse(tmp_path, "one.test", "two.test")
-    purse.chain.mines_at_once = False
     sender = await purse.open(send_seconds=1)
+    stored = await overtake(purse, sender)
+    purse.chain.mine(MAX_LAG)
+    node = purse.network.nodes["two.test"]
+
+    def differ() -> None:
+        if other == "is behind":
+            node.answers["eth_getTransactionCount"] = lambda *_: "0x0"
+        if other == "has it":
+            node.answers["eth_getTransactionReceipt"] = lambda hash_: receipt_of(purse.chain, hash_)
+        if other == "is down":
+            node.always = httpx.ConnectError("down")
+
+    differ()
+    assert await sender._relayer._outbox.is_lost(stored) == (other == "agrees")
+    node.always = None
+    node.answers.clear()
+    await sender._store.finish(stored, "replaced")
+    differ()
+    assert isinstance(await sender.find(WANTED), Gone if other == "agrees" else Waiting)
+    await sender.close()
+
+
+def receipt_of(chain: Chain, hash_: str) -> dict[str, Any]:
+    """What a node answers that has a transaction in its newest block."""
+    head = chain.head
+    block = {"blockNumber": hex(head.number), "blockHash": head.hash}
+    return {"transactionHash": hash_, "status": "0x1", "logs": []} | block
+
+
+# --- answers that are lost or wrong
+
+
+async def found_later(purse: Purse, sender: RpcSender) -> None:
+    """It was paid once, and is found again by another process when the nodes show it."""
+    assert isinstance(await sender.find(WANTED), Waiting)
+    for node in purse.network.nodes.values():
+        node.always = None
+        node.answers.clear()
+    other = await purse.open()
+    found = await other.find(WANTED)
+    assert isinstance(found, Landed)
+    assert [each["transactionHash"] for each in purse.chain.receipts()] == [found.transaction]
+    purse.assert_paid(PRICE)
+    await other.close()
+    await sender.close()
+
+
+async def test_a_used_nonce_is_no_reason_to_pay_again(tmp_path: Path) -> None:
+    """The first node takes it and falls silent. The second one has it in a block, and not yet its receipt."""
+    purse = Purse(tmp_path, "one.test", "two.test")
+    sender = await purse.open(send_seconds=1)
+    one, two = purse.network.nodes.values()
+
+    def take(request: Any) -> httpx.Response | None:
+        if not isinstance(request, list) and request["method"] == "eth_sendRawTransaction":
+            one.eth_send_raw_transaction(request["params"][0])
+            one.always = httpx.ConnectError("down")
+            raise httpx.ReadTimeout("lost")
+        return None
+
+    one.always = take
+    two.answers["eth_sendRawTransaction"] = nonce_too_low
+    two.answers["eth_getTransactionReceipt"] = lambda _: None
     with pytest.raises(OutcomeUnknown):
         await sender.send(WANTED)
-    purse.chain.pool.clear()
+    await found_later(purse, sender)
+
+
+async def test_a_node_that_hands_it_on_twice_is_no_reason_to_pay_again(tmp_path: Path) -> None:
+    """There are several nodes behind its address: one has taken it, one says so, and one is a block behind."""
+    purse = Purse(tmp_path)
+    sender = await purse.open(send_seconds=1)
+    node = purse.network.node
+
+    def twice(raw: str) -> str:
+        node.eth_send_raw_transaction(raw)
+        return nonce_too_low(raw)
+
+    node.answers["eth_sendRawTransaction"] = twice
+    node.answers["eth_getTransactionReceipt"] = node.answers["eth_getTransactionByHash"] = lambda _: None
+    with pytest.raises(OutcomeUnknown):
+        await sender.send(WANTED)
+    purse.clock.advance(3600)
+    await sender._relayer._outbox.tend()  # which believes that it is lost
+    await found_later(purse, sender)
+
+
+def nonce_too_low(raw: str) -> str:
+    raise Refused(-32000, "nonce too low: next nonce 1, tx nonce 0")
+
+
+async def test_what_another_program_has_sent_is_seen_before(purse: Purse) -> None:
+    sender = await purse.open()
     purse.chain.transact(PAYER_KEY, PAYEE, nonce=0)
+    purse.chain.mines_at_once = False
+    purse.chain.transact(PAYER_KEY, PAYEE, nonce=1)
+    task = asyncio.create_task(sender.send(WANTED))
+    await until(lambda: len(purse.chain.pool) == 2)
     purse.chain.mine()
-    (stored,) = await sender._known(sender._purpose(WANTED))
-    assert await sender._relayer._outbox.is_lost(stored)
-    if is_behind:
-        purse.network.nodes["two.test"].answers["eth_getTransactionCount"] = lambda *_: "0x0"
-    assert isinstance(await sender.find(WANTED), Waiting if is_behind else Gone)
-    await sender.close()
+    assert await sender.find(WANTED) == Landed(await task)
+    purse.assert_paid(PRICE)
+
+
+async def test_what_another_program_sends_in_that_moment_is_not_paid(purse: Purse) -> None:
+    sender = await purse.open()
+    node = purse.network.node
+
+    def too_late(raw: str) -> str:
+        if not purse.chain.counts[PAYER.lower()]:
+            purse.chain.transact(PAYER_KEY, PAYEE, nonce=0)
+        return node.eth_send_raw_transaction(raw)
+
+    node.answers["eth_sendRawTransaction"] = too_late
+    task = asyncio.create_task(sender.send(WANTED))
+    await until(lambda: bool(node.sent))
+    purse.clock.advance(3600)
+    await sender._relayer._outbox.tend()
+    with pytest.raises(OutcomeUnknown, match="another transaction has the nonce"):
+        await task
+    purse.chain.mine(MAX_LAG)
+    assert await sender.find(WANTED) == Gone()
+    await sender.send(Wanted(payee=PAYEE, value=PRICE, name=b"\x02" * 32))
+    assert purse.chain.counts[PAYER.lower()] == 2
+    purse.assert_paid(PRICE)
+
+
+async def test_a_mined_one_whose_receipt_is_gone_is_not_unpaid(purse: Purse) -> None:
+    """Nodes forget receipts after some weeks."""
+    sender = await purse.open()
+    await sender.send(WANTED)
+    await asyncio.gather(*sender._relayer._outbox._writes)
+    purse.chain.mine(MAX_LAG)
+    purse.network.node.answers["eth_getTransactionReceipt"] = lambda _: None
+    assert await sender.find(WANTED) == Waiting("a block held it, and no node shows that any more")
+
+
+# --- the rest
 
 
 async def test_a_file_that_was_lost_does_not_make_a_payment_undone(purse: Purse, tmp_path: Path) -> None:
