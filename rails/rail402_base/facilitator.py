@@ -23,7 +23,7 @@ from rail402.clock import Clock, system_clock
 from rail402.errors import ConfigurationError, OutcomeUnknown, PaymentRejected, RailUnavailable
 from rail402_base.chain import FINAL, ChainView, Deposits, Submitted, Trace, Transfer, Unused, Void
 from rail402_base.eip3009 import Authorization, same_address
-from rail402_base.facilitator_api import Facilitator, FacilitatorApi
+from rail402_base.facilitator_api import Facilitator, FacilitatorApi, TurnedAway
 from rail402_base.facilitator_breaker import CircuitBreaker
 from rail402_base.facilitator_wire import Settlement, SignedTransfer
 from rail402_base.tokens import Network, Token
@@ -270,6 +270,11 @@ class FacilitatorBackend:
             settlement = await facilitator.settle(payment, now=self._clock())
         except OutcomeUnknown as error:
             return _Claim(error.detail)
+        except TurnedAway as error:
+            claim = _Claim(error.detail)
+            if isinstance(await self._look(payment, claim), Unused):
+                raise
+            return claim
         claim = _claim(facilitator, settlement, payment)
         if claim.by is None:
             facilitator.breaker.failed(settling=True)

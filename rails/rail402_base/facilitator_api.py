@@ -35,14 +35,15 @@ from rail402_base.facilitator_wire import (
 )
 from rail402_base.tokens import Network
 
-__all__ = ["Facilitator", "FacilitatorApi", "Headers"]
+__all__ = ["Facilitator", "FacilitatorApi", "Headers", "TurnedAway"]
 
 MAX_ANSWER: Final = 1 << 20
 """Bytes of an answer above which it is not read on."""
 
 _CONNECT_SECONDS: Final = 5
 _NEVER_SENT: Final = (*NEVER_SENT, httpx.LocalProtocolError)
-# Turned away before anybody looked at the payment: who we are, how often.
+# Turned away before anybody looked at the payment, for who we are or how often; unless by what stands before it and has
+# passed the payment on.
 _TURNED_AWAY: Final = frozenset({401, 403, 429})
 # Not there, says the facilitator, or a proxy that has lost it: perhaps after it carried out a payment.
 _NOT_THERE: Final = frozenset({404, 405})
@@ -73,6 +74,10 @@ _is_header_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 Headers = Mapping[str, str] | Callable[[str, str], Awaitable[Mapping[str, str]]]
 """What is sent along to say who we are. A function gets the method and the address of each request, because some
 facilitators want a token for just that; it raises `RailUnavailable` where it has none to give."""
+
+
+class TurnedAway(RailUnavailable):
+    """The facilitator, or what stands before it, did not take a request: for who we are, or how often we ask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,14 +207,15 @@ class FacilitatorApi:
         """Have a payment settled.
 
         Raises:
-            RailUnavailable: it never looked at the payment.
+            TurnedAway: it says that it did not look at the payment.
+            RailUnavailable: it never got it.
             OutcomeUnknown: it may have, and there is no answer that can be read.
         """
         version = await self._ready()
         with self.breaker.call(settling=True):
             answer = await self._send("POST", "/settle", request_body(version, payment, now=now), settling=True)
             if answer.status in _TURNED_AWAY:
-                raise RailUnavailable(f"{self.name} turned us away from /settle ({answer.status})")
+                raise TurnedAway(f"{self.name} turned us away from /settle ({answer.status})")
             settlement = parse_settlement(answer.body)
             if settlement is None or (settlement.success and answer.status != 200):
                 raise OutcomeUnknown(f"{self.name} answered {answer.status} to /settle, and no settlement")

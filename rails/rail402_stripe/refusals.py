@@ -62,15 +62,18 @@ class KeyUsed(OutcomeUnknown):
 def translated(error: stripe.StripeError, *, asks_only: bool) -> Rail402Error:
     """Return our error for one of the library's; `asks_only`: the request changes nothing, whatever became of it."""
     code = _detail(error, "code", _is_code)
-    is_stripes_own = _detail(error, "type", _is_code) in ("card_error", "invalid_request_error")
+    kind = _detail(error, "type", _is_code)
+    is_stripes_own = kind in ("card_error", "invalid_request_error")
+    # Anything else with such a status may come from a proxy, which may have passed the request on.
+    is_no = asks_only or kind not in (None, "api_error")
     match error:
         case stripe.CardError() if is_stripes_own:
             return Declined(code, _detail(error, "decline_code", _is_code))
         case stripe.InvalidRequestError() if is_stripes_own:
             return Refused(code, _detail(error, "param", _is_param))
-        case stripe.RateLimitError():
+        case stripe.RateLimitError() if is_no:
             return RailUnavailable("Stripe asks for fewer requests", retry_after=2)
-        case stripe.AuthenticationError() | stripe.PermissionError():
+        case stripe.AuthenticationError() | stripe.PermissionError() if is_no:
             logger.error("Stripe does not accept the secret key for this (HTTP %s, %s)", error.http_status, code)
             return RailUnavailable("Stripe does not accept the publisher's key")
         case stripe.APIError() if error.http_status == 409 and code == "lock_timeout":

@@ -261,10 +261,23 @@ async def test_without_an_answer_no_refusal_of_the_chain_is_final(world: World) 
 
 @pytest.mark.parametrize("answer", [httpx.ConnectError("refused"), Reply(401), Reply(403), Reply(429)], ids=repr)
 async def test_the_next_one_gets_what_the_first_never_looked_at(pair: World, answer: Any) -> None:
-    pair.chain.traces = [PAID]
+    turned_away = isinstance(answer, Reply)
+    pair.chain.traces = [UNUSED, PAID] if turned_away else [PAID]
     pair.net.tell("/settle", answer)
     assert await pair.settle() == PAID
     assert pair.net.calls == ["one/supported", "one/settle", "two/supported", "two/settle"]
+
+
+@pytest.mark.parametrize("status", [401, 403, 429])
+async def test_what_turns_us_away_may_have_passed_the_payment_on(pair: World, status: int) -> None:
+    pair.chain.traces = [PAID]
+    pair.net.tell("/settle", Reply(status))
+    assert await pair.settle() == PAID
+    assert pair.net.paths("two") == []
+    pair.chain.traces = [NODE_DOWN]
+    pair.net.tell("/settle", Reply(status))
+    with pytest.raises(OutcomeUnknown):
+        await pair.settle()
 
 
 @pytest.mark.parametrize(
@@ -301,7 +314,7 @@ async def test_where_none_looked_at_it_nothing_happened(pair: World) -> None:
         pair.net.tell("/settle", Reply(429), host=host)
     with pytest.raises(RailUnavailable, match=r"one\.example.com .* \(429\); two\.example"):
         await pair.settle()
-    assert pair.chain.looks == []
+    assert pair.chain.looks == [(), ()]  # and the chain shows nothing of it
 
 
 async def test_one_that_settles_nothing_is_left_alone_though_it_answers_questions(pair: World) -> None:

@@ -69,6 +69,10 @@ async def test_definitive_answers(call: Any, response: httpx.Response, kind: typ
         error(409, code="idempotency_key_in_use", type="idempotency_error"),
         # Not Stripe's: something in front of it, which the request may have passed.
         httpx.Response(404, html="<h1>404 Not Found</h1>"),
+        httpx.Response(401, html="<h1>401 Unauthorized</h1>"),
+        httpx.Response(403, json={"message": "Forbidden"}),
+        httpx.Response(403, json={"error": {"message": "Forbidden"}}),
+        httpx.Response(429, html="<h1>429 Too Many Requests</h1>"),
         httpx.Response(400, json={"error": {"message": "bad gateway request"}}),
         httpx.Response(402, json={"detail": "Payment Required"}),
         # Over these the library itself breaks.
