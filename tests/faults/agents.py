@@ -33,7 +33,7 @@ from tests.faults.world import PATH, URL, Books, World
 from tests.faults.worlds import Lightning, Stripe
 from tests.unit.rail402_lightning.backends.fake_lnd import PAYING
 
-__all__ = ["AGENTS", "Agent"]
+__all__ = ["AGENTS", "Agent", "LightningAgent"]
 
 _TRIES: Final = 40
 
@@ -107,7 +107,7 @@ class Agent(World):
         await super().close()
 
 
-class _LightningAgent(Agent, Lightning):
+class LightningAgent(Agent, Lightning):
     price_units = 21_000
 
     def make_rail(self) -> PaymentRail:
@@ -115,7 +115,7 @@ class _LightningAgent(Agent, Lightning):
         return LightningRail(SandboxReceiver(self.node), network="regtest")
 
 
-class LndAgent(_LightningAgent):
+class LndAgent(LightningAgent):
     row = "wallet: lnd"
 
     def wallet(self) -> Wallet:
@@ -126,7 +126,7 @@ class LndAgent(_LightningAgent):
         )
 
 
-class LnbitsAgent(_LightningAgent):
+class LnbitsAgent(LightningAgent):
     row = "wallet: LNbits"
 
     def wallet(self) -> Wallet:

@@ -18,7 +18,7 @@ import httpx
 from rail402_lightning import bolt11
 from rail402_lightning.sandbox import InvoiceStatus, PaymentStatus, SandboxLightning
 
-__all__ = ["ADMIN_KEY", "INVOICE_KEY", "WALLET", "LnbitsService", "LndService"]
+__all__ = ["ADMIN_KEY", "INVOICE_KEY", "WALLET", "LateNode", "LnbitsService", "LndService", "silent"]
 
 WALLET: Final = "agent"
 INVOICE_KEY, ADMIN_KEY = "1f" * 16, "ad" * 16
@@ -31,12 +31,13 @@ _PAYMENT_STATES: Final = {"pending": "IN_FLIGHT", "succeeded": "SUCCEEDED", "fai
 Json = dict[str, Any]
 
 
-class _Node:
+class LateNode:
     """The sandbox's node. It shows a moment late what it was paid, as nodes do: the payer has the preimage before."""
 
     def __init__(self, node: SandboxLightning) -> None:
         self.pay_invoice, self.create_invoice = node.pay_invoice, node.create_invoice
         self.lookup_payment, self.balance = node.lookup_payment, node.balance
+        self.node_id, self.wait_settled = node.node_id, node.wait_settled
         self._lookup, self._seen = node.lookup_invoice, dict[bytes, float]()
 
     async def lookup_invoice(self, payment_hash: bytes) -> InvoiceStatus | None:
@@ -50,7 +51,7 @@ class LndService(httpx.AsyncBaseTransport):
     """The REST API of an lnd whose node is the sandbox's."""
 
     def __init__(self, node: SandboxLightning) -> None:
-        self._node = _Node(node)
+        self._node = LateNode(node)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
@@ -183,7 +184,7 @@ class LnbitsService(httpx.AsyncBaseTransport):
     """The API of an LNbits whose node is the sandbox's: the shop's wallet receives, another one pays."""
 
     def __init__(self, node: SandboxLightning) -> None:
-        self._node = _Node(node)
+        self._node = LateNode(node)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         key = request.headers["X-Api-Key"]
@@ -270,3 +271,15 @@ class _Socket:
             if found is not None and found.state != "open":
                 return json.dumps({"pending": False})
             await asyncio.sleep(_LOOK)
+
+
+@asynccontextmanager
+async def silent(url: str, **_: object) -> AsyncIterator[_Silence]:
+    """Open a websocket on which nothing is said; see `websockets.connect`."""
+    yield _Silence()
+
+
+class _Silence:
+    async def recv(self) -> str:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")

@@ -18,7 +18,7 @@ from unittest import mock
 
 import httpx
 
-from rail402.errors import PaymentFailed, Rail402Error, RailUnavailable
+from rail402.errors import PaymentFailed, RailUnavailable
 from rail402.protocol.charge import Charge, PaymentState
 from rail402.protocol.offer import Offer
 from rail402.stores.connections import ConnectionThreads
@@ -135,7 +135,7 @@ class _Sale:
             world.faults.on(ANSWER_LOST, nth=cell.outage, times=None)
         else:
             self._spoil()
-        await self._open()
+        await world.open()
         world.fails = int(self.cell.handler_fails)
         found = await self._buy()
         if found is None:
@@ -173,7 +173,7 @@ class _Sale:
         await self._count(last)
 
     async def _buy_before(self) -> None:
-        await self._open()
+        await self.world.open()
         found = await self._buy()
         assert found is not None
         assert (await self.world.show(*found)).status_code == 200
@@ -191,17 +191,6 @@ class _Sale:
         if self.cell.fault is not None:
             times = None if self.cell.is_lasting else 1
             self.world.faults.on(self.cell.fault, nth=self.cell.nth, times=times)
-
-    async def _open(self) -> None:
-        for _ in range(_TRIES):
-            try:
-                await self.world.gate.start()
-            except Rail402Error:
-                await asyncio.sleep(61)
-            else:
-                return
-        self.world.heal()
-        await self.world.gate.start()
 
     async def _buy(self) -> tuple[Offer, Mapping[str, Any]] | None:
         """Ask for an offer and pay it; an honest payer does not pay one that has expired by its own clock."""

@@ -6,6 +6,7 @@ is set wrong by faults.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,9 @@ from fastapi import FastAPI, HTTPException
 
 from rail402 import Gate, Receipts
 from rail402.dialects import Mpp
+from rail402.errors import Rail402Error
 from rail402.protocol.charge import Charge, Delivery, PaymentState
-from rail402.protocol.dialect import Context, Fields
+from rail402.protocol.dialect import Context, Dialect, Fields
 from rail402.protocol.offer import Offer
 from rail402.protocol.rail import PaymentRail, Registry
 from rail402.protocol.receipt import ReceiptKeys
@@ -27,13 +29,15 @@ from rail402.rates import RateSource
 from rail402.testing.faults import Call, Faults, FaultyTransport, clock_jump, named_by_path
 from rail402.testing.virtual_time import VirtualClock
 
-__all__ = ["HOST", "PATH", "URL", "Books", "World"]
+__all__ = ["HOST", "ONE_IN", "PATH", "URL", "Books", "World"]
 
 HOST: Final = "shop.example"
 URL: Final = f"https://{HOST}"
 PATH: Final = "/thing"
+ONE_IN: Final = 17
+"""`World.sampled` of the worlds that have much in common with others: each fault meets other calls."""
 
-_MPP: Final = Mpp()
+_STARTS: Final = 4
 _RECEIPT_KEY: Final = ReceiptKeys.generate()[1]
 _OPEN: Final = {
     PaymentState.CLAIMED,
@@ -63,7 +67,9 @@ class World(ABC):
         has_lookups: False where they are those of another world.
         buy: where the world is an agent's, what it does; see `Agent.buy`.
         known: patterns of calls that another world spoils already.
+        dialect: what the payer by hand speaks.
         paid_before: the payer moves the money itself, before it shows the proof.
+        sampled: of how many cells one is played, unless all are asked for.
         secrets: what no answer and no log may hold.
         calls: every call to a service, in order.
         fails: how often the handler fails first. runs: how often it succeeded.
@@ -71,10 +77,12 @@ class World(ABC):
 
     row: ClassVar[str]
     paid_before: ClassVar[bool] = False
+    sampled: ClassVar[int] = 1
     is_variant: ClassVar[bool] = False
     has_lookups: ClassVar[bool] = True
     buy: ClassVar[Any] = None
     known: ClassVar[tuple[str, ...]] = ()
+    dialect: ClassVar[Dialect] = Mpp()
     price: ClassVar[str] = "0.50 USD"
     flow: ClassVar[str | None] = None
     now: ClassVar[int] = 1_800_000_000
@@ -166,6 +174,18 @@ class World(ABC):
         self.faults.clear()
         self.jump(-self._jumped)
 
+    async def open(self) -> None:
+        """Open the gate, as often as it takes."""
+        for _ in range(_STARTS):
+            try:
+                await self.gate.start()
+            except Rail402Error:
+                await asyncio.sleep(61)
+            else:
+                return
+        self.heal()
+        await self.gate.start()
+
     # --- a payer by hand
 
     def context(self) -> Context:
@@ -175,10 +195,13 @@ class World(ABC):
         return await self.http.get(PATH)
 
     def offers(self, response: httpx.Response) -> Sequence[Offer]:
-        return _MPP.offers(Fields(response.headers.multi_items()), response.content, self.context())
+        return self.dialect.offers(Fields(response.headers.multi_items()), response.content, self.context())
 
     async def show(self, offer: Offer, payload: Mapping[str, Any]) -> httpx.Response:
-        return await self.http.get(PATH, headers=dict(_MPP.credential(offer, dict(payload), self.context())))
+        return await self.http.get(PATH, headers=self.proof(offer, payload))
+
+    def proof(self, offer: Offer, payload: Mapping[str, Any]) -> dict[str, str]:
+        return dict(self.dialect.credential(offer, dict(payload), self.context()))
 
     def record_id(self) -> str:
         return f"rec_{next(self._numbers)}"

@@ -35,7 +35,7 @@ from tests.faults.world import Books, World
 from tests.unit.rail402_base.rpc import chain as memory
 from tests.unit.rail402_lightning.backends.fake_lnd import RECEIVING
 
-__all__ = ["SHOPS", "Lightning", "Numbers", "Stripe"]
+__all__ = ["SHOPS", "Base", "BaseRpc", "Lightning", "Numbers", "Stripe"]
 
 _HOOK_SECRET: Final = "whsec_of_these_cells"
 _EVENTS: Final = (
@@ -60,7 +60,7 @@ class Numbers:
 # --- Base
 
 
-class _Base(World):
+class Base(World):
     """A chain in memory, and the publisher's node of it."""
 
     now = memory.NOW
@@ -88,7 +88,7 @@ class _Base(World):
         return Books(paid, self.chain.usdc_of(memory.PAYEE))
 
 
-class BaseRpc(_Base):
+class BaseRpc(Base):
     """Payments are handed in by JSON-RPC."""
 
     row = "Base, JSON-RPC"
@@ -103,7 +103,7 @@ class BaseRpcUpfront(BaseRpc):
     flow, is_variant = "upfront", True
 
 
-class BaseFacilitator(_Base):
+class BaseFacilitator(Base):
     """Payments are handed in by a facilitator, ours; the publisher's own node shows what came of them."""
 
     row = "Base, facilitator"

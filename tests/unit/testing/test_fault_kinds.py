@@ -42,7 +42,15 @@ AFTER = {
     "body stalls": httpx.ReadTimeout,
     "body cut off": httpx.RemoteProtocolError,
 }
-ANSWERS = {"500 JSON": 500, "502 page": 502, "404 page": 404, "200 page": 200, "redirect to another host": 302}
+ANSWERS = {
+    "500 JSON": 500,
+    "502 page": 502,
+    "404 page": 404,
+    "403 JSON": 403,
+    "200 page": 200,
+    "redirect to another host": 302,
+    "429, Retry-After 2": 429,
+}
 TRUTH = {"id": "pay_1", "amount": 5, "parts": [{"at": 1}, {"at": 2}]}
 
 
@@ -97,7 +105,7 @@ def test_another_answer(name: str, carried_out: bool) -> None:
     response, world, _ = virtually(lambda world: world.spoilt(name + (", carried out" if carried_out else "")))
     assert response.status_code == ANSWERS[name]
     assert len(world.done) == carried_out
-    if name.endswith("page") or name == "500 JSON":
+    if name.endswith(("page", "JSON")) or response.status_code == 429:
         assert "Bearer hush" in response.text  # it repeats what it got
     if response.status_code == 302:
         assert response.headers["Location"].startswith("https://elsewhere.example/")

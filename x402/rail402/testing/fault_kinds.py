@@ -151,6 +151,11 @@ def _failed(exchange: Exchange) -> httpx.Response:
     return httpx.Response(500, json=said)
 
 
+def _forbidden(exchange: Exchange) -> httpx.Response:
+    said = {"detail": _page(exchange, "Forbidden").decode(), "message": "Forbidden", "code": 7}
+    return httpx.Response(403, json=said)
+
+
 def _content(content: bytes) -> _Answering:
     headers = {"Content-Type": "application/json"}
     return lambda exchange: httpx.Response(200, headers=headers, stream=Pieces(content))
@@ -160,14 +165,17 @@ def _redirect(exchange: Exchange) -> httpx.Response:
     return httpx.Response(302, headers={"Location": f"https://elsewhere.example{exchange.request.url.path}"})
 
 
-def too_many_requests(retry_after: str, *, named: str = "") -> Fault:
-    """It answers 429 and does nothing; `retry_after` may be anything that a header can say."""
-
-    async def behave(exchange: Exchange) -> httpx.Response:
+def _limited(retry_after: str) -> _Answering:
+    def answering(exchange: Exchange) -> httpx.Response:
         headers = {"Retry-After": retry_after, "Content-Type": "text/html"}
         return httpx.Response(429, headers=headers, stream=Pieces(_page(exchange, "Too Many Requests")))
 
-    return Fault(f"429, Retry-After {named or retry_after}", behave)
+    return answering
+
+
+def too_many_requests(retry_after: str, *, named: str = "") -> Fault:
+    """It answers 429 and does nothing; `retry_after` may be anything that a header can say."""
+    return next(_instead(f"429, Retry-After {named or retry_after}", _limited(retry_after)))
 
 
 # --- its own answer is spoilt on the way back
@@ -337,10 +345,12 @@ def _all() -> Iterator[Fault]:
     yield from _instead("500 JSON", _failed)
     yield from _instead("502 page", _html(502, "Bad Gateway"))
     yield from _instead("404 page", _html(404, "Not Found"))
+    yield from _instead("403 JSON", _forbidden)
     yield from _instead("200 page", _html(200, "Welcome"))
     yield from _instead("empty body", _content(b""))
     yield from _instead("redirect to another host", _redirect)
-    yield from (too_many_requests("2"), too_many_requests("Fri, 31 Dec 1999 23:59:59 GMT", named="a date"))
+    yield from _instead("429, Retry-After 2", _limited("2"))
+    yield too_many_requests("Fri, 31 Dec 1999 23:59:59 GMT", named="a date")
     yield too_many_requests(_ABSURD, named="absurd")
     yield _spoilt("slow body", lambda exchange, content: _Trickling(exchange, content, pieces=4, stalls=False))
     yield _spoilt("endless body", lambda exchange, content: _Trickling(exchange, content, pieces=200, stalls=False))
