@@ -12,7 +12,7 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -33,6 +33,7 @@ SPELLINGS = [
     *("/sub/../paid", "/SUB/paid", "/sub/paid/", "/router/paid", "/router/../paid", "/router/%70aid", "*", "paid"),
     *("/files/paid.txt", "/files//paid.txt", "/files/./paid.txt", "/files/%70aid.txt", "/files/../files/paid.txt"),
     *("/files/PAID.TXT", "/files/paid.txt/", "/files\\paid.txt", "/files/..%2ffiles/paid.txt"),
+    *("/blind/paid", "/blind//paid", "/blind", "/%62lind/paid", "/download"),
 ]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "get", "Get", "BREW"]
 OVERRIDES = [
@@ -51,7 +52,27 @@ OVERRIDES = [
 ]
 
 
-def plant(world: World, files: Path) -> None:
+class Blind:
+    """An app that does the same whatever the method, and takes websockets; it writes down what it did.
+
+    Attributes:
+        runs: the methods that it was asked by.
+    """
+
+    def __init__(self) -> None:
+        self.runs: list[str] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.runs.append(scope.get("method", scope["type"]))
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.send", "text": GOODS})
+        else:
+            fields = {"X-Goods": GOODS, "Set-Cookie": f"goods={GOODS}"}
+            await RedirectResponse(f"https://cdn.example/?signature={GOODS}", headers=fields)(scope, receive, send)
+
+
+def plant(world: World, files: Path) -> Blind:
     """The same goods in every way that an app has to serve them, and something that is free."""
     files.mkdir()
     (files / "paid.txt").write_text(GOODS)
@@ -75,7 +96,13 @@ def plant(world: World, files: Path) -> None:
     world.gate.protect("GET /sub/*", price="0.003 USD")
     world.app.mount("/files", StaticFiles(directory=files))
     world.gate.protect("* /files/*", price="0.003 USD")
+    blind = Blind()
+    world.app.mount("/blind", blind)
+    world.gate.protect("GET /blind/*", price="0.003 USD")
+    world.app.router.routes.append(Route("/download", blind))
+    world.gate.protect("* /download", price="0.003 USD")
     world.app.add_middleware(BaseHTTPMiddleware, dispatch=_as_it_is)
+    return blind
 
 
 async def _text() -> PlainTextResponse:
@@ -88,46 +115,71 @@ async def _as_it_is(request: Any, call_next: Any) -> Any:
 
 
 @asynccontextmanager
-async def opened(path: Path) -> AsyncIterator[tuple[World, int]]:
+async def opened(path: Path) -> AsyncIterator[tuple[World, int, Blind]]:
     world = World(path)
-    plant(world, path / "files")
+    blind = plant(world, path / "files")
     with listening() as (found, _):
         async with world.open(), served(world.app, found):
-            yield world, found.getsockname()[1]
+            yield world, found.getsockname()[1], blind
 
 
 @pytest.mark.parametrize("method", METHODS)
 async def test_no_spelling_is_free(tmp_path: Path, method: str, observed: Observe) -> None:
-    async with opened(tmp_path) as (world, port):
+    async with opened(tmp_path) as (world, port, blind):
         asked = 0
         for target in SPELLINGS:
             data = head(method, target.encode().decode("latin-1"), {"Content-Length": "0", "Connection": "close"})
-            status, _, body = await exchange(port, data)
-            assert status in (0, 200, 307, 400, 402, 404, 405), (method, target, status)
-            assert status != 200 or method == "OPTIONS", (method, target)
+            status, answered, body = await exchange(port, data)
+            assert status in (0, 204, 307, 400, 402, 404, 405), (method, target, status)
+            assert status != 204 or method == "OPTIONS", (method, target)
             assert GOODS.encode() not in body, (method, target)
+            assert not any(GOODS in value for value in answered.values()), (method, target)
             asked += status == 402
         assert asked >= (9 if method in ("GET", "HEAD") else 0)
+        assert blind.runs == []
         await world.assert_books(paid=0)
-    observed("59 spellings of four paid routes by twelve methods: 307, 400, 402, 404 or 405, and never the goods")
+    observed(
+        "64 spellings of six paid routes by twelve methods: 307, 400, 402, 404 or 405, 204 to `OPTIONS`, and never the"
+        " goods, nor a field of theirs; an app that cannot tell methods apart never ran"
+    )
+
+
+PREFLIGHTS: list[dict[str, str]] = [
+    {},
+    {"Origin": "https://evil.test"},
+    {"Origin": "https://evil.test", "Access-Control-Request-Method": "GET"},
+    {"X-HTTP-Method-Override": "GET"},
+    {"PAYMENT-SIGNATURE": "junk"},
+]
+
+
+@pytest.mark.parametrize("fields", PREFLIGHTS, ids=lambda fields: next(reversed(fields), "plain"))
+async def test_options_run_nothing_that_is_sold(tmp_path: Path, fields: dict[str, str], observed: Observe) -> None:
+    async with opened(tmp_path) as (_, port, blind):
+        for path in ("/blind/paid", "/download", "/files/paid.txt"):
+            status, answered, body = await exchange(port, head("OPTIONS", path, {"Content-Length": "0", **fields}))
+            assert (status, body) == (204, b"")
+            assert answered.keys() <= {"date", "server", "cache-control", "allow"}
+        assert blind.runs == []
+    observed("`OPTIONS` is answered by the gate with 204 and no field of the handler's, which does not run")
 
 
 @pytest.mark.parametrize("fields", OVERRIDES, ids=lambda fields: next(iter(fields)))
 async def test_no_field_makes_it_free(tmp_path: Path, fields: dict[str, str], observed: Observe) -> None:
-    async with opened(tmp_path) as (_, port):
-        for method, path in itertools.product(
-            ("GET", "POST"), ("/paid", "/router/paid", "/sub/paid", "/files/paid.txt")
-        ):
+    async with opened(tmp_path) as (_, port, blind):
+        paths = ("/paid", "/router/paid", "/sub/paid", "/files/paid.txt", "/blind/paid", "/download")
+        for method, path in itertools.product(("GET", "POST"), paths):
             data = head(method, path, {"Content-Length": "0", **fields})
             status, _, body = await exchange(port, data)
             assert status in (402, 404, 405), (method, path, status)
             assert GOODS.encode() not in body
+        assert blind.runs == []
     observed("nor do fields that some servers take for the method or the path")
 
 
 async def test_a_websocket_is_refused(tmp_path: Path, observed: Observe) -> None:
-    async with opened(tmp_path) as (world, _):
-        for path in ("/paid", "/sub/paid", "/router/paid", "/files/paid.txt"):
+    async with opened(tmp_path) as (world, _, blind):
+        for path in ("/paid", "/sub/paid", "/router/paid", "/files/paid.txt", "/blind/paid", "/download"):
             sent: list[Any] = []
             scope = {
                 "type": "websocket",
@@ -143,6 +195,7 @@ async def test_a_websocket_is_refused(tmp_path: Path, observed: Observe) -> None
             }
             await world.app(scope, _connect, _collect(sent))  # type: ignore[arg-type]
             assert [each["type"] for each in sent] in (["websocket.close"], ["websocket.http.response.start"])
+        assert blind.runs == [], "an app that would take a websocket was not asked"
     world = World(tmp_path / "other")
     world.app.websocket("/paid")(world.gate.paid("0.003 USD")(_text))
     with pytest.raises(ConfigurationError):
@@ -163,7 +216,7 @@ def _collect(sent: list[Any]) -> Any:
 
 async def test_a_mounted_app_has_no_door_of_its_own(tmp_path: Path, observed: Observe) -> None:
     """`root_path` is what a proxy says; a handler that is reached around the gate refuses to serve."""
-    async with opened(tmp_path) as (world, _):
+    async with opened(tmp_path) as (world, _, _):
         for root in ("", "/sub", "/router", "/x"):
             path = f"{root}/paid"
             scope = {

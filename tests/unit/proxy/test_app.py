@@ -59,12 +59,24 @@ async def test_a_method_is_not_overridden(name: str) -> None:
     assert upstream.asked == []
 
 
-async def test_options_pass_without_a_body() -> None:
-    shop, upstream = proxied("GET /x")
-    upstream.play = lambda asked: answer(b"the goods", headers=[("Allow", "GET"), ("Content-Length", "9")])
+async def test_options_of_what_is_sold_never_reach_upstream() -> None:
+    shop, upstream = proxied("GET /x", "* /all")
+    fields = {"origin": "https://web.example", "access-control-request-method": "GET"}
+    async with shop.open():
+        for path, allow in (("/x", ["GET, HEAD, OPTIONS"]), ("/all", [])):
+            wire = await shop.request(path, "OPTIONS", headers=fields).run()
+            assert (wire.status, wire.body, wire.all("allow"), wire.all("location")) == (204, b"", allow, [])
+    assert upstream.asked == []
+
+
+async def test_a_free_pattern_lets_the_service_answer_preflights() -> None:
+    shop, upstream = proxied("GET /x", free=("OPTIONS /*",))
+    upstream.play = lambda asked: answer(status=204, headers=[("Access-Control-Allow-Origin", "https://web.example")])
     async with shop.open():
         wire = await shop.request("/x", "OPTIONS").run()
-    assert (wire.status, wire.body, wire.all("allow"), wire.all("content-length")) == (200, b"", ["GET"], [])
+        assert (wire.status, wire.one("access-control-allow-origin")) == (204, "https://web.example")
+        assert (await shop.client.get("/x")).status_code == 402
+    assert [asked.method for asked in upstream.asked] == ["OPTIONS"]
 
 
 async def test_head_costs_what_get_costs() -> None:

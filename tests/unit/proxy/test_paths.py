@@ -151,13 +151,27 @@ def test_patterns(pattern: str, sold: list[str], not_sold: list[str]) -> None:
             "GET /a/.",
             "GET /a.",
         ),
-        *("GET /{id:int}", "GET /{", "GET /a\\b", "GET a", "get /a", "OPTIONS /a", "/a", "GET /a./b", ""),
+        *("GET /{id:int}", "GET /{", "GET /a\\b", "GET a", "get /a", "TRACE /a", "/a", "GET /a./b", ""),
     ],
 )
 @pytest.mark.parametrize("free", [False, True])
 def test_a_pattern_that_could_never_match_is_refused(pattern: str, free: bool) -> None:
     with pytest.raises(ConfigurationError, match="write"):
         table(*([] if free else [pattern]), free=(pattern,) if free else ())
+
+
+def test_options_have_no_price_and_may_be_free() -> None:
+    with pytest.raises(ConfigurationError, match="write"):
+        table("OPTIONS /a")
+    routes = table("* /a", "GET /b", free=("OPTIONS /a",))
+    assert [ask(routes, "OPTIONS", path) for path in ("/a", "/b", "/c")] == ["free", "/b", "free"]
+    assert ask(routes, "GET", "/a") == "/a"
+
+
+def test_options_are_no_more_free_than_what_is_sold_there() -> None:
+    routes = table("POST /form", free=("GET /form", "GET /read", "* /static/*"))
+    assert [ask(routes, method, "/form") for method in ("GET", "POST", "OPTIONS")] == ["free", "/form", "/form"]
+    assert [ask(routes, "OPTIONS", path) for path in ("/read", "/static/x")] == ["free", "free"]
 
 
 def test_the_first_pattern_counts_and_what_is_free_comes_before() -> None:
@@ -206,6 +220,13 @@ def test_a_method_is_not_overridden_where_it_decides_the_price(name: str) -> Non
     assert ask(routes, "GET", "/paid", name) == 400
     assert ask(routes, "POST", "/paid", name) == 400
     assert ask(routes, "POST", "/free", name) == "free"
+
+
+@pytest.mark.parametrize("method", ["POST", "OPTIONS"])
+def test_nor_where_the_path_may_be_read_as_one_that_is_sold(method: str) -> None:
+    routes = table("GET /paid", free=(f"{method} /*",))
+    assert [ask(routes, method, path, "x-http-method-override") for path in ("/PAID", "/paid/", "/paid;x")] == [400] * 3
+    assert ask(routes, method, "/other", "x-http-method-override") == "free"
 
 
 # --- readings

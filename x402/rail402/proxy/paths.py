@@ -110,13 +110,13 @@ class _Pattern:
     """A line of the table; free where it has no route."""
 
     def __init__(self, text: str, app: App | None) -> None:
-        method, path = read_pattern(text)
+        method, path = read_pattern(text, free=app is None)
         if _NOT_IN_PATTERNS.search(_WILDCARD.sub("x", path)):
             raise ConfigurationError(
                 f"{text!r}: write the path decoded, with *, {{name}} and {{name:path}}; it has no query, no blank, no"
                 " ; % # or backslash, no empty segment and none that ends with a dot"
             )
-        self.methods = _methods(method)
+        self.methods, self.names_options = _methods(method), method in ("*", "OPTIONS")
         self.route = None if app is None else PricedRoute(path, self.methods, app)
         self.exact, self.loose = _regex(path), _regex(_folded(path).rstrip("/") or "/")
 
@@ -177,10 +177,13 @@ class RouteTable:
             raise Problem(501, "method_not_forwarded", "this method is not forwarded")
         matching = [pattern for pattern in self._patterns if pattern.exact.fullmatch(path)]
         found = self._first(method, matching)
+        alike = list(matching)
         for reading in _loose_readings(path):
-            like = self._first(method, [pattern for pattern in self._patterns if pattern.loose.fullmatch(reading)])
+            read_so = [pattern for pattern in self._patterns if pattern.loose.fullmatch(reading)]
+            like = self._first(method, read_so)
             if like is not found and like is not None and like.route is not None:
                 raise _ambiguous("may be read as one that has another price")
+            alike += read_so
         if found is None:
             if self._unmatched:
                 return None
@@ -189,7 +192,7 @@ class RouteTable:
             allowed = {each for pattern in matching for each in pattern.methods or ()}
             allow = {"Allow": ", ".join(sorted(allowed))}
             raise Problem(405, "method_not_served", "this path is sold, and not by this method", allow)
-        if any(pattern.route for pattern in matching) and not _OVERRIDES.isdisjoint(fields):
+        if any(pattern.route for pattern in alike) and not _OVERRIDES.isdisjoint(fields):
             raise Problem(400, "method_override", "say the method that you mean: what this path costs depends on it")
         return found.route
 
@@ -200,6 +203,12 @@ class RouteTable:
                 raise ConfigurationError(f"nothing of {route.path} is sold: a free pattern covers it, and comes before")
 
     def _first(self, method: str, matching: Sequence[_Pattern]) -> _Pattern | None:
-        """Return the first pattern for a method; where there is none, the first that sells by another."""
+        """Return the first pattern for a method; where there is none, the first that sells by another.
+
+        `OPTIONS` is no more free than any other method of the path is, unless a pattern names it.
+        """
+        if method == "OPTIONS":
+            named = [pattern for pattern in matching if pattern.names_options]
+            matching = named or sorted(matching, key=lambda pattern: pattern.route is None)
         sold = (pattern for pattern in matching if pattern.route is not None)
         return next((pattern for pattern in matching if pattern.takes(method)), None) or next(sold, None)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from starlette.endpoints import HTTPEndpoint
 
 from rail402.errors import ConfigurationError, GateNotInstalled
+from rail402.server.options import answering_options, has_own_options
 from rail402.server.paywall import Paywall, current_admittance
 from rail402.server.request import Receive, Scope, Send
 from rail402.server.services import Services
@@ -30,14 +31,18 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _EVERY = "*"
 
 
-def read_pattern(pattern: str) -> tuple[str, str]:
+def read_pattern(pattern: str, *, free: bool = False) -> tuple[str, str]:
     """Return the method (`*` for all) and the path of a pattern such as `POST /summarise`.
+
+    Args:
+        free: whether it is for what has no price: `OPTIONS` never has one.
 
     Raises:
         ConfigurationError: it is none.
     """
     method, _, path = pattern.partition(" ")
-    if method not in (*_METHODS, _EVERY) or not path.startswith("/"):
+    known = method in (*_METHODS, _EVERY) or (free and method == "OPTIONS")
+    if not known or not path.startswith("/"):
         raise ConfigurationError(
             f'{pattern!r}: write a method and a path, such as "GET /article/*" or "* /reports/{{id}}"'
         )
@@ -185,11 +190,18 @@ def wrap(found: Found, rules: Mapping[str, Rule], services: Callable[[], Service
     """Put the paywall in front of a route; a request of a method that it does not have passes on to its 405."""
     route = found.route
     original = route.handle
+    answers_itself = has_own_options(found.methods, found.endpoint) and rule_of(found.endpoint) is None
+    options = original if answers_itself else answering_options(route, found.methods)
     paywalls = {id(rule): Paywall(original, rule, found.id_under(rules, rule), services) for rule in rules.values()}
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         method = scope.get("method", "GET")  # a websocket has none
         rule = rule_for(rules, method) if found.methods is None or method in found.methods else None
-        await (original if rule is None else paywalls[id(rule)])(scope, receive, send)
+        if rule is None:
+            await original(scope, receive, send)
+        elif method == "OPTIONS":
+            await options(scope, receive, send)
+        else:
+            await paywalls[id(rule)](scope, receive, send)
 
     route.handle = handle
