@@ -318,7 +318,7 @@ async def _check_unused(offer: Offer, desk: Desk) -> None:
 
 
 def mark_of(offer: Offer) -> str:
-    """Return the offer's consumption key without its prefix: 32 hexadecimal digits."""
+    """Return the offer's consumption key without what stands before: 32 hexadecimal digits."""
     return _key(offer).rpartition(":")[2]
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from rail402.errors import MalformedInput
 from rail402.protocol.base import Json, sha256_hex
-from rail402.protocol.binding import parse_token
+from rail402.protocol.binding import nonce_in, parse_token
 from rail402.protocol.offer import Offer
 from rail402.protocol.payment import ConsumptionKey, Payment
 
@@ -229,7 +229,7 @@ def keys_of(payment: Payment, network: str) -> frozenset[ConsumptionKey]:
         case ProofKind.SPT:
             return frozenset({token_key(proof.value)})
         case ProofKind.CUSTOMER:
-            said = f"rail402/stripe/customer\n{parse_token(_token(payment)).nonce}\n{proof.value}"
+            said = f"rail402/stripe/customer\n{nonce_in(_token(payment))}\n{proof.value}"
             return frozenset({f"stripe:customer:{sha256_hex(said.encode())}"})
         case _:
             return frozenset({f"{network}:{proof.value}"})

@@ -391,7 +391,8 @@ async def test_an_authorization_does_not_pay_again_by_its_transaction(world: Wor
 
     async def thief() -> None:
         mined = await world.chain.transfer_with_authorization(SANDBOX_USDC, authorization, signature)
-        refused(await world.show(mined.transaction, "/twin"), "proof_already_used")
+        # Nobody is asked to pay again before it is known what has become of that money.
+        refused(await world.show(mined.transaction, "/twin"), "payment_in_progress", 409)
 
     if first == "hash":  # the payer had it handed in by itself: that is money too, and pays once
         mined = await world.chain.transfer_with_authorization(SANDBOX_USDC, authorization, signature)

@@ -118,9 +118,10 @@ class TestErrors:
         assert (error.status, error.retryable, error.retry_after) == (409, True, 2)
         assert PaymentRejected().code == "payload_invalid"
 
-    def test_a_code_that_is_not_in_the_table_is_a_bug(self) -> None:
-        with pytest.raises(KeyError, match="no_such_code"):
-            RailUnavailable("x", code="no_such_code")
+    @pytest.mark.parametrize("kind", [RailUnavailable, PaymentRejected, ConfigurationError])
+    def test_a_code_that_is_not_in_the_table_is_a_bug(self, kind: type[Rail402Error]) -> None:
+        with pytest.raises(ConfigurationError, match=r"'no_such_code' is no reason code: docs/errors\.md"):
+            kind("x", code="no_such_code")
 
     def test_malformed_input_names_the_field(self) -> None:
         error = MalformedInput("accepted.amount", "must be digits")

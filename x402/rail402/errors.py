@@ -30,9 +30,12 @@ An error carries a stable `code`, an HTTP status and whether trying the same thi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from rail402.protocol.payment import Payment
 
 __all__ = [
     "REASONS",
@@ -118,7 +121,7 @@ REASONS = _table(
     Reason("signature_invalid", 402, False, "payer", "The signature does not verify", "invalid_exact_evm_payload_signature", "verification-failed"),
     Reason("wallet_undeployed", 402, False, "payer", "The payer's wallet is not deployed yet", "invalid_exact_evm_payload_undeployed_smart_wallet", "verification-failed"),
     Reason("not_yet_valid", 402, True, "payer", "The payment is not valid yet", "invalid_exact_evm_payload_authorization_valid_after", "verification-failed"),
-    Reason("authorization_expired", 402, False, "payer", "The payment's validity has passed or is too short", "invalid_exact_evm_payload_authorization_valid_before", "payment-expired"),
+    Reason("authorization_expired", 402, False, "payer", "The payment's validity has passed, or is too short or too long", "invalid_exact_evm_payload_authorization_valid_before", "payment-expired"),
     Reason("preimage_invalid", 402, False, "payer", "The preimage does not hash to the payment hash", "invalid_exact_lnbtc_preimage_hash_mismatch", "verification-failed"),
     Reason("not_settled", 402, True, "payer", "The payment has not arrived yet: send the same proof again", "invalid_transaction_state", "verification-failed"),
     Reason("insufficient_funds", 402, False, "payer", "The payer cannot cover the amount", "insufficient_funds", "payment-insufficient"),
@@ -167,13 +170,18 @@ class Rail402Error(Exception):
         detail: one or two sentences for a person; never holds a secret.
         retry_after: seconds after which the same thing may be tried again, where that is known.
         rail: the rail of the payment that it is about, where that is known: it may have a word of its own for `code`.
+        shown: the payments that the proofs in a refused request may be, unchecked. None of them is accepted; but whose
+            outcome is not known yet must not be asked to pay again.
     """
 
     default_code = "configuration_invalid"
     rail: str = ""
+    shown: Sequence[Payment] = ()
 
     def __init__(self, detail: str = "", *, code: str | None = None, retry_after: int | None = None) -> None:
         self.code = code or self.default_code
+        if self.code not in REASONS:
+            raise ConfigurationError(f"{self.code!r} is no reason code: docs/errors.md has the table of them")
         self.detail = detail
         self.retry_after = retry_after
         super().__init__(str(self))

@@ -57,7 +57,11 @@ class InvoiceBinding:
         return {"preimage": payload["preimage"]}
 
     def decode_proof(self, wire: Mapping[str, Any]) -> dict[str, Any] | None:
-        assert wire["paymentHash"] == HASH
+        hash_of_it = hashlib.sha256(bytes.fromhex(wire["preimage"])).hexdigest()
+        assert wire["paymentHash"] in (
+            hash_of_it,
+            wire["preimage"],
+        )  # the hash itself, where only that is known
         return {"preimage": wire["preimage"]}
 
 
@@ -247,6 +251,18 @@ def test_a_macaroon_that_is_not_ours(index: int) -> None:
     with pytest.raises(PaymentRejected) as caught:
         payments(f"L402 {encoded(forgeries()[index])}:{PREIMAGE}")
     assert caught.value.code == "offer_unknown"
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_a_refusal_tells_what_was_shown(index: int) -> None:
+    """The preimage's payment, and the one that the macaroon names, by its hash: either may be known."""
+    with pytest.raises(PaymentRejected) as caught:
+        payments(f"L402 {encoded(forgeries()[index])}:{PREIMAGE}")
+    named = [{"preimage": HASH}] if index != 1 else []  # which is too short to name one
+    assert [payment.payload for payment in caught.value.shown] == [{"preimage": PREIMAGE}, *named]
+    with pytest.raises(PaymentRejected) as caught:
+        payments(f"L402 {minted()}:beef")
+    assert [payment.payload for payment in caught.value.shown] == [{"preimage": HASH}]
 
 
 def test_a_rotated_secret_still_knows_its_macaroons() -> None:

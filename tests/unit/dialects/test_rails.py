@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from rail402.dialects import DEFAULT_DIALECTS, OPTIONAL_DIALECTS, _rails
-from rail402.dialects._rails import as_it_is, written
+from rail402.dialects import DEFAULT_DIALECTS, OPTIONAL_DIALECTS, X402V1, X402V2, Mpp, _rails
+from rail402.dialects._rails import as_it_is, payments_in, written
+from rail402.errors import Rail402Error
 from rail402.protocol.base import Json
-from rail402.protocol.dialect import Context, Dialect
+from rail402.protocol.dialect import Context, Dialect, Fields
 from rail402.protocol.offer import Flow, Offer
+from rail402.protocol.order import EMPTY_BODY_DIGEST
 from rail402.protocol.rail import Registry
 
 from .dialect_fakes import BASE, KEYS, LIGHTNING, NOW, ORDER, SERVER, STRIPE, Rail, challenge_of, offer_of
@@ -117,3 +121,54 @@ def test_a_challenge_is_the_same_from_what_was_kept(dialect: Dialect, monkeypatc
     for _ in range(2):
         assert [dialect.challenge(challenge, SERVER) for challenge in challenges] == expected
     assert _rails._kept or dialect.name == "l402", "which none of the three rails speaks"
+
+
+# --- what a refused payment may be
+
+
+def test_every_rail_that_knows_a_proof_may_be_meant() -> None:
+    found = payments_in("mpp", {"proof": "p"}, SERVER, token="t")
+    assert {payment.rail for payment in found} == {"base", "lightning", "stripe"}
+    assert {(each.dialect, each.payload["proof"], each.token) for each in found} == {("mpp", "p", "t")}
+    assert payments_in("mpp", {"proof": 5}, SERVER) == []
+    assert payments_in("mpp", {"preimage": "p"}, SERVER) == []
+    assert payments_in("x402-v1", {"scheme": "x", "network": "y"}, SERVER) == []
+
+
+def shown(dialect: Dialect, field: str, value: str) -> set[tuple[str, str | None]]:
+    """Return the rails and tokens of what a refused payment may be."""
+    with pytest.raises(Rail402Error) as caught:
+        dialect.payments(Fields([(field, value)]), EMPTY_BODY_DIGEST, SERVER)
+    assert all(payment.payload == {"proof": "p"} for payment in caught.value.shown)
+    return {(payment.rail, payment.token) for payment in caught.value.shown}
+
+
+def encoded(message: object) -> str:
+    return base64.b64encode(json.dumps(message).encode()).decode()
+
+
+@pytest.mark.parametrize("accepted", [{}, {"scheme": "EXACT", "network": "x"}])
+def test_a_refusal_of_x402_tells_what_was_shown(accepted: Json) -> None:
+    message = {"accepted": accepted, "payload": {"proof": "p"}}
+    assert shown(X402V2(), "payment-signature", encoded(message)) == {("base", None), ("lightning", None)}
+    old = {"scheme": "EXACT", "network": "x", "payload": {"proof": "p"}}
+    assert shown(X402V1(), "x-payment", encoded(old)) == {("base", None), ("lightning", None)}
+
+
+@pytest.mark.parametrize(
+    ("challenge", "token"),
+    [
+        (None, None),
+        ({}, None),
+        ({"id": "x", "opaque": encoded({"token": "t"})}, "t"),
+        ({"opaque": {"token": "t"}}, "t"),
+        ({"opaque": {"token": 5}}, None),
+        ({"opaque": "!"}, None),
+        ({"opaque": []}, None),
+    ],
+)
+def test_a_refusal_of_mpp_tells_what_was_shown(challenge: Any, token: str | None) -> None:
+    line = "Payment " + encoded({"challenge": challenge, "payload": {"proof": "p"}})
+    assert shown(Mpp(), "authorization", line) == {("base", token), ("lightning", token), ("stripe", token)}
+    line = "Payment " + encoded({"challenge": challenge, "payload": "p"})
+    assert shown(Mpp(), "authorization", line) == set()

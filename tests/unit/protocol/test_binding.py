@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rail402.errors import ConfigurationError, PaymentRejected
-from rail402.protocol.binding import OfferKeys, TokenParts, parse_token
+from rail402.protocol.binding import OfferKeys, TokenParts, nonce_in, parse_token, read_token
 from rail402.protocol.offer import Flow, Offer
 from rail402.protocol.order import Order
 
@@ -181,6 +181,22 @@ class TestMalformed:
     )
     def test_what_is_no_token(self, keys: OfferKeys, offer: Offer, order: Order, token: str | None) -> None:
         rejected(keys, offer.model_copy(update={"token": token}), order, "offer_unknown")
+        assert read_token(token or "") is None
+
+    def test_one_that_is_missing_is_said_to_be(self, keys: OfferKeys, offer: Offer, order: Order) -> None:
+        with pytest.raises(PaymentRejected, match="send the offer back as it came"):
+            keys.verify(offer, order)
+
+    @pytest.mark.parametrize(
+        "token",
+        ["k1.1.{}.mac", "k1.1.{}.m", "k9..{}.", "..{}", "k1.1.{}", "k1.1.{}.mac.and.more"],
+    )
+    def test_the_nonce_of_what_is_left_of_one(self, token: str) -> None:
+        assert nonce_in(token.format("n" * 22)) == "n" * 22
+        for nonce in ("n" * 21, "n" * 23, "", "n" * 21 + "+"):
+            with pytest.raises(PaymentRejected) as caught:
+                nonce_in(token.format(nonce))
+            assert caught.value.code == "offer_unknown"
 
     @pytest.mark.parametrize("value", [10**30, "\ud800"], ids=repr)
     def test_an_echo_that_canonical_json_cannot_say(
@@ -194,6 +210,7 @@ class TestMalformed:
         with pytest.raises(PaymentRejected) as caught:
             parse_token(token)
         assert caught.value.code == "offer_unknown"
+        assert read_token(token) is None
 
     @FUZZ
     @given(
@@ -203,8 +220,10 @@ class TestMalformed:
     )
     def test_a_well_formed_token_is_not_yet_ours(self, token: str) -> None:
         parts = parse_token(token)
+        assert (read_token(token), nonce_in(token)) == (parts, parts.nonce)
         assert token.startswith(f"{parts.kid}.")
-        assert re.fullmatch(r"offer:[0-9a-f]{8,}:[0-9a-f]{32}", parts.key)  # it is stored and shown: the nonce itself is a secret
+        # It is stored and shown: the nonce itself is a secret.
+        assert re.fullmatch(r"offer:[0-9a-f]{8,}:[0-9a-f]{32}", parts.key)
         assert len(parts.mac) == 32
         offer = Offer(
             rail="r",

@@ -125,7 +125,8 @@ async def test_a_payment_intent_is_made_for_the_offer(stripe_says: Stripe, flow:
     }
     ((verb, path, form, key),) = stripe_says.asked
     mark = parse_token(offer.token or "").key
-    assert (verb, path, key) == ("POST", "/v1/payment_intents", f"rail402:{mark.removeprefix('offer:')}:payment_intent")
+    bare = mark.rpartition(":")[2]
+    assert (verb, path, key) == ("POST", "/v1/payment_intents", f"rail402:{bare}:payment_intent")
     assert form == {
         "amount": str(PRICE),
         "currency": "usd",
@@ -146,7 +147,7 @@ async def test_a_session_is_made_for_the_offer(stripe_says: Stripe) -> None:
     assert json.loads(reply.body) == {"url": session()["url"], "checkout_session": "cs_1", "expires_at": 7}
     ((verb, path, form, key),) = stripe_says.asked
     mark = parse_token(offer.token or "").key
-    bare = mark.removeprefix("offer:")
+    bare = mark.rpartition(":")[2]
     assert (verb, path, key) == ("POST", "/v1/checkout/sessions", f"rail402:{bare}:checkout")
     back = f"{ORIGIN}/.well-known/rail402/stripe/return?offer={bare}"
     assert (form["success_url"], form["cancel_url"]) == (f"{back}&session={{CHECKOUT_SESSION_ID}}", back)
@@ -204,7 +205,7 @@ async def test_what_has_ended_is_not_offered_again(stripe_says: Stripe, what: st
 async def test_who_has_paid_is_sent_back(stripe_says: Stripe) -> None:
     stripe_says.answer, offer = session(status="complete", url=None), offer_of()
     found = json.loads((await prepare(stripe_says, "checkout", Gate(offer))).body)
-    mark = parse_token(offer.token or "").key.removeprefix("offer:")
+    mark = parse_token(offer.token or "").key.rpartition(":")[2]
     assert found["url"] == f"{ORIGIN}/.well-known/rail402/stripe/return?offer={mark}&session=cs_1"
 
 

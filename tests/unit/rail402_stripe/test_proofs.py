@@ -131,6 +131,16 @@ async def test_a_customer_has_another_key_for_each_offer(account: Account) -> No
     assert SECRET not in str(keys(first))
 
 
+@pytest.mark.parametrize("garble", [lambda token: token[:-1], lambda token: "k9.x." + token.split(".", 2)[2]])
+async def test_a_customer_is_known_by_the_nonce_of_a_garbled_token(account: Account, garble: Any) -> None:
+    """Whether it has been paid with is to be found out, and nobody is asked to pay again because of the rest of it."""
+    first = await payment_of(account, {"customer": SECRET})
+    garbled = first.model_copy(update={"offer": None, "token": garble(first.offer_token)})
+    assert keys_of(garbled, "stripe:test") == keys_of(first, "stripe:test")
+    with pytest.raises(PaymentRejected):
+        offer_key(garbled)
+
+
 @pytest.mark.parametrize("token", [None, "", "x", "k1.1.n.m"])
 async def test_what_needs_an_offer_is_refused_without(account: Account, token: str | None) -> None:
     offer: Offer = (await account.offer()).model_copy(update={"token": token})

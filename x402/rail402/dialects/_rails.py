@@ -7,13 +7,22 @@ from typing import Any, Final, TypeVar
 
 from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
 from rail402.protocol.base import Json
-from rail402.protocol.binding import parse_token
+from rail402.protocol.binding import read_token
 from rail402.protocol.dialect import Context
 from rail402.protocol.offer import Offer
 from rail402.protocol.payment import Payment
 from rail402.protocol.rail import Binding
 
-__all__ = ["as_it_is", "proof_on_the_wire", "read_echo", "read_offer", "read_offers", "read_payment", "written"]
+__all__ = [
+    "as_it_is",
+    "payments_in",
+    "proof_on_the_wire",
+    "read_echo",
+    "read_offer",
+    "read_offers",
+    "read_payment",
+    "written",
+]
 
 T = TypeVar("T")
 
@@ -26,18 +35,18 @@ def read_echo(dialect: str, offer: Json, *, token: object, context: Context) -> 
     """Return an echoed offer as it is on the wire, and how its rail speaks this dialect (server side).
 
     Args:
-        token: what stands where our offer token belongs; its expiry becomes the offer's.
+        token: what stands where our offer token belongs; its expiry becomes the offer's. It is checked by whoever
+            looks up the payment first, so that one that came garbled does not hide it.
 
     Raises:
         MalformedInput: a rail knows the offer for its own, and a member is wrong.
-        PaymentRejected: `offer_unknown` without a token of our form, or where no offer of ours has such terms;
-            `method_not_offered` where no rail here knows the offer.
+        PaymentRejected: `offer_unknown` where no offer of ours has such terms; `method_not_offered` where no rail here
+            knows the offer.
     """
-    if not isinstance(token, str):
-        raise PaymentRejected("the offer's token is missing: send the offer back as it came", code="offer_unknown")
-    parts = parse_token(token)
+    token = token if isinstance(token, str) else ""
+    parts = read_token(token)
     for _, binding in context.specs.speaking(dialect):
-        read = binding.decode_offer(offer, expires_at=parts.expires_at)
+        read = binding.decode_offer(offer, expires_at=context.now if parts is None else parts.expires_at)
         if read is not None:
             echoed = read.model_copy(update={"token": token, "dialect": dialect})
             _check_digestible(echoed)
@@ -75,6 +84,20 @@ def read_payment(
     return Payment(
         dialect=dialect, rail=echoed.rail, payload=payload, offer=echoed, envelope=envelope, identifier=identifier
     )
+
+
+def payments_in(dialect: str, proof: Json, context: Context, *, token: str | None = None) -> list[Payment]:
+    """Return what a proof may be, whatever came beside it, for `Rail402Error.shown`: one payment for each rail that
+    knows it for its own."""
+    found = []
+    for spec, binding in context.specs.speaking(dialect):
+        try:
+            payload = binding.decode_proof(proof)
+        except MalformedInput:
+            continue
+        if payload is not None:
+            found.append(Payment(dialect=dialect, rail=spec.name, payload=payload, token=token))
+    return found
 
 
 def _check_digestible(offer: Offer) -> None:

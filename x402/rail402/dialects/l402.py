@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final, Literal
 
 from rail402.dialects import auth_params
-from rail402.dialects._rails import as_it_is, proof_on_the_wire, read_offer, read_offers, written
+from rail402.dialects._rails import as_it_is, payments_in, proof_on_the_wire, read_offer, read_offers, written
 from rail402.dialects.macaroon import Macaroon, mint, parse
 from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
 from rail402.protocol.base import Json, hmac_sha256_again, sha256_hex
@@ -86,14 +86,19 @@ class L402(Dialect):
             raise MalformedInput("authorization", "holds two different payments; send one", code="several_payments")
         text, shown = found.pop()
         macaroon = parse(_from_base64(text))
-        token, caveat_preimage = _checked(macaroon, context)
         payment_hash = macaroon.identifier[2:34]
-        proof = {"preimage": _preimage(shown or caveat_preimage, payment_hash), "paymentHash": payment_hash.hex()}
-        for spec, binding in context.specs.speaking(self.name):
-            payload = binding.decode_proof(proof)
-            if payload is not None:
-                return [Payment(dialect=self.name, rail=spec.name, payload=payload, token=token)]
-        raise PaymentRejected("no rail here takes an invoice", code="method_not_offered")
+        try:
+            token, caveat_preimage = _checked(macaroon, context)
+            preimage = _preimage(shown or caveat_preimage, payment_hash)
+        except (MalformedInput, PaymentRejected) as error:
+            proofs = _proofs(_plain(shown), macaroon.identifier)
+            error.shown = [payment for proof in proofs for payment in payments_in(self.name, proof, context)]
+            raise
+        proof = {"preimage": preimage, "paymentHash": payment_hash.hex()}
+        payments = payments_in(self.name, proof, context, token=token)
+        if not payments:
+            raise PaymentRejected("no rail here takes an invoice", code="method_not_offered")
+        return payments[:1]
 
     def receipt(self, charge: Charge, payment: Payment, context: Context) -> Sequence[tuple[str, str]]:
         """Return nothing: L402 has no receipts."""
@@ -211,15 +216,29 @@ def _from_base64(text: str) -> bytes:
         raise MalformedInput("macaroon", "is not base64") from error
 
 
+def _plain(shown: str) -> str:
+    return base64.b64encode(bytes.fromhex(shown)).decode() if _MISREAD.fullmatch(shown) else shown
+
+
 def _preimage(shown: str, payment_hash: bytes) -> str:
-    if _MISREAD.fullmatch(shown):
-        shown = base64.b64encode(bytes.fromhex(shown)).decode()
+    shown = _plain(shown)
     if _HEX.fullmatch(shown):
         if sha256_hex(bytes.fromhex(shown)) == payment_hash.hex():
             return shown
         if shown == payment_hash.hex():  # with a fresh challenge for an answer the client would pay twice
             raise MalformedInput("authorization", "has the payment hash; send the preimage, which proves the payment")
     raise PaymentRejected("the preimage is not that of the macaroon's payment hash", code="preimage_invalid")
+
+
+def _proofs(preimage: str, identifier: bytes) -> list[Json]:
+    """Return what a refused credential may prove: what its preimage pays, and what its macaroon names, by the hash."""
+    proofs: list[Json] = []
+    if _HEX.fullmatch(preimage):
+        proofs.append({"preimage": preimage, "paymentHash": sha256_hex(bytes.fromhex(preimage))})
+    if len(identifier) == _IDENTIFIER_BYTES:
+        named = identifier[2:34].hex()
+        proofs.append({"preimage": named, "paymentHash": named})
+    return proofs
 
 
 def _hash_in(token: str) -> str | None:

@@ -26,11 +26,19 @@ from rail402.dialects._mpp_challenge import (
     make,
     said,
 )
-from rail402.dialects._rails import proof_on_the_wire, read_echo, read_offer, read_offers, read_payment, written
+from rail402.dialects._rails import (
+    payments_in,
+    proof_on_the_wire,
+    read_echo,
+    read_offer,
+    read_offers,
+    read_payment,
+    written,
+)
 from rail402.dialects.accept_payment import preferred
 from rail402.errors import ConfigurationError, MalformedInput, PaymentRejected
 from rail402.protocol.base import Json, canonical_json
-from rail402.protocol.binding import OfferKeys
+from rail402.protocol.binding import OfferKeys, parse_token
 from rail402.protocol.challenge import Challenge
 from rail402.protocol.charge import Charge, PaymentState
 from rail402.protocol.dialect import MAX_HEADER_BYTES, Context, Dialect, Envelope, Fields
@@ -129,7 +137,9 @@ class Mpp(Dialect):
         digest = None if body_digest == EMPTY_BODY_DIGEST else body_digest_field(body_digest)
         payment = self.payment(message, "authorization", context, digest)
         if payment.envelope["challenge"].get("digest") not in (None, digest):
-            raise PaymentRejected("the challenge was made for another request body", code="resource_mismatch")
+            refusal = PaymentRejected("the challenge was made for another request body", code="resource_mismatch")
+            refusal.shown = [payment]
+            raise refusal
         return [payment]
 
     def payment(self, message: Json, field: str, context: Context, digest: str | None = None) -> Payment:
@@ -138,12 +148,17 @@ class Mpp(Dialect):
         Raises: see `payments`.
         """
         challenge, proof = message.get("challenge"), message.get("payload")
-        if not isinstance(challenge, dict) or not isinstance(proof, dict):
-            raise MalformedInput(field, "its challenge and payload must be objects", code="malformed_credential")
-        echoed, request, token = _ours(_read(lambda: _echoed(challenge)), context, digest)
-        envelope = {"challenge": echoed, "request": request}
-        terms = _terms(echoed, request)
-        return read_payment(self.name, terms, proof, token=token, envelope=envelope, context=context)
+        try:
+            if not isinstance(challenge, dict) or not isinstance(proof, dict):
+                raise MalformedInput(field, "its challenge and payload must be objects", code="malformed_credential")
+            echoed, request, token = _ours(_read(lambda: _echoed(challenge)), context, digest)
+            envelope = {"challenge": echoed, "request": request}
+            terms = _terms(echoed, request)
+            return read_payment(self.name, terms, proof, token=token, envelope=envelope, context=context)
+        except (MalformedInput, PaymentRejected) as error:
+            if isinstance(proof, dict):
+                error.shown = payments_in(self.name, proof, context, token=_token_in(challenge))
+            raise
 
     def receipt(self, charge: Charge, payment: Payment, context: Context) -> Sequence[tuple[str, str]]:
         """Return `Payment-Receipt`; nothing where the charge is not settled: an error never carries a receipt."""
@@ -212,15 +227,27 @@ def _keys(context: Context) -> OfferKeys:
 
 def _ours(
     echoed: dict[str, str], context: Context, digest: str | None = None
-) -> tuple[dict[str, str], dict[str, Any], object]:
-    """Return an echoed challenge of ours, its request, and what stands where the offer's token belongs."""
+) -> tuple[dict[str, str], dict[str, Any], str]:
+    """Return an echoed challenge of ours, its request, and the offer's token."""
     if digest is not None and echoed["method"] in ECHO_THE_REQUEST_ONLY:
         echoed.setdefault("digest", digest)
     _check_ours(echoed, _keys(context))
     request = from_base64(echoed["request"], field="request")
-    if OFFER in request:
-        return echoed, request, request[OFFER]
-    return echoed, request, from_base64(echoed.get("opaque", ""), field="opaque").get("token")
+    said = request[OFFER] if OFFER in request else from_base64(echoed.get("opaque", ""), field="opaque").get("token")
+    token = said if isinstance(said, str) else ""
+    parse_token(token)
+    return echoed, request, token
+
+
+def _token_in(challenge: object) -> str | None:
+    """Return the token in the `opaque` of a challenge that came altered, None where it has none that can be read."""
+    opaque = challenge.get("opaque") if isinstance(challenge, dict) else None
+    try:
+        said = from_base64(opaque, field="opaque") if isinstance(opaque, str) else opaque
+    except MalformedInput:
+        return None
+    token = said.get("token") if isinstance(said, dict) else None
+    return token if isinstance(token, str) else None
 
 
 def _terms(challenge: Mapping[str, str], request: Mapping[str, Any]) -> dict[str, Any]:

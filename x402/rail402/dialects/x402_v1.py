@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final, Literal
 
 from rail402.dialects._base64_json import compact_json, from_base64, to_base64
-from rail402.dialects._rails import as_it_is, proof_on_the_wire, read_offer, read_offers, written
+from rail402.dialects._rails import as_it_is, payments_in, proof_on_the_wire, read_offer, read_offers, written
 from rail402.dialects._x402 import MAX_SECONDS, outcome_of
 from rail402.errors import MalformedInput, PaymentRejected
 from rail402.protocol.base import Json, parse_json
@@ -25,6 +25,9 @@ VERSION: Final = 1
 
 MAX_BODY: Final = 131_072
 """Bytes of a 402's body above which it is not read."""
+
+_SAME_PAYLOADS: Final = "x402-v2"
+"""The dialect whose rails read a payload without the names of its scheme and network."""
 
 _REQUIRED: Final = "X-PAYMENT header is required"
 
@@ -80,7 +83,9 @@ class X402V1(Dialect):
             payload = binding.decode_proof({**named, "payload": proof})
             if payload is not None:
                 return [Payment(dialect=self.name, rail=spec.name, payload=payload, envelope=named)]
-        raise PaymentRejected("no rail here takes that scheme on that network", code="method_not_offered")
+        refusal = PaymentRejected("no rail here takes that scheme on that network", code="method_not_offered")
+        refusal.shown = payments_in(_SAME_PAYLOADS, proof, context)
+        raise refusal
 
     def receipt(self, charge: Charge, payment: Payment, context: Context) -> Sequence[tuple[str, str]]:
         """Return `X-PAYMENT-RESPONSE`: settled, or why the settlement did not succeed."""

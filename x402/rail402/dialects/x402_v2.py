@@ -15,9 +15,16 @@ from typing import Any, ClassVar, Final, Literal
 from rail402.dialects._base64_json import compact_json, from_base64, to_base64
 from rail402.dialects._offer_receipt import offers_in, receipt_in, signed_offers, signed_receipt
 from rail402.dialects._payment_identifier import declaration, identifier_in, with_identifier
-from rail402.dialects._rails import proof_on_the_wire, read_offer, read_offers, read_payment, written
+from rail402.dialects._rails import (
+    payments_in,
+    proof_on_the_wire,
+    read_offer,
+    read_offers,
+    read_payment,
+    written,
+)
 from rail402.dialects._x402 import MAX_SECONDS, outcome_of, word_of
-from rail402.errors import MalformedInput
+from rail402.errors import MalformedInput, PaymentRejected
 from rail402.protocol.base import Json
 from rail402.protocol.challenge import Challenge
 from rail402.protocol.charge import Charge
@@ -97,17 +104,21 @@ class X402V2(Dialect):
 
     def payment(self, message: Json, field: str, context: Context) -> Payment:
         """Return the payment of a PaymentPayload; `field` is where it was found. Raises: see `payments`."""
-        accepted = _object(message, "accepted", field)
+        accepted, proof = (_object(message, name, field) for name in ("accepted", "payload"))
         requirements, token = _without_token(accepted)
-        return read_payment(
-            self.name,
-            requirements,
-            _object(message, "payload", field),
-            token=token,
-            envelope={"accepted": accepted},
-            context=context,
-            identifier=identifier_in(message, required=self._identifier_required),
-        )
+        try:
+            return read_payment(
+                self.name,
+                requirements,
+                proof,
+                token=token,
+                envelope={"accepted": accepted},
+                context=context,
+                identifier=identifier_in(message, required=self._identifier_required),
+            )
+        except (MalformedInput, PaymentRejected) as error:
+            error.shown = payments_in(self.name, proof, context)
+            raise
 
     def receipt(self, charge: Charge, payment: Payment, context: Context) -> Sequence[tuple[str, str]]:
         """Return `PAYMENT-RESPONSE`."""

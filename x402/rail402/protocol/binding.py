@@ -19,9 +19,10 @@ from rail402.protocol.base import hmac_sha256, hmac_sha256_again
 from rail402.protocol.offer import Offer
 from rail402.protocol.order import Order
 
-__all__ = ["OfferKeys", "TokenParts", "parse_token"]
+__all__ = ["OfferKeys", "TokenParts", "nonce_in", "parse_token", "read_token"]
 
 _TOKEN = re.compile(r"([A-Za-z0-9_-]{1,32})\.([0-9]{1,12})\.([A-Za-z0-9_-]{22})\.([A-Za-z0-9_-]{43})", re.ASCII)
+_NONCE_IN = re.compile(r"[^.]*\.[^.]*\.([A-Za-z0-9_-]{22})(?:\..*)?", re.ASCII)
 _KID = re.compile(r"[A-Za-z0-9_-]{1,32}", re.ASCII)
 _MIN_SECRET = 32
 
@@ -51,16 +52,41 @@ class TokenParts:
         return hashlib.sha256(self.nonce.encode()).hexdigest()
 
 
+def read_token(token: str) -> TokenParts | None:
+    """Take a token apart; None where it does not have the form of one."""
+    match = _TOKEN.fullmatch(token)
+    if match is None:
+        return None
+    return TokenParts(match[1], int(match[2]), match[3], base64.urlsafe_b64decode(match[4] + "="))
+
+
 def parse_token(token: str) -> TokenParts:
     """Take a token apart.
 
     Raises:
         PaymentRejected: `offer_unknown`: it does not have the form of a token.
     """
-    match = _TOKEN.fullmatch(token)
+    parts = read_token(token)
+    if parts is None:
+        raise _not_ours(token)
+    return parts
+
+
+def nonce_in(token: str) -> str:
+    """Return the nonce of a token, whatever the rest of it has become on its way.
+
+    Raises:
+        PaymentRejected: `offer_unknown`: there is none.
+    """
+    match = _NONCE_IN.fullmatch(token)
     if match is None:
-        raise PaymentRejected("the offer token is not one of ours", code="offer_unknown")
-    return TokenParts(match[1], int(match[2]), match[3], base64.urlsafe_b64decode(match[4] + "="))
+        raise _not_ours(token)
+    return match[1]
+
+
+def _not_ours(token: str) -> PaymentRejected:
+    problem = "is not one of ours" if token else "is missing: send the offer back as it came"
+    return PaymentRejected(f"the offer token {problem}", code="offer_unknown")
 
 
 class OfferKeys:

@@ -131,6 +131,9 @@ class Dialect(ABC):
         Raises:
             MalformedInput: the field is there and cannot be read.
             PaymentRejected: it can be read, and does not answer a challenge of ours.
+
+            Either has in `shown` what the proof may be, where that can be read: nobody whose payment's outcome is not
+            known yet is asked to pay again.
         """
 
     @abstractmethod

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from rail402.errors import KeyTaken, MalformedInput, OutcomeUnknown, PaymentRejected, Rail402Error, StaleCharge
 from rail402.money import Money
-from rail402.protocol.binding import TokenParts, parse_token
+from rail402.protocol.binding import TokenParts, parse_token, read_token
 from rail402.protocol.charge import Charge, Delivery, DeliveryEvent, PaymentEvent, PaymentState
 from rail402.protocol.offer import Flow, Offer
 from rail402.protocol.payment import Payment
@@ -20,6 +20,7 @@ from rail402.protocol.rail import PaymentRail, Verified
 from rail402.server.challenge import offers_anew
 from rail402.server.exchange import Asked
 from rail402.server.operations import verdict
+from rail402.server.pending import pending
 from rail402.server.request import LOGIN
 from rail402.server.services import Services
 from rail402.server.settings import Rule
@@ -66,7 +67,7 @@ class Admission:
         self._identity = rail.spec.identify(payment)
         self.charge: Charge | None = None
         token = payment.offer_token
-        self._token: TokenParts | None = None if token is None else parse_token(token)
+        self._token: TokenParts | None = None if token is None else read_token(token)
         self._named = frozenset() if payment.identifier is None else frozenset({f"id:{payment.identifier}"})
 
     async def admit(self) -> Admitted:
@@ -113,7 +114,8 @@ class Admission:
         claim = await self._services.store.claim(self._begin(self._new(offer, verified, keys | self._named)))
         if not claim.won and not (keys | self._named) & set(claim.charge.keys):
             # The rail alone has learnt that it is the same money.
-            raise PaymentRejected("what was paid has paid for something before", code="proof_already_used")
+            used = PaymentRejected("what was paid has paid for something before", code="proof_already_used")
+            raise pending(claim.charge) or used
         return claim
 
     async def _offer(self) -> Offer:
@@ -143,8 +145,9 @@ class Admission:
             for offer in await offers_anew(self._services, self._rule, self._request, self._price, self._rail):
                 try:
                     self._rail.spec.authenticate(offer, self._payment)
-                    if self._token is not None:  # it says itself which offer it was made with
-                        echoed = {"token": self._payment.token, "expires_at": self._token.expires_at}
+                    if self._payment.token is not None:  # it says itself which offer it was made with
+                        token = self._payment.token
+                        echoed = {"token": token, "expires_at": parse_token(token).expires_at}
                         offer = offer.model_copy(update=echoed)
                         self._services.offer_keys.verify(offer, self._request.order)
                 except PaymentRejected as error:

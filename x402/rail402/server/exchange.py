@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from rail402.errors import Rail402Error
+from rail402.errors import MalformedInput, PaymentRejected, Rail402Error
 from rail402.protocol.challenge import Challenge
 from rail402.protocol.charge import Charge
 from rail402.protocol.order import Order
 from rail402.protocol.payment import Payment
 from rail402.server.request import Message, Scope
 
-__all__ = ["Asked", "Exchange"]
+__all__ = ["Asked", "Exchange", "read_each"]
+
+
+def read_each(readers: Iterable[Callable[[], Iterable[Payment]]]) -> list[Payment]:
+    """Return the payments that `readers` find, one for each dialect.
+
+    Raises:
+        MalformedInput, PaymentRejected: what the first of them refuses; with all that was shown beside it.
+    """
+    found = list[Payment]()
+    refusals = list[MalformedInput | PaymentRejected]()
+    for read in readers:
+        try:
+            found += read()
+        except (MalformedInput, PaymentRejected) as error:
+            refusals.append(error)
+    if refusals:
+        refusals[0].shown = [*found, *(payment for each in refusals for payment in each.shown)]
+        raise refusals[0]
+    return found
 
 
 class Asked(Protocol):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 
 from starlette._exception_handler import wrap_app_handling_exceptions
 from starlette.requests import Request
@@ -17,7 +18,7 @@ from rail402.protocol.payment import Payment
 from rail402.server.answers import refuse, send_challenge
 from rail402.server.challenge import price_of
 from rail402.server.delivery import Delivery
-from rail402.server.exchange import Exchange
+from rail402.server.exchange import Exchange, read_each
 from rail402.server.fields import failed_fields, free_fields, outcome_lines, paid_fields
 from rail402.server.request import ClientDisconnected, GatedRequest, Message, Receive, Scope, Send, read_body
 from rail402.server.services import Services
@@ -35,7 +36,6 @@ DELIVERY_KEY = "rail402.delivery"
 """Where it holds the delivery of what is not settled yet."""
 
 _BODY_EXTENSIONS = ("http.response.pathsend", "http.response.zerocopysend")
-_BODY_FIELDS = (b"content-length", b"transfer-encoding")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,6 @@ class Paywall:
             await send({"type": "websocket.close", "code": 1008, "reason": "a websocket cannot be paid for"})
             return
         services = self._services()
-        if scope["method"] == "OPTIONS":  # a browser asks before it sends a payment: it needs the fields, never a body
-            await self._admit(_visible(scope), receive, _bare(send), None)
-            return
         request: GatedRequest | None = None
         try:
             body = await read_body(scope, receive, services.settings.max_body)
@@ -138,19 +135,6 @@ def _visible(scope: Scope) -> Scope:
     return scope
 
 
-def _bare(send: Send) -> Send:
-    """Return a `send` that lets no body through."""
-
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            kept = [line for line in message.get("headers", ()) if line[0].lower() not in _BODY_FIELDS]
-            await send({"type": "http.response.start", "status": message["status"], "headers": kept})
-        elif message["type"] == "http.response.body":
-            await send({"type": "http.response.body", "body": b"", "more_body": message.get("more_body", False)})
-
-    return sending
-
-
 class _HttpExchange(Exchange):
     """A request over HTTP: payments, challenges and receipts are header fields in the dialects of its route."""
 
@@ -158,10 +142,9 @@ class _HttpExchange(Exchange):
         self.request: GatedRequest = request
         self._services, self._rule, self._send = services, rule, send
 
-    def payments(self) -> Iterator[Payment]:
-        context, digest = self._services.context(), self.request.order.body_digest
-        for dialect in self._services.dialects_of(self._rule):
-            yield from dialect.payments(self.request.fields, digest, context)
+    def payments(self) -> list[Payment]:
+        asked = self.request.fields, self.request.order.body_digest, self._services.context()
+        return read_each(partial(dialect.payments, *asked) for dialect in self._services.dialects_of(self._rule))
 
     async def ask(self, challenge: Challenge, charge: Charge | None, payment: Payment | None) -> None:
         outcome = outcome_lines(self._services, charge, payment)

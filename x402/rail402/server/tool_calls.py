@@ -9,7 +9,7 @@ in its `_meta` as well: that is where mppx looks for them too.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
@@ -26,7 +26,7 @@ from rail402.protocol.charge import Charge, PaymentState
 from rail402.protocol.dialect import Fields
 from rail402.protocol.order import TOOL_CALL, Order
 from rail402.protocol.payment import Payment
-from rail402.server.exchange import Exchange
+from rail402.server.exchange import Exchange, read_each
 from rail402.server.request import Message, Scope, context_of, slot_of
 from rail402.server.services import Services
 from rail402.server.settings import Rule
@@ -111,11 +111,18 @@ class ToolExchange(Exchange):
         self._announces_mpp = _CAPABILITY in (experimental or {})
         self.meta: dict[str, Any] = {}
 
-    def payments(self) -> Iterator[Payment]:
+    def payments(self) -> list[Payment]:
         context, meta = self._services.context(), self.request.meta
-        x402 = None if self._x402 is None else self._x402.payment(meta, context)
-        mpp = None if self._mpp is None else self._mpp.payment({"params": {"_meta": meta}}, context)
-        yield from (payment for payment in (x402, mpp) if payment is not None)
+
+        def x402() -> list[Payment]:
+            payment = None if self._x402 is None else self._x402.payment(meta, context)
+            return [] if payment is None else [payment]
+
+        def mpp() -> list[Payment]:
+            payment = None if self._mpp is None else self._mpp.payment({"params": {"_meta": meta}}, context)
+            return [] if payment is None else [payment]
+
+        return read_each((x402, mpp))
 
     async def ask(self, challenge: Challenge, charge: Charge | None, payment: Payment | None) -> None:
         context = self._services.context()

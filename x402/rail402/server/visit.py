@@ -26,6 +26,7 @@ from rail402.server.challenge import make_challenge
 from rail402.server.delivery import Delivery, Withheld
 from rail402.server.exchange import Exchange
 from rail402.server.passes import PassDelivery
+from rail402.server.pending import pending_among
 from rail402.server.request import Send
 from rail402.server.services import Services
 from rail402.server.settings import Rule
@@ -100,8 +101,13 @@ class Visit:
         # An invoice that came back with a wrong preimage is shown once more: nobody can pay it twice.
         wrong = payment is not None and error is not None and error.code == "preimage_invalid"
         unpaid = payment.offer if payment is not None and wrong else None
+        shown = [*([] if payment is None else [payment]), *([] if error is None else error.shown)]
         try:
             await self._services.limiter.challenge(self._request.scope, self._request.order.route)
+            pending = await pending_among(self._services, shown)
+            if pending is not None:
+                await self._exchange.refuse(pending, None, payment)
+                return
             challenge = await make_challenge(self._services, self._rule, self._request, self._price, error, unpaid)
         except (RailUnavailable, RateLimited, StoreError) as unavailable:
             await self._exchange.refuse(unavailable, charge, payment)
