@@ -24,6 +24,7 @@ from rail402_base.refunds import GivesBack
 from rail402_base.sandbox_keys import open_sandbox, sandbox_signer
 from rail402_base.tokens import BASE_USDC, Token, usdc_on
 from rail402_base.transfers import MECHANISM, Transfers, accepted, order_terms, parse_proof
+from rail402_base.validity import check_validity
 from rail402_base.wire import ZERO_ADDRESS, BaseSpec, nonce_key, transfer_key
 
 if TYPE_CHECKING:
@@ -33,10 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["BaseRail"]
 
 logger = logging.getLogger("rail402.base")
-
-# What `Terms.timeout_seconds` has on top of the handler's deadline and the settle budget: the time that a payer has
-# from signing to our check, clocks that differ included.
-_MARGIN: Final = 60
 
 
 class BaseRail(GivesBack, PaymentRail):
@@ -244,25 +241,11 @@ class BaseRail(GivesBack, PaymentRail):
         )
 
     async def verify(self, offer: Offer, payment: Payment, verified: Verified, *, now: int) -> Verified:
-        """Check when the payment is valid, then its nonce and the payer's balance; see `PaymentRail.verify`.
-
-        The authorization must outlast the handler's deadline and the settle budget, or the payer could have the work
-        done and let it run out. A client signs for `timeout_seconds`, so it has a minute to arrive. That it is valid
-        for longer than that is its own affair.
-        """
+        """Check when the payment is valid, then its nonce and the payer's balance; see `PaymentRail.verify`."""
         if offer.mechanism == MECHANISM:
             return await self._verify_transfer(offer, payment, verified, now=now)
         authorization, signature = parse_authorization(payment.payload)
-        if now > offer.expires_at:
-            raise PaymentRejected("ask for a new offer", code="offer_expired")
-        if not authorization.valid_after < now:
-            raise PaymentRejected(
-                f"it is valid after {authorization.valid_after}, and it is {now}", code="not_yet_valid"
-            )
-        needed, left = max(offer.timeout_seconds - _MARGIN, 1), authorization.valid_before - now
-        if left < needed:
-            detail = f"validBefore is {left} s away and must be {needed} s away at least"
-            raise PaymentRejected(detail, code="authorization_expired")
+        check_validity(offer, authorization, now=now)
         await self._ready()
         try:
             await self.chain.check(self.token, authorization, signature)

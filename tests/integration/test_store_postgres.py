@@ -10,7 +10,8 @@ import subprocess
 import sys
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,13 +21,13 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from rail402.errors import ConfigurationError, StoreError
-from rail402.protocol.charge import Charge
-from rail402.stores import Store
+from rail402.protocol.charge import Charge, PaymentState
 from rail402.stores.base import Claim, Issued, StoredResponse
 from rail402.stores.postgres import PostgresStore
 from rail402.stores.postgres_database import Connection
-from rail402.stores.sql import migrations, queries
+from rail402.stores.sql import queries
 from rail402.testing.store_support import NOW, make_charge, settled, together
+from rail402.testing.store_work import Opener
 from rail402.testing.stores import StoreConformance
 from tests.services.postgres import PASSWORD, OwnServer, PostgresServer
 from tests.services.processes import free_ports, wait_for
@@ -39,8 +40,8 @@ class TestPostgresStore(StoreConformance):
     def _server(self, postgres: PostgresServer) -> None:
         self.server = postgres
 
-    async def open_store(self, directory: Path) -> Store:
-        return PostgresStore(self.server.schema())
+    def opener(self, directory: Path) -> Opener:
+        return partial(PostgresStore, self.server.schema())
 
 
 # --- who may use it
@@ -143,97 +144,7 @@ async def test_defaults_of_the_database_make_nothing_less_durable_or_less_atomic
     await store.close()
 
 
-# --- the schema
-
-
-async def test_tables_of_the_first_version_are_brought_up_to_date(
-    url: str, postgres: PostgresServer, store: PostgresStore
-) -> None:
-    old = postgres.schema()
-    charge = settled("tx:1", "offer:ä", uses=3, valid_until=NOW + 60)
-    row = charge.model_dump(mode="json") | {"charge": charge.model_dump_json()}
-    with postgres.connect(old) as connection:
-        connection.execute(migrations("postgres")[0].script)
-        connection.execute("CREATE TABLE rail402_schema (part text NOT NULL PRIMARY KEY, version integer NOT NULL)")
-        connection.execute("INSERT INTO rail402_schema VALUES ('store', 1)")
-        columns = ["id", "version", "payment", "delivery", "lease_until", "created_at", "valid_until", "uses"]
-        columns += ["uses_taken", "charge"]
-        connection.execute(
-            f"INSERT INTO rail402_charges ({', '.join(columns)}, written_by) "
-            f"VALUES ({', '.join(f'%({name})s' for name in columns)}, gen_random_uuid())",
-            {name: row[name] for name in columns},
-        )
-        for key in charge.keys:
-            connection.execute("INSERT INTO rail402_consumption_keys VALUES (%s, %s)", (key, charge.id))
-        connection.execute("INSERT INTO rail402_responses VALUES (%s, '', 200, '[]', 'paid')", (charge.id,))
-        connection.execute("INSERT INTO rail402_settings VALUES ('salt', 'old')")
-        connection.execute("INSERT INTO rail402_issued VALUES ('lnbc:1', 'ab', '{}', %s)", (NOW,))
-    upgraded = PostgresStore(old)
-    for _ in range(2):  # the second start finds nothing to do
-        await upgraded.start()
-        assert await upgraded.claim(make_charge("offer:ä")) == Claim(won=False, charge=charge)
-        assert await upgraded.response(charge.id) == StoredResponse(200, body=b"paid")
-        assert await upgraded.remember("salt", "new") == "old"
-        assert await upgraded.issued("lnbc:1") == Issued(key="lnbc:1", order_digest="ab", offer="{}", expires_at=NOW)
-        assert await upgraded.lead("reconciler", "a", now=NOW, seconds=30)
-        await upgraded.close()
-    await upgraded.start()
-    assert await upgraded.take_use(charge.id, "one", now=NOW, lease_until=NOW) is not None
-    await upgraded.close()
-    assert described(postgres, old) == described(postgres, url)
-
-
-def described(postgres: PostgresServer, url: str) -> list[Any]:
-    with postgres.connect(url) as connection:
-        indexes = connection.execute(
-            "SELECT replace(indexdef, current_schema(), '') FROM pg_indexes "
-            "WHERE schemaname = current_schema() ORDER BY indexname"
-        ).fetchall()
-        return indexes + connection.execute("TABLE rail402_schema").fetchall()
-
-
-async def test_newer_schema_is_refused_and_left_alone(url: str, postgres: PostgresServer, store: PostgresStore) -> None:
-    with postgres.connect(url) as connection:
-        connection.execute("UPDATE rail402_schema SET version = 99 WHERE part = 'store'")
-        with pytest.raises(ConfigurationError, match=r"newer rail402 \(schema 99"):
-            await PostgresStore(url).start()
-        assert connection.execute("SELECT version FROM rail402_schema").fetchall() == [(99,)]
-
-
-MIGRATES = """
-import asyncio, sys
-from rail402.stores import open_store
-from rail402.testing.stores import make_charge
-
-async def main():
-    store = open_store(sys.argv[1])
-    print("ready", flush=True)
-    sys.stdin.readline()
-    await store.start()
-    print((await store.claim(make_charge("tx:1", id=sys.argv[2]))).won)
-    await store.close()
-
-asyncio.run(main())
-"""
-
-
-def test_of_many_processes_that_start_together_one_makes_the_schema(url: str) -> None:
-    with ExitStack() as running:
-        workers = []
-        for number in range(4):
-            command = [sys.executable, "-c", MIGRATES, url, f"ch_{number}"]
-            worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            workers.append(running.enter_context(worker))
-            running.callback(worker.kill)
-        for worker in workers:
-            assert worker.stdout is not None
-            assert worker.stdout.readline() == "ready\n"
-        for worker in workers:
-            assert worker.stdin is not None
-            worker.stdin.write("go\n")
-            worker.stdin.flush()
-        answers = [worker.communicate(timeout=60)[0] for worker in workers]
-    assert sorted(answers) == ["False\n"] * 3 + ["True\n"]
+# --- what a query reads
 
 
 SMALL_TABLES = {"prune_leases", "prune_buckets"}
@@ -243,9 +154,22 @@ SMALL_TABLES = {"prune_leases", "prune_buckets"}
 async def test_no_query_reads_a_whole_table(
     name: str, url: str, postgres: PostgresServer, store: PostgresStore
 ) -> None:
+    assert [line for line in plan(postgres, url, name) if "Seq Scan" in line] == []
+
+
+@pytest.mark.parametrize("name", ["unresolved_charges", "recent_charges", "recent_charges_before"])
+async def test_a_list_is_read_in_the_order_of_an_index(
+    name: str, url: str, postgres: PostgresServer, store: PostgresStore
+) -> None:
+    lines = plan(postgres, url, name, prefix="DECLARE charges CURSOR FOR")
+    assert [line for line in lines if "Seq Scan" in line or "Sort" in line] == []
+
+
+def plan(postgres: PostgresServer, url: str, name: str, prefix: str = "") -> list[str]:
+    """Say how PostgreSQL finds the rows of a query."""
     query = queries("postgres")[name]
     values: dict[str, Any] = dict.fromkeys(re.findall(r"%\(([a-z_]+)\)s", query), 1)
-    values |= {"keys": ["a"], "written_by": uuid4(), "body": b""}
+    values |= {"keys": ["a"], "rails": ["a"], "origin": "a", "written_by": uuid4(), "body": b""}
     values |= {
         field: "a"
         for field in ("payment", "id", "use", "slot", "charge", "changed", "name", "value", "key", "before")
@@ -253,8 +177,69 @@ async def test_no_query_reads_a_whole_table(
     }
     with postgres.connect(url) as connection:
         connection.execute("SET enable_seqscan = off")
-        plan = connection.execute(f"EXPLAIN {query}", values).fetchall()
-    assert [line for (line,) in plan if "Seq Scan" in line] == []
+        return [line for (line,) in connection.execute(f"EXPLAIN {prefix} {query}", values).fetchall()]
+
+
+async def test_a_payment_reads_as_many_rows_however_many_charges_have_come_since_its_statements_were_planned(
+    postgres: PostgresServer,
+) -> None:
+    few, many = [await rows_read(postgres, charges) for charges in (0, 2000)]
+    assert many <= few * 1.1
+
+
+async def rows_read(postgres: PostgresServer, charges: int) -> int:
+    """Make payments over one connection, which keeps its plans, and so many other charges in the middle of it."""
+    url = postgres.schema()
+    store = PostgresStore(url, connections=1)
+    await store.start()
+    for number in range(80):
+        if number == 40:
+            with postgres.connect(url) as connection:
+                connection.execute(
+                    "INSERT INTO rail402_charges SELECT 'ch_' || n, 0, 'settled', 'stored', 0, 0, NULL, 1, 1, '{}', "
+                    "gen_random_uuid() FROM generate_series(1, %s) AS n",
+                    (charges,),
+                )
+        charge = make_charge(f"tx:{number}", f"offer:{number}")
+        assert await store.find(charge.keys) is None
+        assert (await store.claim(charge)).won
+        await store.save(charge.model_copy(update={"payment": PaymentState.SETTLED}), response=StoredResponse(200))
+        assert await store.find(charge.keys[1:]) is not None
+    await store.close()  # upon which its connections tell the server what they have counted
+    with postgres.connect(url) as connection:
+        written = "SELECT n_tup_ins FROM pg_stat_user_tables WHERE relid = 'rail402_responses'::regclass"
+        wait_for("statistics", lambda: connection.execute(written).fetchall() == [(80,)], 10)
+        ((rows,),) = connection.execute(
+            "SELECT sum(n)::bigint FROM (SELECT schemaname, seq_tup_read FROM pg_stat_user_tables UNION ALL "
+            "SELECT schemaname, idx_tup_read FROM pg_stat_user_indexes) AS read (schema, n) "
+            "WHERE schema = current_schema()"
+        ).fetchall()
+    return int(rows)
+
+
+# --- what it cannot read
+
+
+async def test_charges_that_cannot_be_read_keep_nobody_from_the_others(
+    url: str, postgres: PostgresServer, store: PostgresStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    charges = [make_charge(f"tx:{n}", payer="0xpayer", lease_until=n, created_at=n) for n in range(6)]
+    for charge in charges:
+        await store.claim(charge)
+    unreadable = [charges[n].id for n in (0, 1, 3, 5)]
+    with postgres.connect(url) as connection:
+        later = "UPDATE rail402_charges SET charge = jsonb_set(charge::jsonb, '{later_field}', '1') WHERE id = ANY (%s)"
+        connection.execute(later, (unreadable,))
+    for _ in range(2):
+        assert await store.unresolved(now=9, limit=1) == [charges[2]]
+        assert await store.unresolved(now=9, limit=9) == [charges[2], charges[4]]
+        assert await store.recent(limit=1) == [charges[4]]
+        assert await store.recent(limit=9, before=charges[4].id) == [charges[2]]
+    with pytest.raises(StoreError, match="another version"):
+        await store.claim(make_charge("tx:0"))
+    told = [record.getMessage().split()[1] for record in caplog.records if record.levelname == "ERROR"]
+    assert sorted(told) == unreadable
+    assert "0xpayer" not in caplog.text
 
 
 # --- servers that fail

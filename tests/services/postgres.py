@@ -104,7 +104,8 @@ class OwnServer(PostgresServer):
         with suppress(FileNotFoundError, ProcessLookupError):
             pid = self._pid()
             os.kill(pid, number)
-            wait_for("the end of PostgreSQL", lambda: pid not in process.members(), 10)
+            # It writes all that it has in memory to the disk before it ends.
+            wait_for("the end of PostgreSQL", lambda: pid not in process.members(), 60)
 
     def _pid(self) -> int:
         return int((self.data / "postmaster.pid").read_text().splitlines()[0])

@@ -164,6 +164,12 @@ def test_another_asset_of_a_network_that_is_taken() -> None:
     assert caught.value.reason.x402 == "invalid_payment_requirements"
 
 
+@pytest.mark.parametrize(("said", "counts"), [(86_400, 86_400), (86_401, 86_400), (10**30, 86_400)])
+def test_an_offer_counts_for_a_day_at_most(said: int, counts: int) -> None:
+    body = changed("paymentRequirements.maxTimeoutSeconds", said, version=1)
+    assert read(body).offer.expires_at == NOW + counts
+
+
 @given(st.binary(max_size=300))
 def test_hostile_bytes_are_one_typed_error(data: bytes) -> None:
     with pytest.raises(MalformedInput):

@@ -94,6 +94,8 @@ async def test_a_good_payment_is_accepted_and_nothing_moves(till: Till) -> None:
         ({"valid_before": 0}, "authorization_expired"),
         ({"valid_before": NOW}, "authorization_expired"),
         ({"valid_before": NOW + TIMEOUT - 61}, "authorization_expired"),
+        ({"valid_before": NOW + 600 + 86_401}, "authorization_expired"),
+        ({"valid_before": FAR}, "authorization_expired"),
         ({"value": 10_001}, "amount_mismatch"),
     ],
 )
@@ -108,8 +110,7 @@ async def test_a_payment_at_the_wrong_time_is_refused(till: Till, members: dict[
         {"valid_after": NOW - 1},
         {"valid_after": NOW - 600},
         {"valid_before": NOW + TIMEOUT - 60},
-        {"valid_before": NOW + 10 * 365 * 86_400},
-        {"valid_before": FAR},
+        {"valid_before": NOW + 600 + 86_400},
     ],
 )
 async def test_a_payment_that_outlasts_handler_and_settlement_is_accepted(till: Till, members: dict[str, Any]) -> None:
@@ -164,10 +165,10 @@ async def test_an_authorization_that_was_handed_in_before_our_check_is_accepted(
     await assert_conserved(till, payee=PRICE)
 
 
-@pytest.mark.parametrize(("ago", "is_good"), [(3600, True), (3601, False), (31 * 86_400, False)])
+@pytest.mark.parametrize(("ago", "is_good"), [(3600, True), (3601, False), (86_000, False)])
 async def test_a_transfer_of_long_ago_pays_for_nothing(till: Till, ago: int, is_good: bool) -> None:
     """Its charge may have been forgotten."""
-    payment = await preempted(till, valid_before=FAR)
+    payment = await preempted(till, valid_before=NOW + 87_000)
     till.clock.advance(ago)
     offer = await till.offer()
     if is_good:

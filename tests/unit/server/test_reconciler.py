@@ -242,17 +242,16 @@ async def test_lapsed_claims_are_closed_without_anybody_asking(flow: str) -> Non
         assert not shop.ledger.held
 
 
-async def test_a_charge_on_a_rail_that_is_gone_is_kept_and_named(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_charge_on_a_rail_that_is_gone_is_kept() -> None:
     shop, _ = shop_at()
     async with shop.open():
         await leave_unknown(shop)
         services = shop.gate.services()
         rails, services.rails = services.rails, {}
+        before = await shop.only_charge()
         assert await shop.gate.reconcile() == 0
-        assert "which this gate does not have" in caplog.text
-        assert await shop.gate.reconcile() == 0
+        assert await shop.only_charge() == before, "nobody writes what is not theirs to close"
         services.rails = rails
-        shop.clock.advance(600)
         assert await shop.gate.reconcile() == 1
 
 
@@ -335,10 +334,12 @@ async def test_it_runs_on_and_survives_a_store_that_is_down(caplog: pytest.LogCa
         shop.gate.services().store.prune = prune  # type: ignore[method-assign]
         running = asyncio.create_task(Reconciler(shop.gate.services()).run_forever(every=0))
         await asyncio.wait_for(ran.wait(), 5)
-        assert pruned == []
-        shop.clock.advance(3600)  # once an hour
-        for _ in range(10):
+        for _ in range(100):
             await asyncio.sleep(0)
         assert pruned == [30 * 86_400]
+        shop.clock.advance(3600)  # once an hour
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert pruned == [30 * 86_400] * 2
         running.cancel()
         assert "will try again" in caplog.text

@@ -149,6 +149,24 @@ async def test_a_grant_is_made_once_and_ends_what_the_payment_bought() -> None:
         assert charge.may_rerun is False
 
 
+async def test_a_grant_outlives_the_retention_of_the_payment() -> None:
+    shop = shop_of(on_demand=True)
+    async with shop.open():
+        proof = await shop.quote("/goods")
+        assert (await shop.client.get("/goods", headers=proof)).status_code == 200
+        charge, retention = await shop.only_charge(), shop.gate.services().settings.retention_seconds
+        shop.clock.advance(retention - 60)
+        granted, desk = await shop.gate.refund(charge.id), GateDesk(shop.gate.services())
+        shop.clock.advance(retention)
+        await shop.gate.reconcile()
+        due = await desk.refund_due(charge.keys, Fields(proof.items()))
+        assert due == granted
+        assert (await desk.pay_back(due, {"to": "here"})).payment is PaymentState.REFUNDED
+        shop.clock.advance(2 * retention)
+        await shop.gate.reconcile()
+        assert await shop.charges() == []
+
+
 async def test_it_is_fetched_once() -> None:
     shop = shop_of(on_demand=True)
     async with shop.open():

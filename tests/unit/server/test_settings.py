@@ -104,6 +104,12 @@ def test_charges_are_kept_for_a_day_at_least() -> None:
         GateSettings(public_url="https://a", retention_seconds=86_399)
 
 
+def test_charges_are_kept_until_no_payment_of_their_offers_is_taken_any_more() -> None:
+    assert GateSettings(public_url="https://a", retention_seconds=86_400, offer_seconds=79_200)
+    with pytest.raises(ConfigurationError, match="retention_seconds=86400 must be 7200 more than offer_seconds=79201"):
+        GateSettings(public_url="https://a", retention_seconds=86_400, offer_seconds=79_201)
+
+
 def test_an_authorization_outlasts_the_handler_and_settling_by_a_minute() -> None:
     settings = GateSettings(public_url="https://a", handler_seconds=30, settle_seconds=20)
     assert (settings.timeout_seconds, settings.lease_seconds) == (110, 50)

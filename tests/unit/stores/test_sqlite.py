@@ -184,9 +184,31 @@ async def test_charge_that_cannot_be_read_is_an_error_and_no_absence(path: Path,
     await store.claim(make_charge("tx:1", payer="0xpayer"))
     with raw(path) as connection:
         connection.execute("UPDATE charges SET charge = json_set(charge, '$.later_field', 1)")
-    for verb in (store.find(["tx:1"]), store.claim(make_charge("tx:1")), store.recent(limit=1)):
+    for verb in (store.find(["tx:1"]), store.claim(make_charge("tx:1"))):
         with pytest.raises(StoreError, match="another version"):
             await verb
+
+
+async def test_charges_that_cannot_be_read_keep_nobody_from_the_others(
+    path: Path, store: SqliteStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    charges = [make_charge(f"tx:{n}", payer="0xpayer", lease_until=n, created_at=n) for n in range(6)]
+    for charge in charges:
+        await store.claim(charge)
+    unreadable = [charges[n].id for n in (0, 1, 3, 5)]
+    with raw(path) as connection:
+        for charge_id in unreadable:
+            connection.execute(
+                "UPDATE charges SET charge = json_set(charge, '$.later_field', 1) WHERE id = ?", (charge_id,)
+            )
+    for _ in range(2):
+        assert await store.unresolved(now=9, limit=1) == [charges[2]]
+        assert await store.unresolved(now=9, limit=9) == [charges[2], charges[4]]
+        assert await store.recent(limit=1) == [charges[4]]
+        assert await store.recent(limit=9, before=charges[4].id) == [charges[2]]
+    told = [record.getMessage().split()[1] for record in caplog.records if record.levelname == "ERROR"]
+    assert sorted(told) == unreadable
+    assert "0xpayer" not in caplog.text
 
 
 @pytest.mark.parametrize(("verb", "more"), [("get", ()), ("return_use", ("one",))])

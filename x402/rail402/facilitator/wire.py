@@ -35,6 +35,7 @@ Call = Literal["verify", "settle"]
 
 _DIALECTS: Final[Mapping[int, str]] = {2: "x402-v2", 1: "x402-v1"}
 _SECONDS: Final = 300  # for which an offer of no stated length counts
+_DAY: Final = 86_400  # for which one counts at most: as long as a payment is valid, it may have to be looked up
 _FLOWS: Final = (Flow.AUTHORIZATION, Flow.UPFRONT)
 
 _TERMS: Final[Mapping[str, str]] = {
@@ -129,7 +130,7 @@ def _offer(binding: Binding, requirements: Json, field: str, *, now: int) -> Off
     known = _without_nulls(requirements)
     known.setdefault("extra", {})
     seconds = known.get("maxTimeoutSeconds")
-    expires_at = now + (seconds if type(seconds) is int and 0 < seconds < 2**31 else _SECONDS)
+    expires_at = now + (min(seconds, _DAY) if type(seconds) is int and seconds > 0 else _SECONDS)
     try:
         return binding.decode_offer(known, expires_at=expires_at)
     except MalformedInput as error:

@@ -213,6 +213,7 @@ class Charge(Record):
             their worker.
         lease_until: Unix seconds until which the worker that wrote it last is trusted to be alive.
         asked_at: when the rail was last asked for an operation, Unix seconds; landing_until: see rule 7.
+        refund_asked_at: when it was first asked for the refund that is open, or was the last one.
         looks: how often the reconciler has looked at it in vain; `last_word` is what the rail said last.
         payer: who paid, in the rail's own form, if it is known.
         rail_state: what the rail must remember to look the payment up again; never a secret.
@@ -248,6 +249,7 @@ class Charge(Record):
     lease_until: int
     asked_at: int | None = None
     landing_until: int | None = None
+    refund_asked_at: int | None = None
     looks: int = 0
     last_word: str = ""
     settled_at: int | None = None
@@ -287,7 +289,7 @@ class Charge(Record):
             reset = DELIVERY[self.delivery, DeliveryEvent.RESET]
             facts |= {"attempt": self.attempt + 1, "tries": 0, "delivery": reset, "cut_off": 0, "reduced_to": None}
         if event in (PaymentEvent.RECLAIM, PaymentEvent.REFUND):
-            facts |= {"looks": 0, "last_word": ""}
+            facts |= {"looks": 0, "last_word": "", "refund_asked_at": changes.get("asked_at")}
         return self._changed(facts | changes)
 
     def _takes(self, event: PaymentEvent) -> bool:

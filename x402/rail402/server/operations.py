@@ -108,10 +108,10 @@ async def release(services: Services, rail: PaymentRail, charge: Charge) -> Char
     return await perform(services, charge, PaymentEvent.RELEASE, rail.release, Finished)
 
 
-async def refund(services: Services, rail: PaymentRail, charge: Charge) -> Charge:
-    """Give settled money back; the charge stays settled where the rail refuses."""
+async def refund(services: Services, rail: PaymentRail, charge: Charge, **facts: Any) -> Charge:
+    """Give settled money back; the charge stays settled where the rail refuses. For `facts` see `perform`."""
     assert isinstance(rail, Refunds)
-    return await perform(services, charge, PaymentEvent.REFUND, rail.refund, Finished)
+    return await perform(services, charge, PaymentEvent.REFUND, rail.refund, Finished, **facts)
 
 
 async def perform(

@@ -49,8 +49,8 @@ async def give_back(services: Services, charge_id: str) -> Charge:
         raise ConfigurationError(f"charge {charge_id}: its payment is {charge.payment}, its delivery {charge.delivery}")
     if isinstance(rail, Refunds):
         return await refund(services, rail, charge)
-    granted = charge.model_copy(update={"refund_due_at": services.clock()})
-    return await services.store.save(granted)
+    now = services.clock()  # also as its lease, by which it is kept for a whole retention from here on
+    return await services.store.save(charge.model_copy(update={"refund_due_at": now, "lease_until": now}))
 
 
 async def due(services: Services, keys: Iterable[ConsumptionKey], fields: Fields) -> Charge:

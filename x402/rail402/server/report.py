@@ -42,7 +42,7 @@ class Report:
 
     Attributes:
         looked_at: how many charges were looked at; closed: how many of them are closed.
-        open: those of them that stay open.
+        open: those of them that stay open, and those of other gates that no gate looks at.
     """
 
     looked_at: int
@@ -67,12 +67,13 @@ def is_waiting(charge: Charge) -> bool:
 
 
 def open_since(charge: Charge) -> int:
-    """Return since when it is open, Unix seconds: a refund since it was asked for, all else since it was claimed."""
-    return (charge.operation is Operation.REFUND and charge.asked_at) or charge.created_at
+    """Return since when it is open, Unix seconds: a refund since it was first asked for, all else since its claim."""
+    asked_at = charge.refund_asked_at or charge.asked_at
+    return (charge.operation is Operation.REFUND and asked_at) or charge.created_at
 
 
-def open_charge(charge: Charge, rails: Container[str]) -> OpenCharge:
-    """Describe a charge that is open, to a gate with these rails."""
+def open_charge(charge: Charge, rails: Container[str], public_url: str) -> OpenCharge:
+    """Describe a charge that is open, to a gate with these rails and this URL."""
     return OpenCharge(
         charge=charge.id,
         rail=charge.offer.rail,
@@ -82,12 +83,14 @@ def open_charge(charge: Charge, rails: Container[str]) -> OpenCharge:
         looks=charge.looks,
         last_word=charge.last_word,
         next_look_at=charge.lease_until,
-        advice=_advice(charge, rails),
+        advice=_advice(charge, rails, public_url),
     )
 
 
-def _advice(charge: Charge, rails: Container[str]) -> str:
-    rail = charge.offer.rail
+def _advice(charge: Charge, rails: Container[str], public_url: str) -> str:
+    rail, sold_at = charge.offer.rail, charge.order.origin
+    if sold_at != public_url:
+        return f"run a gate with the public_url {sold_at} and the rail {rail} on this store until this charge is closed"
     if rail not in rails:
         return f"put the rail {rail} back into the gate until this charge is closed"
     match charge.operation:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from rail402.clock import Clock, RandomBytes
 from rail402.errors import Rail402Error
 from rail402.protocol.binding import OfferKeys
+from rail402.protocol.charge import Charge
 from rail402.protocol.dialect import Context, Dialect, Signer
 from rail402.protocol.endpoint import Endpoints
 from rail402.protocol.offer_receipt import did_of
@@ -94,6 +95,11 @@ class Services:
     def rails_of(self, rule: Rule) -> list[PaymentRail]:
         """Return the rails that a route takes, in its order."""
         return list(self.rails.values()) if rule.rails is None else [self.rails[name] for name in rule.rails]
+
+    def has_to_close(self, charge: Charge) -> bool:
+        """Whether this gate has sold it and has its rail. Any other gate on the store leaves it alone: it could not ask
+        the rail, or would sign the receipt of another one's sale."""
+        return charge.offer.rail in self.rails and charge.order.origin == self.settings.public_url
 
     def new_charge_id(self) -> str:
         """Return a fresh charge id."""

@@ -21,6 +21,9 @@ Price = Money | str | Callable[..., "Money | str | Awaitable[Money | str | None]
 
 _DAY = 86_400
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": _DAY}
+_GRACE = 7200
+"""Seconds: the longest for which a payment may be shown for the first time after its offer has expired."""
+
 _MORE_THAN_ZERO = ("offer_seconds", "handler_seconds", "settle_seconds")
 
 
@@ -102,8 +105,8 @@ class GateSettings:
         max_body: bytes of a request body; a longer one gets 413 before any challenge.
         max_stored: bytes of a response that is kept for replay.
         issued_capacity: unpaid invoices kept at most; when there are more, Lightning is not offered.
-        retention_seconds: for how long finished charges and their responses are kept; a day at least, since a charge
-            that is forgotten no longer guards its payment.
+        retention_seconds: for how long finished charges and their responses are kept; a day at least, and two hours
+            longer than `offer_seconds`, since a charge that is forgotten no longer guards its payment.
         reconcile_seconds: between two runs of the reconciler; 0 leaves it to calls of `Gate.reconcile`.
         documents: say what the paid routes cost in `/openapi.json` and `/llms.txt`; see `openapi.py`.
         limits: how much a client and a route may ask for; None for no limits.
@@ -141,6 +144,11 @@ class GateSettings:
                 raise ConfigurationError(f"{setting.name}={value!r} must be a whole number from {least} up")
         if self.retention_seconds < _DAY:
             raise ConfigurationError(f"retention_seconds={self.retention_seconds} must be a day ({_DAY}) at least")
+        if self.retention_seconds < self.offer_seconds + _GRACE:
+            raise ConfigurationError(
+                f"retention_seconds={self.retention_seconds} must be {_GRACE} more than"
+                f" offer_seconds={self.offer_seconds} at least, or a charge is forgotten whose payment is still good"
+            )
 
     @property
     def realm(self) -> str:

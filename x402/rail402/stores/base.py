@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -162,13 +162,22 @@ class Store(ABC):
         """Wait, `timeout` seconds at most, until the stored version is not `charge.version`; return it."""
 
     @abstractmethod
-    async def unresolved(self, *, now: int, limit: int) -> Sequence[Charge]:
+    async def unresolved(
+        self, *, now: int, limit: int, rails: Collection[str] | None = None, origin: str | None = None
+    ) -> Sequence[Charge]:
         """Return charges whose lease lapsed at `now` and whose payment is under way, held, claimed or unknown,
-        or whose delivery is running; oldest lease first."""
+        or whose delivery is running; oldest lease first. What this version cannot read is logged and passed over.
+
+        Args:
+            limit: how many at most.
+            rails: only charges on these rails; None for any.
+            origin: only charges of orders whose URL is below it, such as `https://api.example.com`; None for any.
+        """
 
     @abstractmethod
     async def recent(self, *, limit: int, before: str | None = None) -> Sequence[Charge]:
-        """Return charges, newest first; `before` is the id to go on from."""
+        """Return charges, newest first; `before` is the id to go on from. What this version cannot read is logged and
+        passed over."""
 
     # --- passes
 

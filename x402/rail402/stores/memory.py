@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from rail402.errors import ConfigurationError, KeyTaken, StaleCharge, StoreError
@@ -81,9 +81,15 @@ class MemoryStore(Store):
         """Wait, `timeout` seconds at most, until the stored version differs from `charge.version`."""
         return await self._wakeups.wait(self.get, charge, timeout=timeout)
 
-    async def unresolved(self, *, now: int, limit: int) -> Sequence[Charge]:
+    async def unresolved(
+        self, *, now: int, limit: int, rails: Collection[str] | None = None, origin: str | None = None
+    ) -> Sequence[Charge]:
         """Return charges whose lease lapsed at `now` and that are not finished; oldest lease first."""
         lapsed = [charge for charge in self._charges.values() if _is_open(charge) and charge.lease_until <= now]
+        if rails is not None:
+            lapsed = [charge for charge in lapsed if charge.offer.rail in rails]
+        if origin is not None:
+            lapsed = [charge for charge in lapsed if charge.order.url.startswith(f"{origin}/")]
         return sorted(lapsed, key=lambda charge: (charge.lease_until, charge.id))[:limit]
 
     async def recent(self, *, limit: int, before: str | None = None) -> Sequence[Charge]:

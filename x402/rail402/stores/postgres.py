@@ -8,7 +8,7 @@ about (a use taken, a token spent) is not done again, and is a `StoreError`: a u
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 from uuid import uuid4
 
@@ -27,6 +27,7 @@ from rail402.stores.rows import (
     decode_charge,
     decode_issued,
     decode_response,
+    readable_charges,
     response_row,
 )
 from rail402.stores.sql import migrations, queries
@@ -63,6 +64,7 @@ class PostgresStore(Store):
         self._poll = poll
         self._wakeups = Wakeups()
         self._changes = Changes(self._database, self._wakeups)
+        self._told_unreadable: set[str] = set()
 
     def __repr__(self) -> str:
         return f"PostgresStore({self._database.address!r})"
@@ -99,7 +101,7 @@ class PostgresStore(Store):
             else:
                 if not holders:
                     return Claim(won=True, charge=charge)
-                holder = _charge(holders[0])
+                holder = _charge(*holders[0])
                 is_this = (holder.id, holder.version) == (charge.id, charge.version)
                 return Claim(won=lost is not None and is_this, charge=holder)
         raise lost or StoreError(f"the keys of {charge.id} are claimed and released all the time; try again")
@@ -151,15 +153,18 @@ class PostgresStore(Store):
         self._changes.listen()
         return await self._wakeups.wait(self.get, charge, timeout=timeout, poll=self._poll)
 
-    async def unresolved(self, *, now: int, limit: int) -> Sequence[Charge]:
+    async def unresolved(
+        self, *, now: int, limit: int, rails: Collection[str] | None = None, origin: str | None = None
+    ) -> Sequence[Charge]:
         """Return charges whose lease lapsed at `now` and that are not finished; oldest lease first."""
-        return await self._list("unresolved_charges", {"now": now, "limit": limit})
+        names = None if rails is None else list(rails)
+        return await self._list("unresolved_charges", {"now": now, "rails": names, "origin": origin}, limit)
 
     async def recent(self, *, limit: int, before: str | None = None) -> Sequence[Charge]:
         """Return charges, newest first; `before` is the id to go on from."""
         if before is None:
-            return await self._list("recent_charges", {"limit": limit})
-        return await self._list("recent_charges_before", {"limit": limit, "before": before})
+            return await self._list("recent_charges", {}, limit)
+        return await self._list("recent_charges_before", {"before": before}, limit)
 
     # --- passes
 
@@ -177,7 +182,7 @@ class PostgresStore(Store):
         ((text, uses_taken, is_there),) = await self._database.run(take)
         if is_there:
             raise KeyTaken(f"there is a use of {charge_id} with this key")
-        return None if text is None else _charge((text, uses_taken))
+        return None if text is None else _charge(text, uses_taken)
 
     async def renew_use(self, charge_id: str, use: str, *, lease_until: int) -> bool:
         """Extend the lease of a use that is under way; say whether it is."""
@@ -260,11 +265,18 @@ class PostgresStore(Store):
 
     async def _one(self, query: str, values: Mapping[str, Any]) -> Charge | None:
         rows = await self._database.fetch(_SQL[query], values, repeatable=True)
-        return _charge(rows[0]) if rows else None
+        return _charge(*rows[0]) if rows else None
 
-    async def _list(self, query: str, values: Mapping[str, Any]) -> Sequence[Charge]:
-        rows = await self._database.fetch(_SQL[query], values, repeatable=True)
-        return [_charge(row) for row in rows]
+    async def _list(self, query: str, values: Mapping[str, Any], limit: int) -> Sequence[Charge]:
+        async def read(connection: Connection) -> Sequence[Charge]:
+            found: list[Charge] = []
+            async with connection.transaction(), connection.cursor("charges") as cursor:
+                await cursor.execute(_SQL[query], values)
+                while len(found) < limit and (rows := await cursor.fetchmany(limit - len(found))):
+                    found += readable_charges(rows, _charge, self._told_unreadable)
+            return found
+
+        return await self._database.run(read, repeatable=True)
 
     async def _delete(self, query: str, values: Mapping[str, Any]) -> int:
         total, deleted = 0, PRUNE_BATCH
@@ -274,8 +286,7 @@ class PostgresStore(Store):
         return total
 
 
-def _charge(row: tuple[str, int]) -> Charge:
-    text, uses_taken = row
+def _charge(text: str, uses_taken: int) -> Charge:
     charge = decode_charge(text)
     return charge if charge.uses_taken == uses_taken else charge.model_copy(update={"uses_taken": uses_taken})
 

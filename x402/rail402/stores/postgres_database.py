@@ -85,7 +85,7 @@ class PostgresDatabase:
         self.address = "{host}:{port}/{dbname}".format_map({"host": "", "port": 5432, "dbname": "", **given})
         self._parameters: dict[str, Any] = {**_DEFAULTS, **given, "client_encoding": "utf8", "autocommit": True}
         self._part, self._steps = part, steps
-        self._size, self._timeout = connections, timeout
+        self._size, self._timeout, self._milliseconds = connections, timeout, str(round(timeout * 1000))
         self._pool: AsyncConnectionPool[Connection] | None = None
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
 
@@ -239,12 +239,14 @@ class PostgresDatabase:
     # --- connections
 
     async def _configure(self, connection: Connection) -> None:
-        await connection.execute(_SQL["configure"], {"milliseconds": str(round(self._timeout * 1000))})
+        await connection.execute(_SQL["configure"], {"milliseconds": self._milliseconds})
 
     async def _migrate(self, connection: Connection) -> None:
         newest = self._steps[-1].number
         async with connection.transaction():
+            await connection.execute(_SQL["take_time"])
             await connection.execute(_SQL["lock_schema"])
+            await connection.execute(_SQL["wait_briefly"], {"milliseconds": self._milliseconds})
             version = await self._version(connection)
             if version > newest:
                 raise ConfigurationError(

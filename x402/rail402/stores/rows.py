@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -19,8 +20,11 @@ __all__ = [
     "decode_charge",
     "decode_issued",
     "decode_response",
+    "readable_charges",
     "response_row",
 ]
+
+logger = logging.getLogger("rail402.stores")
 
 ISSUED_KEPT: Final = 3600
 """Seconds for which an issued row is kept after it expired."""
@@ -55,6 +59,24 @@ def decode_charge(text: str) -> Charge:
         return Charge.model_validate_json(text)
     except ValidationError as error:
         raise StoreError("a stored charge cannot be read; was it written by another version of rail402?") from error
+
+
+def readable_charges(rows: Iterable[Sequence[Any]], decode: Callable[..., Charge], told: set[str]) -> Iterator[Charge]:
+    """Yield the charges of rows; one that this version cannot read is logged, and keeps nobody from the others.
+
+    Args:
+        rows: of an id, and what `decode` takes.
+        told: the ids that were logged before.
+    """
+    for charge_id, *columns in rows:
+        try:
+            charge = decode(*columns)
+        except StoreError as error:
+            if charge_id not in told:
+                told.add(charge_id)
+                logger.error("charge %s is passed over: %s", charge_id, error.detail)
+        else:
+            yield charge
 
 
 def response_row(charge_id: str, slot: str, response: StoredResponse) -> dict[str, Any]:

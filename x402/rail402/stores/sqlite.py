@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -21,6 +23,7 @@ from rail402.stores.rows import (
     decode_charge,
     decode_issued,
     decode_response,
+    readable_charges,
     response_row,
 )
 from rail402.stores.sql import queries
@@ -58,6 +61,7 @@ class SqliteStore(Store):
         self.path = Path(path).absolute()
         self._readers, self._busy_timeout, self._poll = readers, busy_timeout, poll
         self.wakeups = self._wakeups = Wakeups()
+        self._told_unreadable: set[str] = set()
         self._write_threads: ConnectionThreads | None = None
         self._read_threads: ConnectionThreads | None = None
 
@@ -146,15 +150,18 @@ class SqliteStore(Store):
         """Wait, `timeout` seconds at most, until the stored version differs from `charge.version`."""
         return await self._wakeups.wait(self.get, charge, timeout=timeout, poll=self._poll)
 
-    async def unresolved(self, *, now: int, limit: int) -> Sequence[Charge]:
+    async def unresolved(
+        self, *, now: int, limit: int, rails: Collection[str] | None = None, origin: str | None = None
+    ) -> Sequence[Charge]:
         """Return charges whose lease lapsed at `now` and that are not finished; oldest lease first."""
-        return await self._list("unresolved_charges", {"now": now, "limit": limit})
+        names = None if rails is None else json.dumps(list(rails))
+        return await self._list("unresolved_charges", {"now": now, "rails": names, "origin": origin}, limit)
 
     async def recent(self, *, limit: int, before: str | None = None) -> Sequence[Charge]:
         """Return charges, newest first; `before` is the id to go on from."""
         if before is None:
-            return await self._list("recent_charges", {"limit": limit})
-        return await self._list("recent_charges_before", {"limit": limit, "before": before})
+            return await self._list("recent_charges", {}, limit)
+        return await self._list("recent_charges_before", {"before": before}, limit)
 
     # --- passes
 
@@ -278,10 +285,12 @@ class SqliteStore(Store):
         except sqlite3.Error as error:
             raise self._unavailable(error) from error
 
-    async def _list(self, query: str, values: Mapping[str, Any]) -> Sequence[Charge]:
-        return await self._read(
-            lambda connection: [decode_charge(row[0]) for row in connection.execute(_SQL[query], values)]
-        )
+    async def _list(self, query: str, values: Mapping[str, Any], limit: int) -> Sequence[Charge]:
+        def read(connection: sqlite3.Connection) -> Sequence[Charge]:
+            with closing(connection.execute(_SQL[query], values)) as rows:
+                return list(islice(readable_charges(rows, decode_charge, self._told_unreadable), limit))
+
+        return await self._read(read)
 
     async def _delete(self, query: str, values: Mapping[str, Any]) -> int:
         total, deleted = 0, PRUNE_BATCH

@@ -78,21 +78,30 @@ SELECT uses_taken FROM rail402_charges WHERE id = %(id)s AND written_by = %(writ
 SELECT status, fields, body FROM rail402_responses WHERE charge_id = %(id)s AND slot = %(slot)s;
 
 -- name: unresolved_charges
-SELECT charge, uses_taken
+-- Lists of charges have no LIMIT: who reads them, with a cursor, stops when there are enough.
+-- PostgreSQL refuses to read a member of JSON that has the character 0 anywhere; what it is made here is never read.
+SELECT id, charge, uses_taken
   FROM rail402_charges
- WHERE is_open AND lease_until <= %(now)s
- ORDER BY lease_until, id
- LIMIT %(limit)s;
+ WHERE is_open
+   AND lease_until <= %(now)s
+   AND (
+        %(rails)s::text[] IS NULL
+        OR replace(charge, '\u0000', '\u0001')::json #>> '{offer,rail}' = ANY (%(rails)s::text[])
+   )
+   AND (
+        %(origin)s::text IS NULL
+        OR starts_with(replace(charge, '\u0000', '\u0001')::json #>> '{order,url}', %(origin)s::text || '/')
+   )
+ ORDER BY lease_until, id;
 
 -- name: recent_charges
-SELECT charge, uses_taken FROM rail402_charges ORDER BY created_at DESC, id DESC LIMIT %(limit)s;
+SELECT id, charge, uses_taken FROM rail402_charges ORDER BY created_at DESC, id DESC;
 
 -- name: recent_charges_before
-SELECT charge, uses_taken
+SELECT id, charge, uses_taken
   FROM rail402_charges
  WHERE (created_at, id) < (SELECT created_at, id FROM rail402_charges WHERE id = %(before)s)
- ORDER BY created_at DESC, id DESC
- LIMIT %(limit)s;
+ ORDER BY created_at DESC, id DESC;
 
 -- name: lock_pass
 -- Until the transaction ends; its keys and responses may be written meanwhile.

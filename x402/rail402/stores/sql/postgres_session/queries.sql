@@ -10,9 +10,17 @@ SELECT set_config('default_transaction_isolation', 'read committed', false),
        set_config('jit', 'off', false),
        set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), false);
 
+-- name: take_time
+-- Until the transaction ends: a table takes the longer to change the larger it is, and the others wait as long for that.
+SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true);
+
 -- name: lock_schema
 -- Of many processes that start, one changes the schema; until the transaction ends.
 SELECT pg_advisory_xact_lock(hashtext('rail402_schema'), hashtext(current_schema()));
+
+-- name: wait_briefly
+-- For a table that somebody is using: whoever wants it meanwhile has to wait behind us.
+SELECT set_config('lock_timeout', %(milliseconds)s, true);
 
 -- name: surroundings
 SELECT current_schema(), current_setting('server_encoding'), to_regclass('rail402_schema') IS NOT NULL;

@@ -55,17 +55,23 @@ SELECT id, :slot, :status, :fields, :body FROM charges WHERE id = :id
 ON CONFLICT (charge_id, slot) DO NOTHING;
 
 -- name: unresolved_charges
-SELECT charge FROM charges WHERE is_open AND lease_until <= :now ORDER BY lease_until, id LIMIT :limit;
+-- Lists of charges have no LIMIT: who reads them stops when there are enough.
+SELECT id, charge
+  FROM charges
+ WHERE is_open
+   AND lease_until <= :now
+   AND (:rails IS NULL OR json_extract(charge, '$.offer.rail') IN (SELECT value FROM json_each(:rails)))
+   AND (:origin IS NULL OR substr(json_extract(charge, '$.order.url'), 1, length(:origin) + 1) = :origin || '/')
+ ORDER BY lease_until, id;
 
 -- name: recent_charges
-SELECT charge FROM charges ORDER BY created_at DESC, id DESC LIMIT :limit;
+SELECT id, charge FROM charges ORDER BY created_at DESC, id DESC;
 
 -- name: recent_charges_before
-SELECT charge
+SELECT id, charge
   FROM charges
  WHERE (created_at, id) < (SELECT created_at, id FROM charges WHERE id = :before)
- ORDER BY created_at DESC, id DESC
- LIMIT :limit;
+ ORDER BY created_at DESC, id DESC;
 
 -- name: take_use
 -- The version stays: who delivers one use is not disturbed by the others.
@@ -136,11 +142,8 @@ DELETE FROM charges
  WHERE id IN (
     SELECT id
       FROM charges
-     WHERE created_at < :before
-       AND NOT is_open
-       AND lease_until < :before
-       AND coalesce(valid_until, 0) < :before
-     ORDER BY created_at
+     WHERE NOT is_open AND max(created_at, lease_until, coalesce(valid_until, 0)) < :before
+     ORDER BY max(created_at, lease_until, coalesce(valid_until, 0))
      LIMIT :limit
  );
 
