@@ -46,14 +46,12 @@ def sign(key: str, *terms: object) -> str:
 
 
 class CreditSpec:
-    name, bare_replay = "credit", False
+    name, bare_replay, flows = "credit", False, (Flow.AUTHORIZATION, Flow.UPFRONT)
 
     def __init__(self, shop: str, shop_key: str = "") -> None:
         self.shop, self._shop_key = shop, shop_key  # the key is the server's; a customer's own follows from it
-        network, flows = f"credit:{shop}", (Flow.AUTHORIZATION, Flow.UPFRONT)
-        self.mechanism = Mechanism(
-            name="signed", network=network, asset="cent", currency="USD", exponent=2, flows=flows
-        )
+        unit = {"asset": "cent", "currency": "USD", "exponent": 2}
+        self.mechanism = Mechanism(name="signed", network=f"credit:{shop}", flows=self.flows, **unit)
         self.mechanisms = (self.mechanism,)
         self.bindings: Mapping[str, Binding] = {"mpp": MppBinding(self), "x402-v2": X402Binding(self)}
 
@@ -99,13 +97,9 @@ class X402Binding:
         self._spec, self._network = spec, spec.mechanism.network
 
     def encode_offer(self, offer: Offer) -> Json:
-        terms = {
-            "amount": str(offer.amount),
-            "asset": "cent",
-            "payTo": offer.payee,
-            "extra": {"flow": offer.flow.value},
-        }
-        return {"scheme": "credit", "network": self._network, "maxTimeoutSeconds": offer.timeout_seconds, **terms}
+        terms = {"amount": str(offer.amount), "asset": "cent", "payTo": offer.payee}
+        when = {"maxTimeoutSeconds": offer.timeout_seconds, "extra": {"flow": offer.flow.value}}
+        return {"scheme": "credit", "network": self._network, **terms, **when}
 
     def decode_offer(self, wire: Json, *, expires_at: int) -> Offer | None:
         if (wire.get("scheme"), wire.get("network")) != ("credit", self._network):
@@ -114,7 +108,7 @@ class X402Binding:
         flow = extra.get("flow") if isinstance(extra, Mapping) else None
         if not isinstance(amount, str) or not re.fullmatch("[1-9][0-9]{0,11}", amount, re.ASCII):
             raise MalformedInput("amount", "must be cents, more than zero, as a text")
-        if type(seconds) is not int or seconds <= 0 or flow not in ("authorization", "upfront"):
+        if type(seconds) is not int or seconds <= 0 or flow not in self._spec.flows:
             raise MalformedInput("maxTimeoutSeconds", "and extra.flow must be there")
         return self._spec.offer(int(amount), flow=Flow(flow), expires_at=expires_at, timeout_seconds=seconds)
 

@@ -37,6 +37,7 @@ from tests.unit.rail402_stripe.fake_link import TOKEN, FakeLink
 __all__ = ["BaseBench", "FakeBench", "LightningBench", "LinkBench", "RemoteSignerBench", "StripeBench", "Switch"]
 
 PLENTY = 1_000_000
+FAKE_KEY = b"the bench's own key"
 
 
 class Switch:
@@ -75,7 +76,7 @@ class FakeBench(RailBench):
     def __init__(self, style: str = "signed") -> None:
         self.clock = FakeClock()
         self.ledger = FakeLedger({"alice": PLENTY, "bob": 0})
-        self.spec = FakeSpec(style="signed" if style == "signed" else "invoice")
+        self.spec = FakeSpec(style="signed" if style == "signed" else "invoice", secret=FAKE_KEY)
         self.rail = FakeRail(self.ledger, self.spec, clock=self.clock, minimum=10)
         self.wallet = FakeWallet(self.ledger, self.spec)
 
@@ -118,6 +119,9 @@ class FakeBench(RailBench):
     async def lose_payment(self, *, done: bool) -> bool:
         self.ledger.script("pay", Ending.UNKNOWN_DONE if done else Ending.UNKNOWN_NOT_DONE)
         return True
+
+    def secrets(self, payload: Json) -> Iterable[str]:
+        return [*super().secrets(payload), FAKE_KEY.decode()]
 
 
 class BaseBench(RailBench):
@@ -181,7 +185,7 @@ class BaseBench(RailBench):
 
     def secrets(self, payload: Json) -> Iterable[str]:
         signed = [] if payload.get("signature") is None else [str(payload["signature"])[2:]]
-        return [self._PAYER.hex(), *signed]
+        return [self._PAYER.hex(), self._PAYEE.hex(), *signed]
 
 
 class RemoteSignerBench(BaseBench):
@@ -322,7 +326,7 @@ class StripeBench(RailBench):
         return self._others[-1]
 
     def secrets(self, payload: Json) -> Iterable[str]:
-        return [str(payload["spt"])]
+        return [str(payload["spt"]), StripeApi.sandbox_key]
 
 
 class LinkBench(StripeBench):
@@ -350,4 +354,4 @@ class LinkBench(StripeBench):
         return True
 
     def secrets(self, payload: Json) -> Iterable[str]:
-        return [str(payload["spt"]), TOKEN]
+        return [*super().secrets(payload), TOKEN]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -17,10 +19,12 @@ from rail402.errors import OutcomeUnknown, RailUnavailable
 from rail402.plugins import RailPlugin
 from rail402.protocol.base import Json
 from rail402.protocol.charge import Charge, Operation
-from rail402.protocol.offer import Offer
-from rail402.protocol.rail import Wallet
+from rail402.protocol.offer import Flow, Offer
+from rail402.protocol.payment import Payment
+from rail402.protocol.rail import Verified, Wallet
 from rail402.testing.fakes import FakeClock
-from rail402.testing.rails import RailBench, RailConformance
+from rail402.testing.rail_till import Till
+from rail402.testing.rails import RailBench, RailConformance, Way
 from rail402.testing.wallets import WalletConformance
 
 ROOT = Path(__file__).parents[2]
@@ -36,12 +40,7 @@ class FailingBook(Book):
     loses: bool | None = None
 
     async def take(self, key: str, charge: str, customer: str, cents: int) -> None:
-        self._look()
-        loses, self.loses = self.loses, None
-        if loses is not False:
-            await super().take(key, charge, customer, cents)
-        if loses is not None:
-            raise OutcomeUnknown("the answer was lost")
+        await self.ask(super().take, key, charge, customer, cents)
 
     async def taker(self, key: str) -> str | None:
         self._look()
@@ -51,12 +50,22 @@ class FailingBook(Book):
         self._look()
         return await super().left(customer)
 
+    async def ask(self, call: Callable[..., Awaitable[None]], *asked: Any) -> None:
+        self._look()
+        loses, self.loses = self.loses, None
+        if loses is not False:
+            await call(*asked)
+        if loses is not None:
+            raise OutcomeUnknown("the answer was lost")
+
     def _look(self) -> None:
         if not self.is_open:
             raise RailUnavailable("the book is out of reach")
 
 
 class CreditBench(RailBench):
+    book: Any
+
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.book = FailingBook({"ann": CREDIT})
@@ -64,7 +73,7 @@ class CreditBench(RailBench):
         self.wallet = self.next_wallet()
 
     async def payer_has(self) -> int:
-        return self.book.credit["ann"]
+        return int(self.book.credit["ann"])
 
     async def payee_has(self) -> int:
         return sum(cents for _, cents in self.book.taken.values())
@@ -88,8 +97,11 @@ class CreditBench(RailBench):
     async def poor_wallet(self) -> Wallet:
         return self._wallet_of("bob")
 
+    def secrets(self, payload: Json) -> Iterable[str]:
+        return [SHOP_KEY, CreditSpec("acme", SHOP_KEY).key_of("ann"), str(payload["signature"])]
+
     @staticmethod
-    def _wallet_of(customer: str) -> Wallet:
+    def _wallet_of(customer: str) -> CreditWallet:
         return CreditWallet(shop="acme", customer=customer, key=CreditSpec("acme", SHOP_KEY).key_of(customer))
 
 
@@ -113,13 +125,88 @@ def blocks(name: str) -> list[str]:
     return found
 
 
+def module_of(name: str) -> Any:
+    """Return the guide's file as a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "custom_rail", custom_rail)
+        module = ModuleType(name)
+        patch.setitem(sys.modules, name, module)  # where pydantic looks for its types
+        (text,) = blocks(f"{name}.py")
+        exec(compile(text, f"{name}.py", "exec"), module.__dict__)
+    return module
+
+
+reserving = module_of("reserving_rail")
+_Reserving: Any = reserving.ReservingBook
+
+
+class ReservingBook(_Reserving, FailingBook):  # type: ignore[misc]
+    async def move(self, *asked: Any) -> None:
+        await self.ask(super().move, *asked)
+
+    async def state(self, key: str) -> Any:
+        self._look()
+        return await super().state(key)
+
+
+class ReservingBench(CreditBench):
+    """The guide's sample, in which money is held and given back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.book = ReservingBook({"ann": CREDIT})
+        self.rail = reserving.ReservingRail(self.book, shop="acme", shop_key=SHOP_KEY, is_sandbox=True)
+
+    async def payee_has(self) -> int:
+        taken = self.book.taken.items()
+        return sum([cents for key, (_, cents) in taken if await self.book.state(key) == "settled"])
+
+    @staticmethod
+    def _wallet_of(customer: str) -> CreditWallet:
+        wallet = CreditBench._wallet_of(customer)
+        wallet.spec = reserving.ReservingSpec("acme")
+        return wallet
+
+
+class TestReservingRail(RailConformance):
+    ways = (("signed", "escrow"),)
+
+    async def open_bench(self, directory: Path) -> RailBench:
+        return ReservingBench()
+
+
+class TestReservingWallet(WalletConformance):
+    ways = (("signed", "escrow"),)
+
+    async def open_bench(self, directory: Path) -> RailBench:
+        return ReservingBench()
+
+
+class TellsItsKey(CreditSpec):
+    def __repr__(self) -> str:
+        return f"CreditSpec({self._shop_key!r})"
+
+
+class KeepsItsKey(CreditSpec):
+    def authenticate(self, offer: Offer, payment: Payment) -> Verified:
+        verified = super().authenticate(offer, payment)
+        return replace(verified, state={**verified.state, "shop_key": self._shop_key})
+
+
+@pytest.mark.parametrize(
+    ("kind", "case"),
+    [(TellsItsKey, "test_secrets_are_in_no_repr"), (KeepsItsKey, "test_secrets_are_not_stored_with_the_charge")],
+)
+async def test_the_shop_s_key_is_found_where_it_must_not_be(kind: type[CreditSpec], case: str) -> None:
+    for spec, found in ((CreditSpec, nullcontext()), (kind, pytest.raises(AssertionError, match="there is a secret"))):
+        bench = CreditBench()
+        bench.rail.spec = spec("acme", SHOP_KEY)
+        with found:
+            await getattr(TestCreditRail(), case)(bench, Till(bench), Way("signed", Flow.UPFRONT))
+
+
 def test_its_plugin_makes_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "custom_rail", custom_rail)
-    module = ModuleType("rail402_credit")
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    (text,) = blocks("rail402_credit.py")
-    exec(compile(text, "rail402_credit.py", "exec"), module.__dict__)
-    plugin: RailPlugin = module.PLUGIN
+    plugin: RailPlugin = module_of("rail402_credit").PLUGIN
     monkeypatch.setenv("CREDIT_KEY", SHOP_KEY)
     table = {"shop": "acme", "shop_key": "env:CREDIT_KEY", "credit": {"ann": 5}}
     rail = plugin.rail(plugin.rail_config.model_validate(table))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from rail402.stores import MemoryStore, SqliteStore, Store
+from rail402.testing.store_work import Opener
 from rail402.testing.stores import StoreConformance
 
 
@@ -14,5 +16,5 @@ class TestMemoryStore(StoreConformance):
 
 
 class TestSqliteStore(StoreConformance):
-    async def open_store(self, directory: Path) -> Store:
-        return SqliteStore(directory / "charges.db")
+    def opener(self, directory: Path) -> Opener:
+        return partial(SqliteStore, directory / "charges.db")

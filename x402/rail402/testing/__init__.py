@@ -9,3 +9,16 @@
 
 The kits need pytest and pytest-asyncio; importing this package alone needs neither.
 """
+
+from __future__ import annotations
+
+import sys
+from pkgutil import iter_modules
+
+__all__: list[str] = []
+
+if "pytest" in sys.modules:  # before the cases are imported: one that fails then shows the values that it has compared
+    import pytest
+
+    _cases = [each.name for each in iter_modules(__path__) if each.name.startswith(("rail_", "store_", "wallets"))]
+    pytest.register_assert_rewrite(*(f"{__name__}.{name}" for name in _cases))

@@ -124,7 +124,12 @@ class RailBench(ABC):
     # --- secrets
 
     def secrets(self, payload: Json) -> Iterable[str]:
-        """Return what must show up nowhere once a payment was made with `payload`; add keys of the bench's own."""
+        """Return what must show up nowhere once a payment was made with `payload`.
+
+        That is every key of the rail's and of the wallet's, and what in a proof nobody else may know. Unless this is
+        overridden, it is the texts of proofs that replay by themselves (`bare_replay`), and no keys. The cases about
+        secrets are skipped where it is nothing.
+        """
         return texts_in(payload) if self.rail.spec.bare_replay else ()
 
 
@@ -163,6 +168,12 @@ class Books:
         Args:
             fee: what the wallet says that it paid on top.
         """
-        exponent = self.bench.rail.spec.mechanisms[0].exponent
-        on_top = 0 if fee is None else fee.to_atomic(exponent)
-        assert await self.moved() == (amount + on_top, amount), "(spent by the payer, received by the payee)"
+        spent, received = await self.moved()
+        owed = amount + self.in_units(fee)
+        assert (spent, received) == (owed, amount), (
+            f"the payer must have spent {owed} and the payee received {amount}; they have {spent} and {received}"
+        )
+
+    def in_units(self, fee: Money | None) -> int:
+        """Return a wallet's fee in atomic units of the rail."""
+        return 0 if fee is None else fee.to_atomic(self.bench.rail.spec.mechanisms[0].exponent)

@@ -14,12 +14,13 @@ import pytest
 from rail402.client.budget import Budget
 from rail402.client.payer import Payer
 from rail402.money import Money
+from rail402.protocol.base import Json
 from rail402.protocol.dialect import Dialect
-from rail402.protocol.offer import Flow
-from rail402.protocol.rail import Refunds
+from rail402.protocol.offer import Flow, Offer
+from rail402.protocol.rail import Paid, Refunds
 from rail402.protocol.receipt import ReceiptKeys
 from rail402.testing.rail_bench import Books, RailBench, Way
-from rail402.testing.rail_till import ORIGIN, RailCases, Till
+from rail402.testing.rail_till import ORIGIN, RailCases, Till, logged, nothing_secret_in
 
 __all__ = ["GateCases"]
 
@@ -133,11 +134,12 @@ class GateCases(RailCases):
                 assert unpaid.status_code == 402, f"{name}: {unpaid.text}"
                 response, _ = await shop.buy()
                 assert response.status_code == 200, f"{name}: {response.text}"
-                assert shop.runs == ["1"], name
+                assert shop.runs == ["1"], f"{name}: the handler ran for {shop.runs}"
                 bought = response.extensions["rail402"]
                 await books.assert_moved(shut_bench.amount, bought.fee)
-                assert bought.rail == shut_bench.rail.spec.name
-                assert bought.receipt is None or bought.receipt.sandbox is shut_bench.sandbox
+                assert bought.rail == shut_bench.rail.spec.name, f"{name}: the receipt names {bought.rail}"
+                played = bought.receipt is None or bought.receipt.sandbox is shut_bench.sandbox
+                assert played, f"{name}: the receipt must say whether the money was play money"
 
     async def test_a_payment_shown_again_moves_nothing(self, shut_bench: RailBench, tmp_path: Path, way: Way) -> None:
         for shop in await self.shops(shut_bench, way, tmp_path):
@@ -149,7 +151,7 @@ class GateCases(RailCases):
                     replayed = each.status_code == 200 and each.content == response.content
                     refused = each.status_code == 409 and shop.dialect.echo == "none"
                     assert replayed or refused, f"{name}: {each.status_code} {each.text}"
-                assert shop.runs == ["1"], name
+                assert shop.runs == ["1"], f"{name}: the handler ran for {shop.runs}"
                 await books.assert_moved(shut_bench.amount, response.extensions["rail402"].fee)
 
     async def test_a_payment_opens_nothing_else(self, shut_bench: RailBench, tmp_path: Path, way: Way) -> None:
@@ -159,7 +161,7 @@ class GateCases(RailCases):
                 response, fields = await shop.buy()
                 elsewhere = await shop.show("2", fields)
                 assert elsewhere.status_code in (400, 402, 409), f"{name}: {elsewhere.status_code} {elsewhere.text}"
-                assert shop.runs == ["1"], name
+                assert shop.runs == ["1"], f"{name}: the handler ran for {shop.runs}"
                 await books.assert_moved(shut_bench.amount, response.extensions["rail402"].fee)
 
     async def test_a_handler_that_fails_costs_as_the_flow_says(
@@ -175,3 +177,24 @@ class GateCases(RailCases):
                 assert response.status_code == 500, f"{shop.dialect.name}: {response.status_code}"
                 if way.flow is not Flow.UPFRONT:
                     await books.assert_moved(0)
+
+    async def test_secrets_are_in_no_log_of_the_gate(self, shut_bench: RailBench, tmp_path: Path, way: Way) -> None:
+        pay, proofs = shut_bench.wallet.pay, list[Json]()
+
+        async def noted(offer: Offer, *, record_id: str, now: int) -> Paid:
+            paid = await pay(offer, record_id=record_id, now=now)
+            proofs.append(paid.payload)
+            return paid
+
+        shut_bench.wallet.pay = noted  # type: ignore[method-assign]
+        with logged() as log:
+            for shop in await self.shops(shut_bench, way, tmp_path):
+                async with shop.open():
+                    _, fields = await shop.buy()
+                    await shop.show("1", fields)
+                    await shop.show("2", fields)
+                    shop.failing = True
+                    await shop.buy("3")
+        assert proofs, "pay: nothing was paid"
+        for proof in proofs:
+            nothing_secret_in("the log", log.getvalue(), self.secrets_of(shut_bench, proof))

@@ -21,8 +21,17 @@ _ANSWERS = (Settled, NotPaid, Failed, Unknown)
 
 def assert_is_an_answer(answer: object, *kinds: type) -> None:
     """Assert that a call ended in one of the ways that it may end in."""
-    assert isinstance(answer, (*kinds, RailUnavailable, OutcomeUnknown)), repr(answer)
-    assert not isinstance(answer, Failed) or answer.code in REASONS, "Failed: a reason code of the table"
+    names = ", ".join(kind.__name__ for kind in kinds)
+    assert isinstance(answer, (*kinds, RailUnavailable, OutcomeUnknown)), (
+        f"it must end in one of {names}, not {answer!r}"
+    )
+    known = not isinstance(answer, Failed) or answer.code in REASONS
+    assert known, f"{answer}: no reason code: docs/errors.md has the table of them"
+
+
+def happened(done: bool) -> str:
+    """Return what a lookup is to find out."""
+    return "it happened" if done else "it did not happen"
 
 
 def again(charge: Charge) -> Charge:
@@ -50,20 +59,25 @@ class SettleCases(RailCases):
         if way.flow is Flow.ESCROW:
             assert (await books.moved())[1] == 0, "what is held has not arrived"
         answer = await till.ask(begun, Operation.SETTLE, till.at_settling(deal))
-        assert isinstance(answer, Settled), answer
+        assert isinstance(answer, Settled), f"settle must take it, and answered {answer}"
         await books.assert_moved(bench.amount, deal.paid.fee)
         assert answer.transaction, "Settled: the rail's reference"
-        assert answer.at is None or answer.at <= bench.clock() + 60
-        assert till.learnt(begun, answer).keys
+        assert answer.at is None or answer.at <= bench.clock() + 60, "Settled.at: Unix seconds, and not in the future"
+        assert till.learnt(begun, answer).keys, "a charge has the keys of its payment"
+
+    async def test_two_settlements_are_told_apart(self, bench: RailBench, till: Till, way: Way) -> None:
+        first, second = [await till.settled(await till.deal(way)) for _ in range(2)]
+        assert first.transaction != second.transaction, "Settled.transaction: each settlement has its own"
 
     async def test_settling_the_same_charge_again_moves_nothing(self, bench: RailBench, till: Till, way: Way) -> None:
         books = await Books.open(bench)
         deal = await till.deal(way)
         begun = till.begun(await till.before_settling(deal), Operation.SETTLE)
         first = await till.ask(begun, Operation.SETTLE, till.at_settling(deal))
-        assert isinstance(first, Settled), first
+        assert isinstance(first, Settled), f"settle must take it, and answered {first}"
         second = await till.ask(begun, Operation.SETTLE, till.at_settling(deal))
-        assert not isinstance(second, Settled) or second.transaction == first.transaction
+        same = not isinstance(second, Settled) or second.transaction == first.transaction
+        assert same, f"settle: the same charge is the same transaction: {first}, {second}"
         next_try = begun.model_copy(update={"tries": begun.tries + 1})
         assert_is_an_answer(await till.ask(next_try, Operation.SETTLE, till.at_settling(deal)), *_ANSWERS)
         await books.assert_moved(bench.amount, deal.paid.fee)
@@ -75,20 +89,26 @@ class SettleCases(RailCases):
         answers = await till.together(5, lambda: till.ask(begun, Operation.SETTLE, till.at_settling(deal)))
         for answer in answers:
             assert_is_an_answer(answer, *_ANSWERS)
-        assert len({answer.transaction for answer in answers if isinstance(answer, Settled)}) <= 1
+        transactions = {answer.transaction for answer in answers if isinstance(answer, Settled)}
+        assert len(transactions) <= 1, f"settle: the same charge is the same transaction: {transactions}"
         found = await till.found(begun, Operation.SETTLE)
-        assert isinstance(found, Settled), found
+        assert isinstance(found, Settled), f"lookup must find the settlement, and found {found}"
         await books.assert_moved(bench.amount, deal.paid.fee)
 
     async def test_one_payment_in_two_charges_moves_once(self, bench: RailBench, till: Till, way: Way) -> None:
-        if way.flow is Flow.ESCROW:
-            pytest.skip("a hold is a charge's own")
         books = await Books.open(bench)
         deal = await till.deal(way)
-        charges = [till.begun(await till.claimed(deal), Operation.SETTLE) for _ in range(2)]
-        answers = [await till.ask(charge, Operation.SETTLE, deal.payment) for charge in charges]
-        assert isinstance(answers[0], Settled), answers[0]
-        assert_is_an_answer(answers[1], *_ANSWERS)
+        charges = [await till.claimed(deal) for _ in range(2)]
+        if way.flow is Flow.ESCROW:
+            begun = [till.begun(charge, Operation.HOLD) for charge in charges]
+            holds = [(each, await till.ask(each, Operation.HOLD, deal.payment)) for each in begun]
+            charges = [till.learnt(each, answer) for each, answer in holds if isinstance(answer, Held)]
+            assert charges, f"hold must reserve it for a charge, and answered {holds[0][1]}, {holds[1][1]}"
+        charges = [till.begun(charge, Operation.SETTLE) for charge in charges]
+        answers = [await till.ask(charge, Operation.SETTLE, till.at_settling(deal)) for charge in charges]
+        assert isinstance(answers[0], Settled), f"settle must take it for the first charge, and answered {answers[0]}"
+        for answer in answers[1:]:
+            assert_is_an_answer(answer, *_ANSWERS)
         await books.assert_moved(bench.amount, deal.paid.fee)
 
 
@@ -99,11 +119,11 @@ class LookupCases(RailCases):
         deal = await till.deal(way)
         begun = till.begun(await till.before_settling(deal), Operation.SETTLE)
         answer = await till.ask(begun, Operation.SETTLE, till.at_settling(deal))
-        assert isinstance(answer, Settled), answer
+        assert isinstance(answer, Settled), f"settle must take it, and answered {answer}"
         for charge in (begun, till.learnt(begun, answer)):  # its answer was lost, or it was not
             found = await till.found(charge, Operation.SETTLE)
-            assert isinstance(found, Settled), found
-            assert found.transaction == answer.transaction
+            assert isinstance(found, Settled), f"lookup must find the settlement, and found {found}"
+            assert found.transaction == answer.transaction, "lookup names another transaction than settle did"
 
     async def test_a_settlement_that_was_never_begun_is_not_found(self, bench: RailBench, till: Till, way: Way) -> None:
         books = await Books.open(bench)
@@ -112,12 +132,13 @@ class LookupCases(RailCases):
         has_paid = (await books.moved())[1] == bench.amount
         found = await till.found(charge, Operation.SETTLE)
         if has_paid:  # the wallet has moved it
-            assert isinstance(found, Settled), found
+            assert isinstance(found, Settled), f"lookup found {found}, and its wallet has paid it"
         elif bench.is_real_time and isinstance(found, Pending | Unknown):
             pass
         else:
-            assert isinstance(found, Held if way.flow is Flow.ESCROW else (NotPaid, Failed)), found
-        assert (await books.moved())[1] == (bench.amount if has_paid else 0)
+            allowed = Held if way.flow is Flow.ESCROW else (NotPaid, Failed)
+            assert isinstance(found, allowed), f"lookup found {found}, and nothing was taken"
+        assert (await books.moved())[1] == (bench.amount if has_paid else 0), "lookup must move nothing"
 
     async def test_a_lookup_never_guesses(self, bench: RailBench, till: Till, way: Way) -> None:
         books = await Books.open(bench)
@@ -132,7 +153,8 @@ class LookupCases(RailCases):
                     continue
                 known = isinstance(found, Settled) and (charge is done or has_paid)
                 assert known or isinstance(found, Pending | Unknown), f"{found}, and nothing could be asked"
-        assert isinstance(await till.found(done, Operation.SETTLE), Settled)
+        found = await till.found(done, Operation.SETTLE)
+        assert isinstance(found, Settled), f"the backend is back: lookup must find the settlement, and found {found}"
 
     @pytest.mark.parametrize("done", [True, False], ids=["it happened", "it did not happen"])
     async def test_a_lost_answer_is_found_out(self, bench: RailBench, till: Till, way: Way, done: bool) -> None:
@@ -142,11 +164,12 @@ class LookupCases(RailCases):
         lost = await losing(bench, till, begun, till.at_settling(deal), Operation.SETTLE, done=done)
         found = await till.found(lost, Operation.SETTLE)
         if done:
-            assert isinstance(found, Settled), found
-            assert till.learnt(lost, found).transaction
+            assert isinstance(found, Settled), f"lookup found {found}, and {happened(done)}"
+            assert found.transaction, "Settled: the rail's reference"
         else:
-            assert isinstance(found, Held if way.flow is Flow.ESCROW else NotPaid), found
-            assert (await books.moved())[1] == 0
+            allowed = Held if way.flow is Flow.ESCROW else NotPaid
+            assert isinstance(found, allowed), f"lookup found {found}, and {happened(done)}"
+            assert (await books.moved())[1] == 0, "lookup must move nothing"
             after = till.learnt(lost, found)
             if isinstance(found, NotPaid):  # its payer may show it again
                 verified = await till.verified(deal.offer, deal.payment)
@@ -159,7 +182,7 @@ async def _settled_second(till: Till, deals: list[Deal], way: Way) -> tuple[Char
     """Return two charges that are to be settled, of which the second was."""
     never, done = [till.begun(await till.before_settling(deal), Operation.SETTLE) for deal in deals]
     answer = await till.ask(done, Operation.SETTLE, till.at_settling(deals[1]))
-    assert isinstance(answer, Settled), f"{way}: {answer}"
+    assert isinstance(answer, Settled), f"settle must take it, and answered {answer}"
     return never, done
 
 
@@ -171,7 +194,7 @@ async def losing(
         pytest.skip("the bench cannot lose this answer")
     answer = await till.ask(begun, operation, payment)
     allowed = (Unknown, HAPPENED[operation]) if done else (Unknown, NotPaid)
-    assert isinstance(answer, allowed), f"{answer}, and the answer was lost"
+    assert isinstance(answer, allowed), f"{operation} answered {answer}, and the backend's answer was lost: Unknown"
     state = answer.state if isinstance(answer, Unknown) else {}
     return begun.on(PaymentEvent.LOST, lease_until=begun.lease_until, rail_state={**begun.rail_state, **dict(state)})
 
@@ -190,7 +213,8 @@ class OutageCases(RailCases):
             else:
                 assert offer is not None, "None says that this price is never served"
         await bench.rail.health()
-        assert await till.ask_for(way, amount=None, order=order_of()) is not None
+        offer = await till.ask_for(way, amount=None, order=order_of())
+        assert offer is not None, "the backend is back: it must make offers again"
 
     async def test_nobody_is_refused_for_it(self, bench: RailBench, till: Till, way: Way) -> None:
         deal = await till.deal(way)
@@ -211,8 +235,8 @@ class OutageCases(RailCases):
         if isinstance(answer, Unknown):
             found = await till.found(till.learnt(begun, answer), Operation.SETTLE)
             expected = Settled if moved[1] else Held if way.flow is Flow.ESCROW else NotPaid
-            assert isinstance(found, expected), found
-        assert await books.moved() == moved
+            assert isinstance(found, expected), f"lookup found {found}, and nothing was reached"
+        assert await books.moved() == moved, "nothing could be reached, and money moved"
         after = await till.ask(begun, Operation.SETTLE, till.at_settling(deal))
-        assert isinstance(after, Settled), after
+        assert isinstance(after, Settled), f"the backend is back: settle must take it, and answered {after}"
         await books.assert_moved(bench.amount, deal.paid.fee)

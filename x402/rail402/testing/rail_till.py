@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import StringIO
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -15,6 +18,7 @@ import pytest_asyncio
 
 from rail402.dialects import DEFAULT_DIALECTS, OPTIONAL_DIALECTS
 from rail402.errors import OutcomeUnknown, RailUnavailable
+from rail402.protocol.base import Json
 from rail402.protocol.binding import OfferKeys
 from rail402.protocol.challenge import Challenge
 from rail402.protocol.charge import Charge, Operation, PaymentEvent, PaymentState
@@ -40,7 +44,18 @@ from rail402.protocol.rail import (
 )
 from rail402.testing.rail_bench import Books, RailBench, Way
 
-__all__ = ["DIALECTS", "HAPPENED", "ORIGIN", "Answer", "Deal", "RailCases", "Till", "nothing_secret_in", "order_of"]
+__all__ = [
+    "DIALECTS",
+    "HAPPENED",
+    "ORIGIN",
+    "Answer",
+    "Deal",
+    "RailCases",
+    "Till",
+    "logged",
+    "nothing_secret_in",
+    "order_of",
+]
 
 Answer = Held | Settled | Released | Refunded | NotPaid | Failed | Pending | Unknown
 
@@ -73,9 +88,25 @@ def order_of(name: str = "1") -> Order:
     return Order(method="GET", url=f"{ORIGIN}/article/{name}", route="GET /article/{name}")
 
 
-def nothing_secret_in(text: str, secrets: Iterable[str]) -> None:
-    """Assert that none of the secrets is in a text; which one is not repeated."""
-    assert not any(secret.lower() in text.lower() for secret in secrets), "there is a secret in it"
+def nothing_secret_in(where: str, text: str, secrets: Iterable[str]) -> None:
+    """Assert that none of the secrets is in a text; neither is repeated, for what fails is shown."""
+    __tracebackhide__ = True
+    found = [number for number, secret in enumerate(secrets, 1) if secret.lower() in text.lower()]
+    assert not found, f"{where}: there is a secret in it (number {found[0]} of those that the bench names)"
+
+
+@contextmanager
+def logged() -> Iterator[StringIO]:
+    """Write down all that is logged meanwhile, on every level."""
+    log, root = StringIO(), logging.getLogger()
+    handler, level = logging.StreamHandler(log), root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    try:
+        yield log
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,7 +286,7 @@ class Till:
         """Have an operation done, and return the charge after it."""
         begun = self.begun(charge, operation)
         answer = await self.ask(begun, operation, payment)
-        assert isinstance(answer, HAPPENED[operation]), f"{operation} ended as {answer}"
+        assert isinstance(answer, HAPPENED[operation]), f"{operation} must happen here, and ended as {answer}"
         return self.learnt(begun, answer)
 
     async def before_settling(self, deal: Deal) -> Charge:
@@ -277,7 +308,12 @@ class Till:
         return charge.offer.flow is Flow.ESCROW and charge.payment is PaymentState.CLAIMED
 
     async def found(self, charge: Charge, operation: Operation) -> Answer:
-        """Look an operation up until the rail knows what became of it; assert that looking moves nothing."""
+        """Look an operation up until the rail knows what became of it; assert that looking moves nothing.
+
+        Who looks it up is another worker as a rule, and later: the row was written since.
+        """
+        lease_until = charge.lease_until + 2 * _TIMEOUT_SECONDS
+        charge = charge.model_copy(update={"lease_until": lease_until, "version": charge.version + 3})
         answer: Answer = Unknown()
         for _ in range(_LOOKS):
             books = await Books.open(self.bench)
@@ -340,6 +376,14 @@ class RailCases:
     def till(self, bench: RailBench) -> Till:
         """A till for the bench's rail."""
         return Till(bench)
+
+    @staticmethod
+    def secrets_of(bench: RailBench, payload: Json) -> list[str]:
+        """Return what must show up nowhere, or skip a case that could find nothing."""
+        secrets = list(bench.secrets(payload))
+        if not secrets:
+            pytest.skip("the bench names no secrets")
+        return secrets
 
     @staticmethod
     def needs_refunds(rail: object) -> None:

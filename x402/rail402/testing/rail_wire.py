@@ -115,27 +115,31 @@ class SpecCases(RailCases):
     async def test_the_spec_says_what_the_rail_is(self, shut_bench: RailBench) -> None:
         rail, spec = shut_bench.rail, shut_bench.rail.spec
         assert _NAME.fullmatch(spec.name), "name: lower-case letters, digits and hyphens"
-        assert isinstance(spec.bare_replay, bool)
+        assert isinstance(spec.bare_replay, bool), "bare_replay: True or False"
         assert spec.mechanisms, "mechanisms: a rail without one takes nothing"
         places = [(each.name, each.network, each.asset) for each in spec.mechanisms]
         assert len(set(places)) == len(places), "mechanisms: each of them once"
         for mechanism in spec.mechanisms:
             assert mechanism.flows, f"{mechanism.name}: flows"
             assert len(set(mechanism.flows)) == len(mechanism.flows), f"{mechanism.name}: each flow once"
-            assert mechanism.step >= 1
-            assert Money.from_atomic(1, mechanism.exponent, mechanism.currency).to_atomic(mechanism.exponent) == 1
+            assert mechanism.step >= 1, f"{mechanism.name}: step: at least one atomic unit"
+            one = Money.from_atomic(1, mechanism.exponent, mechanism.currency)
+            assert one.to_atomic(mechanism.exponent) == 1, f"{mechanism.name}: exponent"
         assert spec.bindings.keys() <= {dialect.name for dialect in DIALECTS}, "bindings: by the name of a dialect"
         assert spec.bindings, "bindings: a rail that speaks no dialect sells nothing"
-        assert rail.is_sandbox is shut_bench.sandbox
+        assert rail.is_sandbox is shut_bench.sandbox, (
+            "is_sandbox: only of play money (and RailBench.sandbox says which it is)"
+        )
         if any(Flow.ESCROW in each.flows for each in spec.mechanisms):
             assert isinstance(rail, Holds), "escrow: hold and release"
         assert not (rail.is_sandbox and rail.is_test), "play money is no test money"
-        assert shut_bench.wallet.spec.name == spec.name
+        assert shut_bench.wallet.spec.name == spec.name, "the wallet is of another rail"
 
     async def test_every_way_to_pay_is_proven(self, shut_bench: RailBench) -> None:
         proven = {(name, Flow(flow)) for name, flow in (*self.ways, *self.elsewhere)}
-        assert proven == {(each.name, flow) for each in shut_bench.rail.spec.mechanisms for flow in each.flows}
-        assert self.ways
+        has = {(each.name, flow) for each in shut_bench.rail.spec.mechanisms for flow in each.flows}
+        assert proven == has, "ways (with `elsewhere`): each mechanism with each of its flows"
+        assert self.ways, "ways: there is none"
 
     async def test_it_starts_and_closes_twice_and_again(self, shut_bench: RailBench) -> None:
         for each in (shut_bench.rail, shut_bench.wallet):
@@ -155,21 +159,24 @@ class OfferCases(RailCases):
         mechanism, now, order = way.of(bench.rail), bench.clock(), order_of()
         for amount in (bench.amount, bench.amount + mechanism.step, 3 * bench.amount):
             offer = await till.ask_for(way, amount=amount, order=order)
-            assert offer is not None
-            assert offer.amount == amount
-            assert (offer.rail, offer.mechanism) == (bench.rail.spec.name, way.mechanism)
+            assert offer is not None, f"offer: None for {amount}"
+            assert offer.amount == amount, f"offer: it asks for {offer.amount} instead of {amount}"
+            made = (offer.rail, offer.mechanism)
+            assert made == (bench.rail.spec.name, way.mechanism), f"offer: its rail and mechanism are {made}"
             for name in ("network", "asset", "currency", "exponent"):
-                assert getattr(offer, name) == getattr(mechanism, name), name
-            assert offer.flow is way.flow
-            assert now < offer.expires_at <= now + 600
-            assert offer.timeout_seconds > 0
-            assert offer.payee
-            assert (offer.token, offer.dialect, offer.envelope) == (None, None, None)
+                assert getattr(offer, name) == getattr(mechanism, name), f"offer: {name} must be its mechanism's"
+            assert offer.flow is way.flow, f"offer: {way.flow} was asked for, and not {offer.flow}"
+            assert now < offer.expires_at <= now + 600, "offer: expires_at: not after Terms.expires_at"
+            assert offer.timeout_seconds > 0, "offer: timeout_seconds"
+            assert offer.payee, "offer: payee"
+            later = (offer.token, offer.dialect, offer.envelope)
+            assert later == (None, None, None), "offer: token, dialect and envelope are put in later"
 
     async def test_too_small_a_price_is_not_offered(self, bench: RailBench, till: Till, way: Way) -> None:
         if bench.too_little is None:
             pytest.skip("the bench knows no price that is too small")
-        assert await till.ask_for(way, amount=bench.too_little, order=order_of()) is None
+        offer = await till.ask_for(way, amount=bench.too_little, order=order_of())
+        assert offer is None, f"offer: None where {bench.too_little} is too little"
 
     async def test_an_offer_is_recognised_when_it_comes_back(self, bench: RailBench, till: Till, way: Way) -> None:
         made = [await till.ask_for(way, amount=None, order=order_of()) for _ in range(2)]
@@ -181,7 +188,7 @@ class OfferCases(RailCases):
             assert None not in keys or bench.rail.has_fixed_terms, "a dialect sends nothing of the offer back"
         if keys[0] is not None:
             assert keys[0] != keys[1], "issued_key: each offer has its own"
-            assert keys[0] == bench.rail.issued_key(first)
+            assert keys[0] == bench.rail.issued_key(first), "issued_key: the same offer has the same key"
 
     async def test_whatever_is_sold_can_be_offered(self, bench: RailBench, till: Till, way: Way) -> None:
         order = order_of("a%20b?q=%C3%A4%00&x=" + "y" * 300)
@@ -189,7 +196,8 @@ class OfferCases(RailCases):
             offer = await till.make(way, order=order, description=description)
             for dialect in till.dialects_of(offer):
                 seen = till.read(offer, order, dialect)
-                assert (seen.amount, seen.payee) == (offer.amount, offer.payee)
+                same = (seen.amount, seen.payee) == (offer.amount, offer.payee)
+                assert same, f"{dialect.name}: its payer reads {seen.amount} to {seen.payee}"
 
 
 class WireCases(RailCases):
@@ -200,17 +208,18 @@ class WireCases(RailCases):
         for dialect in till.dialects_of(offer):
             binding = bench.rail.spec.bindings[dialect.name]
             wire = binding.encode_offer(offer)
-            assert wire is not None
+            assert wire is not None, f"{dialect.name}: encode_offer said it a moment ago"
             if getattr(binding, "fixed_terms", False):
                 later = offer.model_copy(update={"token": None, "expires_at": offer.expires_at + 1})
                 assert binding.encode_offer(later) == wire, f"fixed_terms: {dialect.name} says what is no term"
             read = binding.decode_offer(on_the_wire(wire), expires_at=offer.expires_at)
             assert read is not None, f"{dialect.name}: it does not know its own offer"
             if dialect.echo == "full":  # the token is over these very terms
-                assert read.canonical == offer.canonical, dialect.name
-            assert read.price == offer.price, dialect.name
+                assert read.canonical == offer.canonical, f"{dialect.name}: decode_offer must return the very offer"
+            assert read.price == offer.price, f"{dialect.name}: decode_offer reads {read.price} for {offer.price}"
             seen = till.read(offer, order_of(), dialect)
-            assert (seen.amount, seen.payee, seen.network) == (offer.amount, offer.payee, offer.network), dialect.name
+            same = (seen.amount, seen.payee, seen.network) == (offer.amount, offer.payee, offer.network)
+            assert same, f"{dialect.name}: its payer reads {seen.amount} to {seen.payee} on {seen.network}"
 
     async def test_proofs_come_back_as_they_were(self, bench: RailBench, till: Till, way: Way) -> None:
         deal = await till.deal(way)
@@ -221,7 +230,9 @@ class WireCases(RailCases):
             read = binding.decode_proof(on_the_wire({**named, **wire} if dialect.name == "x402-v1" else wire))
             assert read is not None, f"{dialect.name}: it does not know its own proof"
             if dialect is deal.dialect:
-                assert read == deal.payment.payload
+                assert read == deal.payment.payload, (
+                    f"{dialect.name}: decode_proof must return what encode_proof was given"
+                )
 
     async def test_other_rails_offers_are_none_of_ours(self, bench: RailBench, till: Till, way: Way) -> None:
         for name, binding in bindings_of(bench.rail):
@@ -230,16 +241,17 @@ class WireCases(RailCases):
                 if theirs is None:
                     continue
                 wire = theirs.encode_offer(_offer_of(other, await till.make(way)))
-                assert wire is not None
+                assert wire is not None, name
                 if name == "l402":  # whose invoices have nothing that says whose they are
                     _read_or_malformed(lambda: binding.decode_offer(on_the_wire(wire), expires_at=1))  # noqa: B023
                     continue
-                assert binding.decode_offer(on_the_wire(wire), expires_at=1) is None, name
+                read = binding.decode_offer(on_the_wire(wire), expires_at=1)
+                assert read is None, f"{name}: decode_offer: None where the JSON is another rail's"
 
     async def test_other_rails_proofs_are_none_of_ours(self, bench: RailBench) -> None:
         for name, binding in bindings_of(bench.rail):
             for wire in _FOREIGN_PROOFS.get(name, ()):
-                assert binding.decode_proof(wire) is None, f"{name}: {wire}"
+                assert binding.decode_proof(wire) is None, f"{name}: decode_proof: None for another rail's: {wire}"
 
     async def test_hostile_offers_are_refused_by_name(self, bench: RailBench, till: Till, way: Way) -> None:
         offer = await till.make(way)
@@ -248,8 +260,8 @@ class WireCases(RailCases):
             wire = on_the_wire(binding.encode_offer(offer) or {})
             for sent in hostile(wire, dialect.name, "offer"):
                 read = _read_or_malformed(lambda: binding.decode_offer(sent, expires_at=offer.expires_at))  # noqa: B023
-                assert read is None or isinstance(read, Offer)
-                assert read is None or read.amount > 0
+                whole = read is None or (isinstance(read, Offer) and read.amount > 0)
+                assert whole, f"{dialect.name}: decode_offer read {read!r} in what a peer made up"
 
     async def test_hostile_proofs_are_refused_by_name(self, bench: RailBench, till: Till, way: Way) -> None:
         deal = await till.deal(way)
@@ -264,7 +276,7 @@ class WireCases(RailCases):
                     continue
                 shown = deal.payment.model_copy(update={"payload": read})
                 keys = _read_or_malformed(lambda: bench.rail.spec.identify(shown))  # noqa: B023
-                assert keys is None or keys
+                assert keys is None or keys, f"{dialect.name}: identify: no keys, and it is taken for a payment"
 
 
 _FOREIGN_PROOFS: Final[Mapping[str, Sequence[Json]]] = {

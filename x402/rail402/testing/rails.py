@@ -25,17 +25,16 @@ A rail proves itself in its own test suite, which needs pytest, pytest-asyncio a
 
 `open_bench` returns a new bench, its rail and wallet not started; the kit starts and closes them, once per case. The
 bench can bring about more than that (see `RailBench`): a backend that is down, an answer that is lost, a proof with
-which nothing was paid. Cases that need what it cannot do are skipped, so look at what was: a rail that moves real money
-should skip nothing but what it does not do. A rail whose mechanisms need different wallets has one class for each;
-`elsewhere` names the ways that another class proves.
+which nothing was paid; and it names the keys that must show up nowhere. Cases that need what it cannot do are skipped,
+so look at what was: a rail that moves real money should skip nothing but what it does not do. A rail whose mechanisms
+need different wallets has one class for each; `elsewhere` names the ways that another class proves.
 
-Every case counts the money on both books. For readable failures, a `conftest.py` may call
-`pytest.register_assert_rewrite` with the names in `REWRITTEN`.
+Every case counts the money on both books.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import pytest
 
@@ -46,13 +45,7 @@ from rail402.testing.rail_money import LookupCases, OutageCases, SettleCases
 from rail402.testing.rail_proofs import IdentityCases, ProofCases, SecretCases
 from rail402.testing.rail_wire import OfferCases, SpecCases, WireCases
 
-__all__ = ["REWRITTEN", "Books", "RailBench", "RailConformance", "Way"]
-
-REWRITTEN: Final = tuple(
-    f"rail402.testing.{name}"
-    for name in ("rail_bench", "rail_gate", "rail_holds", "rail_money", "rail_proofs", "rail_till", "rail_wire")
-)
-"""The modules of the cases."""
+__all__ = ["Books", "RailBench", "RailConformance", "Way"]
 
 
 class RailConformance(

@@ -1,22 +1,37 @@
-"""What the store cases share: charges to store, and the fixture that opens a store."""
+"""What the store cases share: charges to store, and the fixtures that open a store."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import pytest_asyncio
 
+from rail402.errors import StoreError
 from rail402.money import Money
 from rail402.protocol.charge import Charge, Delivery, PaymentState
 from rail402.protocol.offer import Flow, Offer
 from rail402.protocol.order import Order
 from rail402.stores.base import Store, StoredResponse
+from rail402.testing.store_work import Opener
 
-__all__ = ["NOW", "RESPONSE", "StoreCases", "every_state", "is_open", "make_charge", "settled", "together"]
+__all__ = [
+    "LOOKALIKES",
+    "NOW",
+    "RESPONSE",
+    "StoreCases",
+    "every_state",
+    "is_open",
+    "make_charge",
+    "must_raise",
+    "settled",
+    "together",
+]
 
 T = TypeVar("T")
 
@@ -29,6 +44,9 @@ RESPONSE = StoredResponse(
     b"\x00\xff paid \r\n",
 )
 """A response with all that a careless store loses: repeated fields, bytes that are no text."""
+
+LOOKALIKES = ("tx:aé", "tx:Aé", "tx:aÉ", "tx:ae", "tx:ae\u0301", "tx:aé ")
+"""Six names of which no two are the same, whatever a database's collation thinks of case, accents and spaces."""
 
 _ORDER = Order(method="GET", url="https://api.example.com/article/402?q=ä", route="GET /article/{slug}")
 _OFFER = Offer(
@@ -90,12 +108,39 @@ async def together(times: int, verb: Callable[[int], Awaitable[T]]) -> Sequence[
     return await asyncio.gather(*(verb(number) for number in range(times)), return_exceptions=True)
 
 
+@contextmanager
+def must_raise(error: type[StoreError], promise: str) -> Iterator[None]:
+    """Assert that the block raises `error`, as `promise` says."""
+    try:
+        yield
+    except error:
+        return
+    pytest.fail(f"{promise}, by {error.__name__}")
+
+
 class StoreCases:
-    """The fixture that all cases use."""
+    """How a store is opened. A kit's class says it by one of `opener` and `open_store`."""
+
+    def opener(self, directory: Path) -> Opener | None:
+        """Return what opens the same store each time it is called, here and in other processes.
+
+        Its stores are not started, and empty until one of them was written to. It must be picklable: a class with its
+        arguments, say `functools.partial(MyStore, directory / "charges.db")`.
+
+        Args:
+            directory: an empty one that the store may use.
+
+        Returns:
+            None where only one process can have the store: the cases about closing it and about others are skipped.
+        """
+        return None
 
     async def open_store(self, directory: Path) -> Store:
-        """Return a new, empty store that is not started. `directory` is an empty one that it may use."""
-        raise NotImplementedError(f"{type(self).__name__} must say how to open its store")
+        """Return a new, empty store that is not started: what `opener` opens, unless it is overridden."""
+        opener = self.opener(directory)
+        if opener is None:
+            raise NotImplementedError(f"{type(self).__name__} must say how to open its store")
+        return opener()
 
     @pytest_asyncio.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[Store]:
@@ -104,3 +149,11 @@ class StoreCases:
         await store.start()
         yield store
         await store.close()
+
+    @pytest.fixture
+    def anew(self, tmp_path: Path) -> Opener:
+        """What opens one store again and again, in any process."""
+        opener = self.opener(tmp_path)
+        if opener is None:
+            pytest.skip("its `opener` returns None: only one process can have this store")
+        return opener

@@ -5,16 +5,17 @@ A store proves itself in its own test suite, which needs pytest and pytest-async
     from rail402.testing.stores import StoreConformance
 
     class TestMyStore(StoreConformance):
-        async def open_store(self, directory):
-            return MyStore(directory / "charges.db")
+        def opener(self, directory):
+            return functools.partial(MyStore, directory / "charges.db")
 
-`open_store` returns a new, empty store; the kit starts and closes it, once per case. A store that needs fixtures of
-its own overrides the fixture `store` instead. For readable failures, a `conftest.py` may call
-`pytest.register_assert_rewrite` with "rail402.testing.store_charges", "rail402.testing.store_passes" and
-"rail402.testing.store_workers".
+`opener` returns what opens one store again and again, empty at first, in this process and in others, to which it is
+pickled; the kit starts and closes what it opens. Where only one process can have the store (it is in memory, say),
+override `open_store` instead, which returns a new, empty store: the cases about a new store on what another has
+written, a process that is killed, and eight processes at once are then skipped. A store that needs fixtures of its own
+overrides the fixture `store`.
 
-The cases run in one process and on one event loop. What a store says about other processes, crashes and damaged
-files, it has to prove by tests of its own.
+What no case can bring about, a store has to prove by tests of its own: a power failure, a damaged or full disk, a
+server that is out of reach (`StoreError`, and nothing half done), an older schema, and its speed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import pytest
 
 from rail402.testing.store_charges import ClaimCases, LookupCases, SaveCases, WaitCases
 from rail402.testing.store_passes import IssuedCases, PassCases, PruneCases, SettingCases
+from rail402.testing.store_processes import DurabilityCases, ProcessCases
 from rail402.testing.store_support import make_charge
 from rail402.testing.store_workers import BucketCases, LeaderCases
 
@@ -42,7 +44,9 @@ class StoreConformance(
     BucketCases,
     SettingCases,
     PruneCases,
+    DurabilityCases,
+    ProcessCases,
 ):
-    """Every case. Derive from it and define `open_store`."""
+    """Every case. Derive from it and define `opener`, or `open_store`."""
 
     pytestmark: ClassVar = [pytest.mark.asyncio]

@@ -36,7 +36,7 @@ from rail402.protocol.charge import Charge
 from rail402.protocol.offer import Offer
 from rail402.protocol.rail import Cost, NotPaid, Paid, Unknown, Wallet
 from rail402.testing.rail_bench import Books, RailBench, Way
-from rail402.testing.rail_till import Deal, RailCases, Till, nothing_secret_in, order_of
+from rail402.testing.rail_till import Deal, RailCases, Till, logged, nothing_secret_in, order_of
 
 __all__ = ["WalletConformance"]
 
@@ -120,13 +120,13 @@ class WalletConformance(RailCases):
     async def test_it_says_what_an_offer_would_cost(self, bench: RailBench, till: Till, way: Way) -> None:
         books, bought = await Books.open(bench), await self.buy(till, way)
         cost = await bench.wallet.can_pay(bought.seen)
-        assert isinstance(cost, Cost)
-        assert cost.price == bought.made.price
+        assert isinstance(cost, Cost), f"can_pay: its own rail's offer, and it says {cost}"
+        assert cost.price == bought.made.price, "can_pay: the offer's price"
         await books.assert_moved(0)
         paid = await bought.pay(bench.wallet)
         if paid.fee is not None and paid.fee.amount:
             assert cost.fee_ceiling is not None, "it paid a fee and had not said that it may"
-            assert paid.fee <= cost.fee_ceiling
+            assert paid.fee <= cost.fee_ceiling, "it paid more than the fee_ceiling that can_pay named"
         await bought.settled(paid)
         await books.assert_moved(bench.amount, paid.fee)
 
@@ -137,7 +137,7 @@ class WalletConformance(RailCases):
         with suppress(OfferRefused):
             if part == "asset":  # a wallet may pay in whatever its rail knows
                 bench.wallet.spec.check_offer(foreign, bought.order, now=bench.clock())
-            assert await bench.wallet.can_pay(foreign) is None
+            assert await bench.wallet.can_pay(foreign) is None, f"can_pay: None for another {part}"
         await books.assert_moved(0)
 
     async def test_without_money_it_pays_nothing(self, bench: RailBench, till: Till, way: Way) -> None:
@@ -151,7 +151,7 @@ class WalletConformance(RailCases):
             paid = await bought.pay(poor)
             with pytest.raises((PaymentRejected, AssertionError)):  # a promise, which its rail sees through
                 await bought.settled(paid)
-        assert (await books.moved())[1] == 0
+        assert (await books.moved())[1] == 0, "it has no money, and money arrived"
 
     async def test_to_examine_it_pays_nothing(self, bench: RailBench, till: Till, way: Way) -> None:
         books, bought = await Books.open(bench), await self.buy(till, way)
@@ -166,7 +166,7 @@ class WalletConformance(RailCases):
         books, bought = await Books.open(bench), await self.buy(till, way)
         paid = await bought.pay(bench.wallet)
         charge = await bought.settled(paid)
-        assert charge.transaction
+        assert charge.transaction, "Settled: the rail's reference"
         await books.assert_moved(bench.amount, paid.fee)
 
     async def test_the_same_record_is_one_payment(self, bench: RailBench, till: Till, way: Way) -> None:
@@ -184,7 +184,8 @@ class WalletConformance(RailCases):
         for number in range(2):
             bought = await self.buy(till, way, number)
             await bought.settled(await bought.pay(bench.wallet))
-        assert (await books.moved())[1] == 2 * bench.amount
+        received = (await books.moved())[1]
+        assert received == 2 * bench.amount, f"two records are two payments, and {received} arrived"
 
     async def test_resuming_shows_the_same_payment_again(self, bench: RailBench, till: Till, way: Way) -> None:
         books, bought = await Books.open(bench), await self.buy(till, way)
@@ -195,8 +196,8 @@ class WalletConformance(RailCases):
             resumed = await bought.resume(wallet, paid.payload)
             assert isinstance(resumed, Paid), f"{resumed}, and the proof was in hand"
             assert moved[0] or not resumed.moved, "it says that money has moved"
-            assert till.spec.identify(bought.deal(resumed).payment) == keys
-        assert await books.moved() == moved
+            assert till.spec.identify(bought.deal(resumed).payment) == keys, "resume: another payment than before"
+        assert await books.moved() == moved, "to resume pays nothing"
         await bought.settled(paid)
         await books.assert_moved(bench.amount, paid.fee)
         assert isinstance(await bought.resume(bench.wallet, paid.payload), Paid), "it was paid"
@@ -210,7 +211,8 @@ class WalletConformance(RailCases):
         answer = await bought.resume(wallet, None)
         assert not isinstance(answer, Paid), "nothing was paid"
         if not bench.is_real_time:
-            assert isinstance(await bought.resume_until_known(wallet, None), NotPaid)
+            answer = await bought.resume_until_known(wallet, None)
+            assert isinstance(answer, NotPaid), f"nothing was paid, and resume says {answer}"
         await books.assert_moved(0)
 
     async def test_a_crash_before_the_proof_was_written_down(self, bench: RailBench, till: Till, way: Way) -> None:
@@ -223,7 +225,7 @@ class WalletConformance(RailCases):
             assert not isinstance(answer, NotPaid), "the money has moved"
         if isinstance(answer, Paid):
             keys = till.spec.identify(bought.deal(paid).payment)
-            assert till.spec.identify(bought.deal(answer).payment) == keys
+            assert till.spec.identify(bought.deal(answer).payment) == keys, "resume: another payment than before"
             await bought.settled(answer)
             await books.assert_moved(bench.amount, paid.fee)
 
@@ -243,12 +245,13 @@ class WalletConformance(RailCases):
         moved = await books.moved()
         answer = paid or await bought.resume_until_known(await self.restarted(bench), held)
         if done:
-            assert isinstance(answer, Paid), answer
+            assert isinstance(answer, Paid), f"resume says {answer}, and it was paid"
             await bought.settled(answer)
-            assert (await books.moved())[1] == bench.amount
+            received = (await books.moved())[1]
+            assert received == bench.amount, f"{received} arrived of {bench.amount}"
         else:
-            assert isinstance(answer, NotPaid), answer
-            assert await books.moved() == moved == (0, 0)
+            assert isinstance(answer, NotPaid), f"resume says {answer}, and nothing was paid"
+            assert await books.moved() == moved == (0, 0), "nothing was paid, and money moved"
 
     # --- offers that are not what they should be
 
@@ -271,7 +274,7 @@ class WalletConformance(RailCases):
         for what, false in bench.lies(bought.seen):
             with pytest.raises(OfferRefused) as refused:
                 bench.wallet.spec.check_offer(false, bought.order, now=bench.clock())
-            assert refused.value.detail, what
+            assert refused.value.detail, f"OfferRefused must say what is wrong: {what}"
 
     async def test_an_expired_offer_is_not_paid(self, bench: RailBench, till: Till, way: Way) -> None:
         books, bought = await Books.open(bench), await self.buy(till, way)
@@ -304,20 +307,32 @@ class WalletConformance(RailCases):
         paid = await bought.pay(bench.wallet)
         moved = await books.moved()
         if not await _withdrawn(bench, bought, paid):
-            assert await books.moved() == moved
+            assert await books.moved() == moved, "it was not taken back, and money moved"
             return
         assert moved == (0, 0), "money that has moved does not come back by being withdrawn"
         with suppress(Rail402Error, AssertionError):
             await bought.settled(paid)
         await books.assert_moved(0)
-        assert not isinstance(await bought.resume(bench.wallet, paid.payload), Paid)
+        answer = await bought.resume(bench.wallet, paid.payload)
+        assert not isinstance(answer, Paid), "it was taken back, and resume shows it again"
 
     # --- secrets, and starting
 
-    async def test_secrets_are_in_no_repr_and_in_no_error(self, bench: RailBench, till: Till, way: Way) -> None:
-        bought = await self.buy(till, way)
+    async def test_secrets_are_in_no_repr_error_or_log(self, shut_bench: RailBench, way: Way) -> None:
+        with logged() as log:
+            shown, paid = await self._shown(shut_bench, way)
+            await shut_bench.wallet.close()
+        secrets = self.secrets_of(shut_bench, paid.payload)
+        for each in shown:
+            nothing_secret_in(f"repr of {type(each).__name__}", repr(each), secrets)
+        nothing_secret_in("the log", log.getvalue(), secrets)
+
+    async def _shown(self, bench: RailBench, way: Way) -> tuple[list[object], Paid]:
+        """Start the wallet, pay, and have it refuse; return what can be seen of that, and the payment."""
+        await bench.rail.start()
+        await bench.wallet.start()
+        bought = await self.buy(Till(bench), way)
         paid = await bought.pay(bench.wallet)
-        secrets = list(bench.secrets(paid.payload))
         foreign = bought.seen.model_copy(update={"network": "elsewhere:1"})
         shown: list[object] = [bench.wallet, paid, bench.wallet.spec]
         for calling in (
@@ -329,8 +344,7 @@ class WalletConformance(RailCases):
                 shown.append(await calling)
             except Rail402Error as error:
                 shown += [error, str(error)]
-        for each in shown:
-            nothing_secret_in(repr(each), secrets)
+        return shown, paid
 
     async def test_it_starts_and_closes_twice_and_again(self, shut_bench: RailBench) -> None:
         for _ in range(2):
@@ -343,8 +357,8 @@ class WalletConformance(RailCases):
         bought = await self.buy(till, way)
         for_order = bench.wallet.for_order(bought.seen, bought.order)
         for part in ("amount", "payee", "network", "asset", "expires_at", "flow"):
-            assert getattr(for_order, part) == getattr(bought.seen, part), part
-        assert bench.wallet.for_order(for_order, bought.order) == for_order
+            assert getattr(for_order, part) == getattr(bought.seen, part), f"for_order: {part} must stay as it is"
+        assert bench.wallet.for_order(for_order, bought.order) == for_order, "for_order: again, and it changes again"
 
 
 async def _withdrawn(bench: RailBench, bought: _Purchase, paid: Paid) -> bool:
