@@ -23,14 +23,20 @@ __all__ = ["main", "random_run"]
 
 _FLOWS: Final[dict[Bank, tuple[str, ...]]] = {
     "base": ("authorization", "upfront"),
+    "transfer": ("upfront",),
     "lightning": ("upfront",),
     "stripe": ("escrow", "upfront"),
+    "prepared": ("escrow", "upfront"),
     "anvil": ("authorization", "upfront"),
+    "anvil_transfer": ("upfront",),
     "facilitator": ("authorization", "upfront"),
     "lnd": ("upfront",),
     "lnbits": ("upfront",),
 }
-_SANDBOXES: Final[list[Bank]] = ["base", "lightning", "stripe"]
+_SANDBOXES: Final[list[Bank]] = ["base", "transfer", "lightning", "stripe", "prepared"]
+_STRIPE: Final = ("stripe", "prepared")
+_TOO_LATE: Final = ("lnd", "lnbits")
+"""Where a pass may not be had at all once its buyer was away for long, see `Scenario.is_stuck`."""
 _GOOD: Final[tuple[Ending, ...]] = ("whole", "stream")
 _BAD: Final[tuple[Ending, ...]] = ("fails", "raises")
 _LAST_STEP: Final = 60
@@ -41,19 +47,21 @@ def random_run(seed: int, banks: Sequence[Bank]) -> tuple[Scenario, Plan]:
     reconciling or recovering."""
     rng = random.Random(seed)
     bank = rng.choice(banks)
-    flow, clients = rng.choice(_FLOWS[bank]), rng.choice((1, 1, 1, 2, 3))
+    flow, clients, uses = rng.choice(_FLOWS[bank]), rng.choice((1, 1, 1, 2, 3)), 1
     # A second failure uses the rerun up where nothing is given back: not more than one there, and never as the end.
-    gives_back = bank == "stripe" or flow == "authorization"
+    gives_back = bank in _STRIPE or flow == "authorization"
     bad = rng.choice((0, 1, 2)) if gives_back else rng.choice((0, 1)) if clients == 1 else 0
     handler = [rng.choice(_BAD) for _ in range(bad)]
-    if not (bank == "stripe" and handler and rng.random() < 0.3):
+    if not (bank in _STRIPE and handler and rng.random() < 0.3):
         handler.append(rng.choice(_GOOD))
+    if bank not in _TOO_LATE and len(handler) == 1 and clients == 1 and rng.random() < 0.4:
+        handler, uses = [rng.choice(_GOOD), rng.choice(_GOOD + _BAD), rng.choice(_GOOD)], rng.choice((2, 3))
     first, second = rng.choice(((1, 0), (0, 1), (1, 1), (2, 0), (0, 2), (2, 1), (3, 0)))
     ends = [tuple(rng.randint(1, _LAST_STEP // (life + 1)) for life in range(lives)) for lives in (first, second)]
     plan = Plan(server=ends[0], client=ends[1], after=rng.choice((*AWAY, 5, 300)), clients=clients)
     if bank == "facilitator":
         plan = replace(plan, facilitator=tuple(rng.randint(1, _LAST_STEP) for _ in range(rng.choice((0, 1, 1, 2)))))
-    return Scenario(bank, flow, tuple(handler)), plan
+    return Scenario(bank, flow, tuple(handler), uses), plan
 
 
 class _Table:

@@ -22,6 +22,7 @@ from rail402_base.rail import BaseRail
 from rail402_base.rpc.backend import RelaySettings
 from rail402_base.sandbox import ENDOWMENT, SandboxChain
 from rail402_base.tokens import BASE_SEPOLIA_USDC
+from rail402_base.transfers import Transfers
 from rail402_base.wallet import BaseWallet
 from rail402_lightning import LightningRail, LightningWallet, LndSender
 from rail402_lightning.refunds import Refunding
@@ -98,9 +99,10 @@ class BaseSandbox(_Sandbox):
     """USDC of the sandbox."""
 
     _address = address_of(PUBLISHER)
+    transfers: Transfers | None = None
 
     def rail(self, clock: Clock, *, refunds: bool) -> PaymentRail:
-        rail = BaseRail.sandbox(self.path, pay_to=self._address, clock=clock)
+        rail = BaseRail.sandbox(self.path, pay_to=self._address, transfers=self.transfers, clock=clock)
         return rail.with_refunds(PUBLISHER.hex()) if refunds else rail
 
     def wallet(self, number: int, clock: Clock) -> Wallet:
@@ -156,11 +158,18 @@ class StripeSandbox(_Sandbox):
 
 
 class Anvil:
-    """USDC on a real EVM, handed in by a relayer of our own. Every bank has accounts of its own there."""
+    """USDC on a real EVM, handed in by a relayer of our own. Every bank has accounts of its own there.
 
-    def __init__(self, path: Path, where: Mapping[str, Any]) -> None:
+    Args:
+        relayer_db: where the relayer keeps what it has signed, unless that is a file in `path`.
+    """
+
+    transfers: Transfers | None = None
+    payers_ether = 0
+
+    def __init__(self, path: Path, where: Mapping[str, Any], relayer_db: str | None = None) -> None:
         self.evm = EvmChain(where["url"], where["slots"], httpx.Client(trust_env=False, timeout=30))
-        self._relayer_db = f"sqlite:///{path / 'relayer.db'}"
+        self._relayer_db = relayer_db or f"sqlite:///{path / 'relayer.db'}"
         self.payee, self._relayer = self.evm.account(), self.evm.account(ether=ETHER)
         self._payers: list[Account] = []
 
@@ -178,6 +187,7 @@ class Anvil:
             self._relayer.private_key,
             pay_to=self.payee.address,
             token=BASE_SEPOLIA_USDC,
+            transfers=self.transfers,
             relayer_db=self._relayer_db,
             settings=RelaySettings(poll_ms=20, tend_seconds=1, max_fee_per_gas=20 * 10**9),
             clock=clock,
@@ -186,12 +196,13 @@ class Anvil:
 
     def wallet(self, number: int, clock: Clock) -> Wallet:
         chain = ChainReader(self.evm.url, BASE_SEPOLIA_USDC, clock=clock)
-        key = self._payer(number).private_key
+        key = self.payer(number).private_key
         return BaseWallet.from_private_key(key, tokens=[BASE_SEPOLIA_USDC], chain=chain)
 
-    def _payer(self, number: int) -> Account:
+    def payer(self, number: int) -> Account:
+        """The account of the agent of that number."""
         while len(self._payers) <= number:
-            self._payers.append(self.evm.account(usdc=10 * USDC))
+            self._payers.append(self.evm.account(usdc=10 * USDC, ether=self.payers_ether))
         return self._payers[number]
 
     def books(self) -> Books:

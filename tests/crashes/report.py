@@ -23,9 +23,12 @@ PAGE: Final = ROOT / "docs" / "crashes.md"
 
 _RAILS: Final = {
     "base": "Base, sandbox",
+    "transfer": "Base, sandbox, plain transfers",
     "lightning": "Lightning, sandbox",
     "stripe": "Stripe, sandbox",
+    "prepared": "Stripe, sandbox, prepared on demand",
     "anvil": "Base, an EVM (anvil) with our relayer",
+    "anvil_transfer": "Base, an EVM (anvil), plain transfers",
     "facilitator": "Base, an EVM (anvil) with our facilitator",
     "lnd": "Lightning, two lnd nodes",
     "lnbits": "Lightning, two LNbits",
@@ -54,10 +57,16 @@ and then no more: a use that failed, or died with its server, is given back.
 
 `make crashes` runs all of this and writes this page. `make test` runs each step of the first sandboxes once, and a
 sample of the others. `make chaos SECONDS=60` draws at random, and prints the seed: rails, flows, failing handlers,
-several clients, and several deaths, those during recovery too.
+passes, several clients, and several deaths, those during recovery too.
+
+Where a row names PostgreSQL, the shop's charges are there, and what its relayer has signed. With plain transfers, and
+with what is prepared on demand, the payer moves the money, before there is a charge.
 
 Where fewer were killed than there are steps, it was at that many, evenly spaced (`all --at-most 12`). With `--thorough`
 each step has each of the three times.
+
+Not among them: tools of MCP, an agent's journal in PostgreSQL, people at Checkout, customers who have saved a card, and
+a facilitator in front of a handler that fails.
 
 | rail | flow | the handler | steps (server, client, facilitator) | killed | wrong | how it ended |
 |---|---|---|---|---|---|---|

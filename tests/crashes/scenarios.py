@@ -21,18 +21,23 @@ __all__ = [
     "Scenario",
 ]
 
-Bank = Literal["base", "lightning", "stripe", "anvil", "facilitator", "lnd", "lnbits"]
+Bank = Literal[
+    "base", "transfer", "lightning", "stripe", "prepared", "anvil", "anvil_transfer", "facilitator", "lnd", "lnbits"
+]
 Ending = Literal["whole", "stream", "fails", "raises"]
 """How a run of the handler ends: an answer of known length, one that streams, a 500, an exception."""
 
 PRICES: Final[dict[Bank, str]] = {
     "base": "0.003 USD",
+    "transfer": "0.003 USD",
+    "anvil_transfer": "0.003 USD",
     "anvil": "0.003 USD",
     "facilitator": "0.003 USD",
     "lightning": "21 sat",
     "lnd": "21 sat",
     "lnbits": "21 sat",
     "stripe": "0.80 USD",
+    "prepared": "0.80 USD",
 }
 
 WINDOW: Final = 600
@@ -43,12 +48,13 @@ PASS_VALID: Final = "1d"
 
 _SERVICES: Final[dict[str, set[str]]] = {
     "anvil": {"anvil"},
+    "anvil_transfer": {"anvil"},
     "facilitator": {"anvil"},
     "lnd": {"lnd"},
     "lnbits": {"lnd", "lnbits"},
     "postgres": {"postgres"},
 }
-ALONE: Final = {"anvil", "facilitator", "lnd", "lnbits"}
+ALONE: Final = {"anvil", "anvil_transfer", "facilitator", "lnd", "lnbits"}
 """The banks on which one run at a time can be: their time and their balances are one."""
 
 
@@ -60,7 +66,7 @@ class Scenario:
         bank: the rail, and whose money moves on it.
         handler: how each run of the handler ends, the last one for all that follow.
         uses: for how many requests one payment is good; more than one make a pass.
-        store: where the shop keeps its charges.
+        store: where the shop keeps its charges, and its relayer what it has signed.
     """
 
     bank: Bank
@@ -158,6 +164,11 @@ MORE: Final = (
     Scenario("base", "authorization", ("whole", "fails", "whole"), uses=3),
     Scenario("lightning", "upfront", ("whole", "raises", "whole"), uses=3),
     Scenario("stripe", "escrow", ("stream",), uses=3),
+    Scenario("transfer", "upfront"),
+    Scenario("transfer", "upfront", ("fails",)),
+    Scenario("prepared", "escrow"),
+    Scenario("prepared", "upfront"),
+    Scenario("prepared", "upfront", ("fails",)),
 )
 """On the sandboxes, too."""
 
@@ -165,12 +176,14 @@ REAL: Final = (
     Scenario("anvil", "authorization"),
     Scenario("anvil", "upfront"),
     Scenario("anvil", "upfront", ("fails",)),
+    Scenario("anvil_transfer", "upfront"),
     Scenario("facilitator", "authorization"),
     Scenario("facilitator", "upfront"),
     Scenario("lnd", "upfront"),
     Scenario("lnd", "upfront", ("fails",)),
     Scenario("lnbits", "upfront"),
     Scenario("lnbits", "upfront", ("fails",)),
+    Scenario("anvil", "authorization", store="postgres"),
     Scenario("base", "authorization", store="postgres"),
     Scenario("lightning", "upfront", store="postgres"),
     Scenario("stripe", "escrow", store="postgres"),

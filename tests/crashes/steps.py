@@ -19,6 +19,7 @@ from rail402.stores.base import Store
 from rail402.stores.postgres import PostgresStore
 from rail402.stores.sqlite import SqliteStore
 from rail402_base.rpc.relayer_store import RelayerStore, SqliteRelayerStore
+from rail402_base.rpc.relayer_store_postgres import PostgresRelayerStore
 from rail402_stripe.sandbox import SandboxTransport
 
 __all__ = ["Steps", "watch_agent", "watch_shop"]
@@ -89,6 +90,7 @@ def watch_shop(steps: Steps, rail: PaymentRail) -> None:
         steps.watch(PostgresStore, verb, _of_store)
     for verb in _verbs(RelayerStore):
         steps.watch(SqliteRelayerStore, verb, lambda verb, _: f"relayer.{verb}")
+        steps.watch(PostgresRelayerStore, verb, lambda verb, _: f"relayer.{verb}")
     for capability in (PaymentRail, Holds, Refunds, RefundsOnDemand):
         if isinstance(rail, capability):
             for verb in _verbs(capability):
@@ -102,6 +104,8 @@ def watch_agent(steps: Steps, wallet: Wallet) -> None:
         steps.watch(Journal, verb, _of_journal)
     for verb in _verbs(Wallet):
         steps.watch(type(wallet), verb, lambda verb, _: f"wallet.{verb}")
+    for verb in _verbs(RelayerStore):  # where a wallet keeps the transfers that it has signed
+        steps.watch(SqliteRelayerStore, verb, lambda verb, _: f"sender.{verb}")
     _watch_http(steps)
     send = httpx.AsyncHTTPTransport.handle_async_request
 

@@ -11,7 +11,7 @@ from tests.crashes.__main__ import main, random_run
 from tests.crashes.matrix import command
 from tests.crashes.scenarios import Bank, Plan, Scenario
 
-BANKS: list[Bank] = ["base", "lightning", "stripe"]
+BANKS: list[Bank] = ["base", "transfer", "lightning", "stripe", "prepared"]
 
 
 def test_a_seed_says_it_all() -> None:
@@ -20,9 +20,10 @@ def test_a_seed_says_it_all() -> None:
     assert {scenario.bank for scenario, _ in runs} == set(BANKS)
     assert any(len(plan.server) > 1 for _, plan in runs)
     assert any(plan.clients > 1 for _, plan in runs)
+    assert any(scenario.uses > 1 for scenario, _ in runs)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(6))
 def test_a_run_is_written_down_as_it_was(seed: int) -> None:
     scenario, plan = random_run(seed, BANKS)
     _, _, _, _, name, text = shlex.split(command(scenario, plan))

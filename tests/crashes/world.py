@@ -14,6 +14,7 @@ from tests.crashes.banks import Anvil, Bank, BaseSandbox, LightningSandbox, Lnd,
 from tests.crashes.clock import SharedClock
 from tests.crashes.facilitated import Facilitated
 from tests.crashes.lnbits_bank import Lnbits
+from tests.crashes.payers_first import AnvilTransfer, StripePrepared, TransferSandbox
 from tests.crashes.processes import bound
 from tests.crashes.scenarios import Scenario
 from tests.services.postgres import PostgresServer
@@ -44,14 +45,12 @@ class World:
     @classmethod
     def make(cls, path: Path, scenario: Scenario, where: Mapping[str, Any], clients: int) -> World:
         """Make one in an empty directory."""
-        bank = _open_bank(scenario.bank, path, where)
+        bank = _open_bank(scenario, path, where)
         clock = SharedClock(path / "clock", bank.now())
         for number in range(clients):
             bank.wallet(number, clock)  # what has accounts makes them now
         claim = bound(free_ports(1)[0])
-        store = f"sqlite:///{path / 'charges.db'}"
-        if scenario.store == "postgres":
-            store = PostgresServer(where["postgres"]).schema()
+        store = _database(scenario, path / "charges.db", where)
         return cls(path, scenario, bank, clock, claim.getsockname()[1], store, claim)
 
     @property
@@ -109,17 +108,28 @@ def lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _open_bank(name: str, path: Path, where: Mapping[str, Any]) -> Bank:
-    """The bank of that name, with what is its own in `path`; `where` says where the real services are."""
-    match name:
+def _database(scenario: Scenario, file: Path, where: Mapping[str, Any]) -> str:
+    """The URL of a database of the shop's: a schema of its own, or the file."""
+    return PostgresServer(where["postgres"]).schema() if scenario.store == "postgres" else f"sqlite:///{file}"
+
+
+def _open_bank(scenario: Scenario, path: Path, where: Mapping[str, Any]) -> Bank:
+    """The scenario's bank, with what is its own in `path`; `where` says where the real services are."""
+    match scenario.bank:
         case "base":
             return BaseSandbox(path)
+        case "transfer":
+            return TransferSandbox(path)
         case "lightning":
             return LightningSandbox(path)
         case "stripe":
             return StripeSandbox(path)
+        case "prepared":
+            return StripePrepared(path)
         case "anvil":
-            return Anvil(path, where["anvil"])
+            return Anvil(path, where["anvil"], _database(scenario, path / "relayer.db", where))
+        case "anvil_transfer":
+            return AnvilTransfer(path, where["anvil"])
         case "facilitator":
             return Facilitated(path, where["anvil"])
         case "lnbits":

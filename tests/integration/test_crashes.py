@@ -6,6 +6,7 @@ A seeded sample of the steps; `make crashes` takes all of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -38,15 +39,28 @@ def try_out(scenario: Scenario, where: dict[str, Any]) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-@on("anvil")
-def test_the_balances_on_an_evm_are_right(evm: EvmChain, scenario: Scenario) -> None:
+@pytest.fixture
+def chain(evm: EvmChain) -> Iterator[dict[str, Any]]:
+    """How to reach a chain, which is left as it was."""
     now = evm.now()
     before = evm.call("evm_snapshot")
     try:
-        try_out(scenario, of_evm(evm))
+        yield of_evm(evm)
     finally:
         evm.call("evm_revert", before)  # the harness lets days pass there
     assert evm.now() == now
+
+
+@on("anvil")
+def test_the_balances_on_an_evm_are_right(chain: dict[str, Any], scenario: Scenario) -> None:
+    try_out(scenario, chain)
+
+
+@on("anvil", "postgres")
+def test_a_relayer_in_a_postgresql_pays_as_often(
+    chain: dict[str, Any], postgres: PostgresServer, scenario: Scenario
+) -> None:
+    try_out(scenario, chain | of_postgres(postgres))
 
 
 @on("lnd")
