@@ -194,3 +194,24 @@ async def test_a_wrong_preimage_mints_no_further_invoice(tmp_path: Path, observe
             await town.http.get("/article/one", headers=signature(first, {"preimage": preimage}))
         ).status_code == 200
     observed("a wrong preimage gets the same invoice again, which nobody can pay twice")
+
+
+async def test_an_offer_that_came_back_altered_is_not_made_once_more(tmp_path: Path, observed: Observe) -> None:
+    """Else the gate would say in its own 402 whatever terms somebody has sent it: to a cache, or to an agent."""
+    town, other = Town(tmp_path / "here"), Town(tmp_path / "elsewhere")
+    async with town.gate, town.http, other.gate, other.http:
+        ours = required(await town.http.get("/article/one"))
+        stranger = required(await other.http.get("/article/one"))
+        two = required(await town.http.get("/article/two"))
+        cheap = ours | {"amount": "1000"}
+        invoice = ours | {"extra": ours["extra"] | {"invoice": stranger["extra"]["invoice"]}}
+        foreign = stranger | {"extra": stranger["extra"] | {"invoice": ours["extra"]["invoice"]}}
+        for accepted in (cheap, invoice, foreign, stranger, two, ours | {"payTo": "02" * 33}):
+            answer = await town.http.get("/article/one", headers=signature(accepted, {"preimage": "00" * 32}))
+            made = required(answer)
+            assert (answer.status_code, answer.json()["code"]) == (402, "resource_mismatch")
+            shown = [each["extra"]["invoice"] for each in (ours, stranger, two)]
+            assert (made["amount"], made["payTo"]) == (ours["amount"], ours["payTo"])
+            assert made["extra"]["invoice"] not in shown
+        assert town.runs == []
+    observed("an altered offer, or one with the token of another offer or server, is none: the 402 has an invoice anew")

@@ -85,6 +85,34 @@ async def test_in_another_dialect_it_is_used(world: World, first: str, observed:
     observed("409 `replay_not_proven` in another dialect")
 
 
+@pytest.mark.parametrize("mine", [{"authorization": "Bearer mine"}, {"authorization": "Basic bWluZQ=="}])
+async def test_without_the_login_it_is_used(world: World, mine: dict[str, str], observed: Observe) -> None:
+    """What was bought by somebody who was logged in may be about that person."""
+    fields = await world.payment("/article")
+    first = await world.http.get("/article", headers=fields | mine)
+    assert first.status_code == 200
+    for login in ({}, {"authorization": "Bearer another"}):
+        assert await world.refused("/article", fields | login, status=409) == "replay_not_proven"
+    again = await world.http.get("/article", headers=fields | mine)
+    assert (again.status_code, again.content, world.runs) == (200, first.content, ["article"])
+    await assert_one_payment(world)
+    observed("409 `replay_not_proven` without the login that the first request had")
+
+
+async def test_a_bare_preimage_needs_the_cookie_again(town: Town, observed: Observe) -> None:
+    """Nodes that forwarded the payment know the preimage too."""
+    accepted = required(await town.http.get("/article/one"))
+    shown = {"X-Receipt": await town.pay(accepted["extra"]["invoice"])}
+    first = await town.http.get("/article/one", headers=shown | {"cookie": "session=mine"})
+    assert first.status_code == 200
+    for cookie in ({}, {"cookie": "session=another"}):
+        answer = await town.http.get("/article/one", headers=shown | cookie)
+        assert (answer.status_code, answer.json()["code"]) == (409, "replay_not_proven")
+    again = await town.http.get("/article/one", headers=shown | {"cookie": "session=mine"})
+    assert (again.content, town.runs) == (first.content, ["one"])
+    observed("a preimage alone opens no answer that went to a browser with a cookie")
+
+
 @pytest.mark.parametrize("path", ["/article", "/upfront"])
 async def test_after_a_restart_it_is_still_used(tmp_path: Path, path: str, observed: Observe) -> None:
     store = f"sqlite:///{tmp_path}/charges.db"
@@ -104,7 +132,7 @@ async def test_two_hours_after_the_store_was_lost_nothing_old_pays(tmp_path: Pat
     """The chain remembers what the gate forgot. For an hour it would be taken for a stranger's preemption: that is why
     a gate whose store was lost is to wait for two hours."""
     async with World(tmp_path).open() as world:
-        fields = await world.payment("/article", valid_before=2**64)
+        fields = await world.payment("/article", valid_before=world.clock() + 86_400)
         assert (await world.http.get("/article", headers=fields)).status_code == 200
     async with World(tmp_path).open() as forgetful:
         forgetful.clock.advance(2 * 3600)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rail402_lightning.rail import SETTLE_GRACE
 from tests.attacks.cases import Observe
 from tests.attacks.chain import Stand
 from tests.conformance.test_base_end_to_end import World
+from tests.conformance.test_lightning_end_to_end import Town, required, signature
 from tests.services.anvil import EvmChain
 
 NEEDED = 120
@@ -63,6 +67,27 @@ async def test_a_payer_whose_clock_is_wrong(world: World, skew: int, observed: O
     code = await world.refused("/article", fields)
     assert code == ("authorization_expired" if skew < 0 else "not_yet_valid")
     observed("a payer's clock that is an hour off is refused, and costs nothing")
+
+
+@pytest.mark.parametrize("late", [0, 1])
+async def test_an_invoice_that_was_paid_too_late(
+    town: Town, monkeypatch: pytest.MonkeyPatch, late: int, observed: Observe
+) -> None:
+    """A node may take a payment after an invoice is over: one that was held on its way, say."""
+    accepted = required(await town.http.get("/article/one"))
+    preimage = await town.pay(accepted["extra"]["invoice"])
+    status, paid_at = town.receiver.status, town.clock() + 600 + SETTLE_GRACE + late
+
+    async def delayed(payment_hash: bytes) -> Any:
+        found = await status(payment_hash)
+        assert found is not None
+        return replace(found, settled_at=paid_at)
+
+    monkeypatch.setattr(town.receiver, "status", delayed)
+    answer = await town.http.get("/article/one", headers=signature(accepted, {"preimage": preimage}))
+    assert (answer.status_code, town.runs) == ((402, []) if late else (200, ["one"]))
+    assert not late or answer.json()["code"] == "offer_expired"
+    observed("402 `offer_expired` for an invoice that was paid more than a minute after its offer was over")
 
 
 async def test_on_the_chain_no_gas_is_spent_on_them(evm: EvmChain, tmp_path: Path, observed: Observe) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rail402.protocol.charge import PaymentState
+from rail402.errors import OutcomeUnknown
+from rail402.protocol.charge import Charge, PaymentState
+from rail402.protocol.payment import Payment
 from tests.attacks.cases import Observe
 from tests.attacks.chain import PRICE, Stand
 from tests.conformance.test_base_end_to_end import World
@@ -70,3 +73,46 @@ async def test_a_node_that_loses_the_answer(world: World, fault: Any, observed: 
         await world.assert_books(paid=0)
     assert world.runs == ["article"]
     observed("where the chain shows that nothing was taken, and it has expired, it is closed as not paid")
+
+
+@pytest.fixture
+async def hasty(tmp_path: Path) -> AsyncIterator[World]:
+    """A publisher who waits a second for its rail."""
+    async with World(tmp_path, settle_seconds=1).open() as world:
+        yield world
+
+
+@pytest.mark.parametrize("path", ["/article", "/upfront"])
+@pytest.mark.parametrize("arrives", [True, False], ids=["it arrives", "it does not"])
+@pytest.mark.parametrize("says", ["nothing", "that it does not know"])
+async def test_a_rail_that_never_says_what_became_of_it(
+    hasty: World, monkeypatch: pytest.MonkeyPatch, says: str, arrives: bool, path: str, observed: Observe
+) -> None:
+    """The rail has the money's authorization, and from then on the gate hears nothing, or that nothing is known."""
+    settle = hasty.rail.settle
+
+    async def lost(charge: Charge, payment: Payment | None) -> Any:
+        if arrives:
+            await settle(charge, payment)
+        if says == "nothing":
+            await asyncio.Event().wait()
+        raise OutcomeUnknown("the connection broke off")
+
+    monkeypatch.setattr(hasty.rail, "settle", lost)
+    fields = await hasty.payment(path, valid_before=hasty.clock() + 900)
+    for _ in range(2):
+        answer = await hasty.http.get(path, headers=fields)
+        assert (answer.status_code, answer.json()["code"]) == (503, "outcome_unknown")
+        assert int(answer.headers["retry-after"]) > 0
+        assert not {"payment-required", "www-authenticate"} & answer.headers.keys(), "no invitation to pay twice"
+    (charge,) = await hasty.gate.services().store.recent(limit=9)
+    assert charge.payment is PaymentState.UNKNOWN
+    for _ in range(10):
+        hasty.clock.advance(30 if arrives else 100)
+        await hasty.gate.reconcile()
+    monkeypatch.undo()
+    answer = await hasty.http.get(path, headers=fields)
+    assert answer.status_code == (200 if arrives else 402)
+    assert len(hasty.runs) == (1 if arrives or path == "/article" else 0)
+    await hasty.assert_books(paid=PRICE if arrives else 0)
+    observed("a rail that never answers, or does not know, is no rail that says that nothing was paid")
