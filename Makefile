@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST_ARGS ?=
 
-.PHONY: demo test check format bench fuzz chaos crashes soak coverage clean
+.PHONY: demo test check format bench fuzz faults chaos crashes soak coverage clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/rail402 demo
@@ -30,6 +30,9 @@ bench: $(VENV)/.developing
 SECONDS ?= 60
 fuzz: $(VENV)/.developing # hostile bytes for every parser, SECONDS each
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(FUZZ_ARGS)
+
+faults: $(VENV)/.developing # every fault in every call, where `make test` plays a sample of some
+	RAIL402_FAULTS=all $(BIN)/python -m pytest tests/faults
 
 chaos: $(VENV)/.developing # kill servers and clients at random, for SECONDS; SEED=... again
 	$(BIN)/python -m tests.crashes --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)

@@ -57,7 +57,7 @@ call that is made only because an outage has left the outcome unknown. Whether a
 before its answer is lost makes no difference, and is not told apart. Refunds on Lightning are played from where the
 seller has granted one: however often the payer asks, the money goes back once. Of the columns with a star, which have
 much in common with others, one purchase in {ONE_IN} is played, and each in which a payment was made and the answer was
-another or none; `RAIL402_FAULTS=all pytest tests/faults` plays all.
+another or none; `make faults` plays all.
 
 Not played are Stripe on demand (people at its pages), Stripe's wallets other than the test helper (Link, a customer of
 one's own, Checkout), refunds by hand on Base and Stripe, payments from contracts, remote signers, several facilitators
