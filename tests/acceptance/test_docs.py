@@ -545,6 +545,18 @@ def test_every_path_on_a_page_is_there(page: Path) -> None:
             assert (ROOT / span).exists(), span
 
 
+def test_what_was_counted_is_what_the_pages_with_the_counts_say() -> None:
+    said = {row[0]: row[2] for row in rows(ROOT / "docs" / "exactly-once.md", "# Exactly once")}
+    attacks = set(re.findall(r"^\| (\d+) \|", (ROOT / "docs" / "security.md").read_text(), re.MULTILINE))
+    assert said["attacks"].startswith(f"{len(attacks)} cases")
+    crashes = rows(ROOT / "docs" / "crashes.md", "# Crashes")
+    killed = sum(int(number) for row in crashes for number in re.findall(r"\d+", row[4]))
+    assert said["crashes"].startswith(f"{killed} kills, {sum(int(row[5]) for row in crashes)} wrong")
+    faults = re.search(r"\*\*(\d+) purchases\*\*", (ROOT / "docs" / "faults.md").read_text())
+    assert faults is not None
+    assert said["faults"].startswith(f"{faults[1]} purchases")
+
+
 def test_every_folder_of_the_layout_is_there() -> None:
     for row in rows(README, "## Layout"):
         (folder, *_) = names(row[0])
