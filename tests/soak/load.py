@@ -25,8 +25,9 @@ __all__ = ["Load", "Tally"]
 
 SOLD: Final = ("/article", "/upfront", "/invoice", "/report", "/pass", "/stream")
 
-_PATIENCE: Final = 60
-"""Seconds in which a purchase is served whose worker was killed: the leases of the charges lapse, and then some."""
+_PATIENCE: Final = 240
+"""Seconds in which a purchase is served whose worker was killed: its lease lapses, and a request to Stripe that was cut
+off may land for two minutes."""
 
 _UPSET: Final = 10
 """Seconds after a kill in which connections may break."""
@@ -61,11 +62,10 @@ class Tally:
         if tries == 1:
             self.seconds.append(now - began)
 
-    def cut_off(self, who: str, error: Exception) -> None:
-        """Count a request without an answer, which is wrong unless a worker has just been killed."""
-        now = asyncio.get_running_loop().time()
+    def cut_off(self, who: str, error: Exception, began: float) -> None:
+        """Count a request without an answer: wrong unless a worker was killed since it began, or just before."""
         self.answers[f"{who} cut off", 0] += 1
-        if not self.kills or now - self.kills[-1] > _UPSET:
+        if not self.kills or self.kills[-1] < began - _UPSET:
             self.wrong[f"{who}: {type(error).__name__}: {error}"] += 1
 
     def answered(self, who: str, response: httpx.Response, expected: Sequence[int]) -> None:
@@ -138,7 +138,7 @@ class Load:
             try:
                 response = await client.get(path, params={"turn": turn})
             except (Rail402Error, httpx.HTTPError) as error:
-                self.tally.cut_off("agent", error)
+                self.tally.cut_off("agent", error, began)
             else:
                 self.tally.answered("agent", response, [200])
                 if response.is_success:
@@ -153,12 +153,13 @@ class Load:
             turn = 0
             while not self._stopping.is_set():
                 turn += 1
+                began = asyncio.get_running_loop().time()
                 try:
                     response = await client.get("/fails", params={"turn": turn})
                 except PaymentOutcomeUnknown:  # it asked until its deadline
                     self.tally.answers["unlucky", 0] += 1
                 except (Rail402Error, httpx.HTTPError) as error:
-                    self.tally.cut_off("unlucky", error)
+                    self.tally.cut_off("unlucky", error, began)
                 else:
                     self.tally.answered("unlucky", response, [])
 
@@ -177,10 +178,11 @@ class Load:
             base_url=self._shop.url, limits=limits, timeout=60, trust_env=False, verify=_NO_TLS
         ) as client:
             while not self._stopping.is_set():
+                began = asyncio.get_running_loop().time()
                 try:
                     await chance.choice(tricks)(client, chance)
                 except httpx.HTTPError as error:
-                    self.tally.cut_off("vandal", error)
+                    self.tally.cut_off("vandal", error, began)
                 await asyncio.sleep(chance.uniform(0, 0.05))
 
     async def _free(self, client: httpx.AsyncClient, chance: random.Random) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ class Watch:
     def __init__(self, process: Process, *, every: float) -> None:
         self._process, self._every = process, every
         self.samples: list[tuple[float, dict[int, Sample]]] = []
+        self._paces: list[tuple[float, float]] = []
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -50,6 +52,7 @@ class Watch:
             await asyncio.sleep(self._every)
             found = {member: sample for member in self._process.members() if (sample := _look(member))}
             self.samples.append((loop.time() - started, found))
+            self._paces.append((loop.time() - started, _pace()))
 
     def growth(self) -> dict[str, tuple[float, float]]:
         """Return the medians of each quantity soon after warming up, and at the end.
@@ -76,6 +79,16 @@ class Watch:
                 used += sum(spent)
             before = found
         return used
+
+    def pace(self, since: float, until: float) -> float:
+        """Return the milliseconds of processor time that the same work took between two moments of the run."""
+        return median([pace for seconds, pace in self._paces if since < seconds <= until] or [1.0])
+
+
+def _pace() -> float:
+    begun = time.process_time()
+    sum(number * number for number in range(50_000))
+    return (time.process_time() - begun) * 1000
 
 
 def _look(member: int) -> Sample | None:
