@@ -9,7 +9,8 @@ in its `_meta` as well: that is where mppx looks for them too.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
@@ -113,16 +114,12 @@ class ToolExchange(Exchange):
 
     def payments(self) -> list[Payment]:
         context, meta = self._services.context(), self.request.meta
-
-        def x402() -> list[Payment]:
-            payment = None if self._x402 is None else self._x402.payment(meta, context)
-            return [] if payment is None else [payment]
-
-        def mpp() -> list[Payment]:
-            payment = None if self._mpp is None else self._mpp.payment({"params": {"_meta": meta}}, context)
-            return [] if payment is None else [payment]
-
-        return read_each((x402, mpp))
+        readers: list[Callable[[], Payment | None]] = []
+        if self._x402 is not None:
+            readers.append(partial(self._x402.payment, meta, context))
+        if self._mpp is not None:
+            readers.append(partial(self._mpp.payment, {"params": {"_meta": meta}}, context))
+        return read_each(partial(_shown, read) for read in readers)
 
     async def ask(self, challenge: Challenge, charge: Charge | None, payment: Payment | None) -> None:
         context = self._services.context()
@@ -197,6 +194,11 @@ def _codecs(services: Services, rule: Rule) -> tuple[X402Mcp | None, MppMcp | No
     x402 = next((X402Mcp(dialect) for dialect in spoken if isinstance(dialect, X402V2)), None)
     mpp = next((MppMcp(dialect) for dialect in spoken if isinstance(dialect, Mpp)), None)
     return x402, mpp
+
+
+def _shown(read: Callable[[], Payment | None]) -> list[Payment]:
+    payment = read()
+    return [] if payment is None else [payment]
 
 
 def _named_as_x402_does(challenge: Challenge) -> Challenge:
