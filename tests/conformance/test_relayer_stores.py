@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -16,6 +15,7 @@ import pytest
 from rail402.errors import ConfigurationError
 from rail402_base.rpc.relayer_store import Account, Purpose, RelayerStore, Stored, open_relayer_store
 from rail402_base.rpc.transactions import SignedTransaction
+from tests.services.processes import run_together
 
 NOW = 1_800_000_000
 RELAYER, PAYER, TOKEN = "0x" + "Aa" * 20, "0x" + "Bb" * 20, "0x" + "Cc" * 20
@@ -278,21 +278,8 @@ asyncio.run(main())
 
 
 def allocate_in_processes(url: str) -> list[list[tuple[int, str, bool]]]:
-    with ExitStack() as running:
-        workers = []
-        for number in range(PROCESSES):
-            command = [sys.executable, "-c", ALLOCATES, url, str(number)]
-            worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            workers.append(running.enter_context(worker))
-            running.callback(worker.kill)
-        for worker in workers:
-            assert worker.stdout is not None
-            assert worker.stdout.readline() == "ready\n"
-        for worker in workers:
-            assert worker.stdin is not None
-            worker.stdin.write("go\n")
-            worker.stdin.flush()
-        return [json.loads(worker.communicate(timeout=60)[0]) for worker in workers]
+    answers = run_together([[sys.executable, "-c", ALLOCATES, url, str(number)] for number in range(PROCESSES)])
+    return [json.loads(answer) for answer in answers]
 
 
 async def test_many_processes_sign_no_nonce_twice(url: str, store: RelayerStore) -> None:

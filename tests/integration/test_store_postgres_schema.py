@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
-from contextlib import ExitStack
 from typing import Any
 
 import psycopg
@@ -13,25 +11,22 @@ import pytest
 
 from rail402.errors import ConfigurationError, StoreError
 from rail402.protocol.charge import Charge
-from rail402.stores.base import Claim, Issued, StoredResponse, TokenBucket
 from rail402.stores.postgres import PostgresStore
 from rail402.stores.postgres_database import PostgresDatabase
 from rail402.stores.sql import Migration, migrations
-from rail402.testing.store_support import NOW, make_charge, settled
+from rail402.testing.store_support import NOW
+from tests.conformance.upgraded_stores import CHARGE, OPEN, assert_all_there, columns_of
 from tests.services.postgres import PostgresServer
+from tests.services.processes import run_together
 
 STEPS = migrations("postgres")
 
-CHARGE = settled("tx:1", "offer:ä", uses=3, uses_taken=1, valid_until=NOW + 60)
-OPEN = make_charge("tx:2", lease_until=NOW - 60)
-
 
 def charge_row(charge: Charge) -> tuple[str, list[Any]]:
-    names = ["id", "version", "payment", "delivery", "lease_until", "created_at", "valid_until", "uses", "uses_taken"]
-    row = charge.model_dump(mode="json")
-    marks = ", ".join(["%s"] * (len(names) + 1))
-    text = f"INSERT INTO rail402_charges ({', '.join(names)}, charge, written_by) VALUES ({marks}, gen_random_uuid())"
-    return text, [*(row[name] for name in names), charge.model_dump_json()]
+    row = columns_of(charge)
+    marks = ", ".join(["%s"] * len(row))
+    text = f"INSERT INTO rail402_charges ({', '.join(row)}, written_by) VALUES ({marks}, gen_random_uuid())"
+    return text, list(row.values())
 
 
 ROWS: dict[int, list[tuple[str, Any]]] = {
@@ -77,26 +72,8 @@ async def test_tables_of_an_earlier_version_are_brought_up_to_date(
     version: int, schema: str, postgres: PostgresServer
 ) -> None:
     old = await make_old_schema(postgres, version)
-    upgraded, new = PostgresStore(old), PostgresStore(schema)
-    for _ in range(2):  # the second start finds nothing to do
-        await upgraded.start()
-        assert await upgraded.claim(make_charge("offer:ä")) == Claim(won=False, charge=CHARGE)
-        assert await upgraded.unresolved(now=NOW, limit=5) == [OPEN]
-        assert await upgraded.response(CHARGE.id) == StoredResponse(200, body=b"paid")
-        assert await upgraded.remember("salt", "new") == "old"
-        assert await upgraded.issued("lnbc:1") == Issued(key="lnbc:1", order_digest="ab", offer="{}", expires_at=NOW)
-        assert await upgraded.lead("reconciler", "a", now=NOW, seconds=30) is (version < 2)
-        assert await upgraded.renew_use(CHARGE.id, "old", lease_until=NOW + 60) is (version >= 3)
-        await upgraded.close()
-    await upgraded.start()
-    taken = await upgraded.take_use(CHARGE.id, "one", now=NOW, lease_until=NOW)
-    assert taken == CHARGE.model_copy(update={"uses_taken": 2})
-    assert await upgraded.spend("ip:1", 9, TokenBucket(rate=1, burst=5), now=NOW) == (5 if version < 2 else 3)
-    await upgraded.prune(before=NOW + 60, now=NOW)
-    assert await upgraded.recent(limit=5) == [OPEN, taken]
-    await upgraded.prune(before=NOW + 61, now=NOW)
-    assert await upgraded.recent(limit=5) == [OPEN]
-    await upgraded.close()
+    await assert_all_there(PostgresStore(old), version)
+    new = PostgresStore(schema)
     await new.start()
     await new.close()
     assert described(postgres, old) == described(postgres, schema)
@@ -169,19 +146,5 @@ asyncio.run(main())
 
 
 def test_of_many_processes_that_start_together_one_makes_the_schema(schema: str) -> None:
-    with ExitStack() as running:
-        workers = []
-        for number in range(4):
-            command = [sys.executable, "-c", MIGRATES, schema, f"ch_{number}"]
-            worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            workers.append(running.enter_context(worker))
-            running.callback(worker.kill)
-        for worker in workers:
-            assert worker.stdout is not None
-            assert worker.stdout.readline() == "ready\n"
-        for worker in workers:
-            assert worker.stdin is not None
-            worker.stdin.write("go\n")
-            worker.stdin.flush()
-        answers = [worker.communicate(timeout=60)[0] for worker in workers]
+    answers = run_together([[sys.executable, "-c", MIGRATES, schema, f"ch_{number}"] for number in range(4)])
     assert sorted(answers) == ["False\n"] * 3 + ["True\n"]

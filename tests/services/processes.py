@@ -20,7 +20,7 @@ import pytest
 
 from tests.services import _lifeline
 
-__all__ = ["Process", "ServiceFailed", "active", "free_ports", "running", "serve", "wait_for"]
+__all__ = ["Process", "ServiceFailed", "active", "free_ports", "run_together", "running", "serve", "wait_for"]
 
 T = TypeVar("T")
 
@@ -135,6 +135,30 @@ def running(
     finally:
         _active.remove(process)
         process.stop()
+
+
+def run_together(commands: Sequence[Sequence[str]], *, timeout: float = 60) -> list[str]:
+    """Run programs that print "ready" and then wait for a line, and let all go on when all are ready.
+
+    Returns:
+        What each of them printed then. All must end with status 0.
+    """
+    with ExitStack() as left:
+        children = []
+        for command in commands:
+            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            children.append(left.enter_context(child))
+            left.callback(child.kill)
+        for child in children:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+        for child in children:
+            assert child.stdin is not None
+            child.stdin.write("go\n")
+            child.stdin.flush()
+        answers = [child.communicate(timeout=timeout)[0] for child in children]
+    assert [child.returncode for child in children] == [0] * len(children)
+    return answers
 
 
 def active() -> tuple[Process, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 import stat
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -17,6 +16,7 @@ from rail402.errors import ConfigurationError, StoreError
 from rail402_stripe.sandbox import Sandbox, sandbox_client
 from rail402_stripe.sandbox.exchange import Request
 from rail402_stripe.sandbox.ledger import Ledger
+from tests.services.processes import run_together
 
 CARD: Any = {"amount": 500, "currency": "usd", "payment_method": "pm_card_visa", "confirm": True}
 
@@ -47,23 +47,7 @@ asyncio.run(main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv
 def race(path: Path, operation: str, params: dict[str, Any], *, times: int = 1, processes: int = 2) -> list[str]:
     """Run the operation in several processes at once; returns every outcome."""
     arguments = [sys.executable, "-W", "error", "-c", CHILD, str(path), operation, json.dumps(params), str(times)]
-    children = [
-        subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)
-    ]
-    try:
-        for child in children:
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n"
-        for child in children:
-            assert child.stdin is not None
-            child.stdin.write("go\n")
-            child.stdin.flush()
-        outputs = [child.communicate(timeout=30)[0] for child in children]
-    finally:
-        for child in children:
-            child.kill()
-            child.communicate()
-    assert [child.returncode for child in children] == [0] * processes
+    outputs = run_together([arguments] * processes)
     return [line for output in outputs for line in output.splitlines()]
 
 

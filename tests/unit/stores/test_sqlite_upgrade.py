@@ -11,24 +11,19 @@ from typing import Any
 import pytest
 
 from rail402.protocol.charge import Charge
-from rail402.stores import Issued, SqliteStore, StoredResponse, TokenBucket
-from rail402.stores.base import Claim
+from rail402.stores import SqliteStore
 from rail402.stores.sql import migrations
 from rail402.stores.sqlite_file import open_writer
-from rail402.testing.store_support import NOW, make_charge, settled
+from rail402.testing.store_support import NOW
+from tests.conformance.upgraded_stores import CHARGE, OPEN, assert_all_there, columns_of
 
 EARLIER = [step.number for step in migrations("sqlite")[:-1]]
 
-CHARGE = settled("tx:1", "offer:1", uses=3, uses_taken=1, valid_until=NOW + 60)
-OPEN = make_charge("tx:2", lease_until=NOW - 60)
-
 
 def charge_row(charge: Charge) -> tuple[str, Sequence[Any]]:
-    names = ["id", "version", "payment", "delivery", "lease_until", "created_at", "valid_until", "uses", "uses_taken"]
-    row = charge.model_dump(mode="json")
-    marks = ", ".join("?" * (len(names) + 1))
-    text = f"INSERT INTO charges ({', '.join(names)}, charge) VALUES ({marks})"
-    return text, [*(row[name] for name in names), charge.model_dump_json()]
+    row = columns_of(charge)
+    marks = ", ".join("?" * len(row))
+    return f"INSERT INTO charges ({', '.join(row)}) VALUES ({marks})", list(row.values())
 
 
 ROWS: dict[int, list[tuple[str, Sequence[Any]]]] = {
@@ -72,26 +67,7 @@ def described(path: Path) -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("version", EARLIER)
 async def test_old_file_is_brought_up_to_date(version: int, tmp_path: Path) -> None:
     make_old_file(tmp_path / "charges.db", version)
-    store = SqliteStore(tmp_path / "charges.db")
-    for _ in range(2):  # the second start finds nothing to do
-        await store.start()
-        assert await store.claim(make_charge("offer:1")) == Claim(won=False, charge=CHARGE)
-        assert await store.unresolved(now=NOW, limit=5) == [OPEN]
-        assert await store.response(CHARGE.id) == StoredResponse(200, body=b"paid")
-        assert await store.remember("salt", "new") == "old"
-        assert await store.issued("lnbc:1") == Issued(key="lnbc:1", order_digest="ab", offer="{}", expires_at=NOW)
-        assert await store.lead("reconciler", "a", now=NOW, seconds=30) is (version < 2)
-        assert await store.renew_use(CHARGE.id, "old", lease_until=NOW + 60) is (version >= 3)
-        await store.close()
-    await store.start()
-    taken = await store.take_use(CHARGE.id, "one", now=NOW, lease_until=NOW)
-    assert taken == CHARGE.model_copy(update={"uses_taken": 2})
-    assert await store.spend("ip:1", 9, TokenBucket(rate=1, burst=5), now=NOW) == (5 if version < 2 else 3)
-    await store.prune(before=NOW + 60, now=NOW)
-    assert await store.recent(limit=5) == [OPEN, taken]
-    await store.prune(before=NOW + 61, now=NOW)
-    assert await store.recent(limit=5) == [OPEN]
-    await store.close()
+    await assert_all_there(SqliteStore(tmp_path / "charges.db"), version)
 
 
 @pytest.mark.parametrize("version", EARLIER)
