@@ -193,10 +193,6 @@ class BaseSpec:
         keys = frozenset({authorization_key(token, authorization)})
         return Verified(payer=authorization.from_, keys=keys, state=state)
 
-    def mistaken_keys(self, payment: Payment) -> frozenset[ConsumptionKey]:
-        """Return nothing: an authorization has no public half that could be sent for it."""
-        return frozenset()
-
     def _required(self, offer: Offer) -> Token:
         token = self.token(offer.network, offer.asset)
         if token is None:

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from rail402.errors import MalformedInput
-from rail402.protocol.base import Json
+from rail402.protocol.base import Json, text_member
 from rail402.protocol.offer import Flow, Mechanism, Offer
 from rail402_lightning import bolt11
 from rail402_lightning.exact import REASONS
@@ -29,7 +29,6 @@ __all__ = [
     "X402Binding",
     "XReceiptBinding",
     "invoice_of",
-    "text_member",
 ]
 
 _UNBOUND_HASH: Final = hashlib.sha256(UNBOUND).digest()
@@ -50,18 +49,6 @@ def invoice_of(offer: Offer) -> bolt11.Invoice:
         MalformedInput: it has none that can be read.
     """
     return _decode(text_member(offer.extra, "invoice"))
-
-
-def text_member(members: Mapping[str, Any], name: str) -> str:
-    """Return a member that must be a text.
-
-    Raises:
-        MalformedInput: it is not there, or no text.
-    """
-    value = members.get(name)
-    if not isinstance(value, str):
-        raise MalformedInput(name, "must be a text")
-    return value
 
 
 class _LightningBinding:

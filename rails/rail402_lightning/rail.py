@@ -271,15 +271,10 @@ class LightningRail(PaysBack, PaymentRail):
             raise RailUnavailable("the invoice is another node's than at the start; restart to accept that")
         if invoice.created_at > terms.now + _CLOCK_SKEW:
             raise RailUnavailable(f"the node's clock is {invoice.created_at - terms.now} s ahead: payers would refuse")
-        return Offer(
-            rail=self._spec.name,
-            mechanism=mechanism.name,
-            network=mechanism.network,
-            asset=mechanism.asset,
-            amount=terms.amount,
-            currency=mechanism.currency,
-            exponent=mechanism.exponent,
+        return mechanism.offer(
+            self._spec.name,
             payee=invoice.payee.hex(),
+            amount=terms.amount,
             expires_at=min(terms.expires_at, invoice.expires_at),
             timeout_seconds=invoice.expiry,
             flow=terms.flow,

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from rail402.errors import ConfigurationError, MalformedInput, OfferRefused, PaymentRejected
 from rail402.money import MSAT_EXPONENT
+from rail402.protocol.base import text_member
 from rail402.protocol.offer import Flow, Mechanism, Offer
 from rail402.protocol.order import Order
 from rail402.protocol.payment import ConsumptionKey, Payment
@@ -23,7 +24,6 @@ from rail402_lightning.bindings import (
     X402Binding,
     XReceiptBinding,
     invoice_of,
-    text_member,
 )
 from rail402_lightning.exact import SKEW as X402_SKEW
 from rail402_lightning.exact import SchemeRefusal, check_challenge

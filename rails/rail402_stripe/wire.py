@@ -203,10 +203,6 @@ class StripeSpec:
             raise PaymentRejected("externalId must be the one of the offer", code="resource_mismatch")
         return Verified(keys=self.identify(payment))
 
-    def mistaken_keys(self, payment: Payment) -> frozenset[ConsumptionKey]:
-        """Return nothing: no proof has a public half that could be sent for it."""
-        return frozenset()
-
     # --- what a client asks
 
     def check_offer(self, offer: Offer, order: Order, *, now: int) -> None:

@@ -22,6 +22,7 @@ from rail402.protocol.base import (
     hmac_sha256_again,
     parse_json,
     sha256_hex,
+    text_member,
 )
 
 FUZZ = settings(derandomize=True, database=None, deadline=None, max_examples=150)
@@ -229,3 +230,23 @@ class TestParseJson:
     def test_what_is_canonical_is_read_back(self, value: object) -> None:
         data = canonical_json({"value": value})
         assert parse_json(data, field="f", max_bytes=10_000) == {"value": value}
+
+
+class TestTextMember:
+    def test_a_text_is_returned_as_it_is(self) -> None:
+        assert text_member({"name": " ä "}, "name") == " ä "
+        assert text_member({"amount": "12"}, "amount", r"\d+") == "12"
+
+    @pytest.mark.parametrize("value", [None, 12, True, ["12"], {"12": 1}, b"12"])
+    def test_what_is_no_text_is_refused_by_its_name(self, value: object) -> None:
+        with pytest.raises(MalformedInput, match=r"amount: must be a text"):
+            text_member({"amount": value}, "amount")
+
+    @pytest.mark.parametrize("value", ["", "12 ", "12\n", "x12", "١٢"])
+    def test_all_of_it_must_fit_its_form_in_ascii(self, value: str) -> None:
+        with pytest.raises(MalformedInput, match=r"amount: must be a text that fits \\d\+"):
+            text_member({"amount": value}, "amount", r"\d+")
+
+    def test_a_member_that_is_not_there(self) -> None:
+        with pytest.raises(MalformedInput, match="amount"):
+            text_member({}, "amount")

@@ -122,3 +122,13 @@ def test_a_mechanism_names_its_flows_in_order() -> None:
     assert (mechanism.step, mechanism.flows[0]) == (1, "upfront")
     with pytest.raises(ValidationError, match="flows"):
         Mechanism(name="a", network="b", asset="c", currency="USD", exponent=2, flows=("later",))
+
+
+def test_a_mechanism_makes_offers_of_its_own() -> None:
+    unit = {"network": "bip122:0", "asset": "BTC", "currency": "BTC", "exponent": 11}
+    mechanism = Mechanism(name="bolt11", flows=(Flow.UPFRONT, Flow.ESCROW), **unit)
+    terms: dict[str, Any] = {"payee": "02ab", "amount": 3000, "expires_at": 900, "timeout_seconds": 60}
+    plain = Offer(rail="lightning", mechanism="bolt11", flow=Flow.UPFRONT, **unit, **terms)
+    assert mechanism.offer("lightning", **terms) == plain
+    other = plain.model_copy(update={"flow": Flow.ESCROW, "extra": {"invoice": "lnbc1"}})
+    assert mechanism.offer("lightning", **terms, flow=Flow.ESCROW, extra={"invoice": "lnbc1"}) == other

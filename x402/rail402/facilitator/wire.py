@@ -188,18 +188,8 @@ def kinds_of(spec: RailSpec) -> Iterator[tuple[Mechanism, Kind]]:
 
 
 def _sample(spec: RailSpec, mechanism: Mechanism) -> Offer:
-    return Offer(
-        rail=spec.name,
-        mechanism=mechanism.name,
-        network=mechanism.network,
-        asset=mechanism.asset,
-        amount=mechanism.step,
-        currency=mechanism.currency,
-        exponent=mechanism.exponent,
-        payee="",
-        expires_at=0,
-        timeout_seconds=_SECONDS,
-        flow=Flow.AUTHORIZATION,
+    return mechanism.offer(
+        spec.name, payee="", amount=mechanism.step, expires_at=0, timeout_seconds=_SECONDS, flow=Flow.AUTHORIZATION
     )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import math
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final, Self
@@ -26,6 +27,7 @@ __all__ = [
     "nests_too_deep",
     "parse_json",
     "sha256_hex",
+    "text_member",
 ]
 
 Json = Mapping[str, Any]
@@ -139,6 +141,23 @@ def parse_json(data: bytes | str, *, field: str, max_bytes: int) -> dict[str, An
         raise MalformedInput(field, "is not valid JSON") from error
     if not isinstance(value, dict):
         raise MalformedInput(field, "must be a JSON object")
+    return value
+
+
+def text_member(members: Json, name: str, form: str | None = None) -> str:
+    """Return a member that must be a text.
+
+    Args:
+        form: the regular expression that all of it must fit, whose classes are ASCII; None: any text will do.
+
+    Raises:
+        MalformedInput: it is not there, is no text, or has another form.
+    """
+    value = members.get(name)
+    if not isinstance(value, str):
+        raise MalformedInput(name, "must be a text")
+    if form is not None and not re.fullmatch(form, value, re.ASCII):
+        raise MalformedInput(name, f"must be a text that fits {form}")
     return value
 
 

@@ -51,6 +51,38 @@ class Mechanism(Record):
     step: int = 1
     flows: tuple[Flow, ...]
 
+    def offer(
+        self,
+        rail: str,
+        *,
+        payee: str,
+        amount: int,
+        expires_at: int,
+        timeout_seconds: int,
+        flow: Flow | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Offer:
+        """Return an offer to pay by this mechanism; what is given is what `Offer` says.
+
+        Args:
+            rail: the name of the rail whose mechanism it is.
+            flow: when money moves; None: the default of the mechanism.
+        """
+        return Offer(
+            rail=rail,
+            mechanism=self.name,
+            network=self.network,
+            asset=self.asset,
+            amount=amount,
+            currency=self.currency,
+            exponent=self.exponent,
+            payee=payee,
+            expires_at=expires_at,
+            timeout_seconds=timeout_seconds,
+            flow=flow or self.flows[0],
+            extra=extra or {},
+        )
+
 
 class Offer(Record):
     """One way to pay an order.

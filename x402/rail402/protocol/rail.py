@@ -45,6 +45,7 @@ __all__ = [
     "Paid",
     "PaymentRail",
     "Pending",
+    "PublicHalves",
     "RailSpec",
     "Refunded",
     "Refunds",
@@ -123,7 +124,6 @@ class RailSpec(Protocol):
         Raises:
             MalformedInput: a member is missing or has the wrong form.
         """
-        ...
 
     def authenticate(self, offer: Offer, payment: Payment) -> Verified:
         """Check all that needs no money state: signature, preimage against hash, amount, payee, network.
@@ -133,14 +133,6 @@ class RailSpec(Protocol):
         Raises:
             PaymentRejected: with the reason code.
         """
-        ...
-
-    def mistaken_keys(self, payment: Payment) -> frozenset[ConsumptionKey]:
-        """Return the keys that would fit if the client sent a proof's public half by mistake (a payment hash).
-
-        It makes for a clear 400 instead of a fresh challenge, which would invite a second payment.
-        """
-        ...
 
     def check_offer(self, offer: Offer, order: Order, *, now: int) -> None:
         """Check what a client must verify before paying: invoice amount and payee, domain, expiry, binding.
@@ -148,7 +140,14 @@ class RailSpec(Protocol):
         Raises:
             OfferRefused: the offer is not what it claims to be.
         """
-        ...
+
+
+@runtime_checkable
+class PublicHalves(Protocol):
+    """A spec whose proofs have a public half that may be sent by mistake: a payment hash for its preimage."""
+
+    def mistaken_keys(self, payment: Payment) -> frozenset[ConsumptionKey]:
+        """Return the keys that would fit then, for a clear 400 instead of a challenge, which asks to pay once more."""
 
 
 # --- the server side -----------------------------------------------------------------------------------------------
@@ -293,7 +292,6 @@ class RefundsOnDemand(Protocol):
 
     async def pay_back(self, charge: Charge) -> Refunded | NotPaid | Failed | Unknown:
         """Give the money back to where `charge.rail_state` says by now."""
-        ...
 
 
 # --- the client side -----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from rail402.errors import MalformedInput, OutcomeUnknown, PaymentRejected, Rail
 from rail402.protocol.charge import Charge, PaymentState
 from rail402.protocol.offer import Mechanism, Offer
 from rail402.protocol.payment import ConsumptionKey, Payment
-from rail402.protocol.rail import RailSpec
+from rail402.protocol.rail import PublicHalves, RailSpec
 from rail402.server.services import Services
 
 __all__ = ["pending", "pending_among"]
@@ -55,7 +55,7 @@ def _keys(spec: RailSpec, payment: Payment) -> Iterator[ConsumptionKey]:
     where its public half was sent for it."""
     offers = [_offer_by(spec.name, mechanism, payment) for mechanism in spec.mechanisms]
     for each in (payment, *(payment.model_copy(update={"offer": offer}) for offer in offers)):
-        for read in (spec.identify, spec.mistaken_keys):
+        for read in (spec.identify, *((spec.mistaken_keys,) if isinstance(spec, PublicHalves) else ())):
             try:
                 yield from read(each)
             except (MalformedInput, PaymentRejected):
@@ -64,17 +64,5 @@ def _keys(spec: RailSpec, payment: Payment) -> Iterator[ConsumptionKey]:
 
 def _offer_by(rail: str, mechanism: Mechanism, payment: Payment) -> Offer:
     """Return an offer that says by which mechanism, and nothing else; it has the token of the payment's own."""
-    return Offer(
-        rail=rail,
-        mechanism=mechanism.name,
-        network=mechanism.network,
-        asset=mechanism.asset,
-        amount=1,
-        currency=mechanism.currency,
-        exponent=mechanism.exponent,
-        payee="",
-        expires_at=0,
-        timeout_seconds=1,
-        flow=mechanism.flows[0],
-        token=payment.offer_token,
-    )
+    offer = mechanism.offer(rail, payee="", amount=1, expires_at=0, timeout_seconds=1)
+    return offer.model_copy(update={"token": payment.offer_token})

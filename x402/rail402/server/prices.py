@@ -96,16 +96,4 @@ async def _obstacle(services: Services, rule: Rule, rail: PaymentRail, mechanism
 
 def _anything(rail: PaymentRail, mechanism: Mechanism) -> Offer:
     """Return an offer of a mechanism that is larger than any price, to ask what can be taken of it."""
-    return Offer(
-        rail=rail.spec.name,
-        mechanism=mechanism.name,
-        network=mechanism.network,
-        asset=mechanism.asset,
-        amount=_MOST,
-        currency=mechanism.currency,
-        exponent=mechanism.exponent,
-        payee=rail.payee or "",
-        expires_at=0,
-        timeout_seconds=0,
-        flow=mechanism.flows[0],
-    )
+    return mechanism.offer(rail.spec.name, payee=rail.payee or "", amount=_MOST, expires_at=0, timeout_seconds=0)

@@ -12,13 +12,13 @@ from urllib.parse import parse_qsl, urlencode
 
 from rail402.errors import MalformedInput, OfferRefused, PaymentRejected
 from rail402.money import Money
-from rail402.protocol.base import Json, canonical_json, parse_json, sha256_hex
+from rail402.protocol.base import Json, canonical_json, parse_json, sha256_hex, text_member
 from rail402.protocol.offer import Flow, Mechanism, Offer
 from rail402.protocol.order import Order
 from rail402.protocol.payment import ConsumptionKey, Payment
 from rail402.protocol.rail import Binding, Verified
 
-__all__ = ["FakeSpec", "hash_of", "text_of"]
+__all__ = ["FakeSpec", "hash_of"]
 
 _AMOUNT = re.compile(r"[1-9][0-9]{0,30}", re.ASCII)
 
@@ -71,14 +71,14 @@ class FakeSpec:
     def identify(self, payment: Payment) -> frozenset[ConsumptionKey]:
         """Return the nonce's key, or the hash of the preimage's; see `RailSpec`."""
         if self.style == "signed":
-            return frozenset({self.key(text_of(payment.payload, "nonce"))})
-        return frozenset({self.key(hash_of(text_of(payment.payload, "preimage")))})
+            return frozenset({self.key(text_member(payment.payload, "nonce"))})
+        return frozenset({self.key(hash_of(text_member(payment.payload, "preimage")))})
 
     def mistaken_keys(self, payment: Payment) -> frozenset[ConsumptionKey]:
         """Return the key that fits where the hash was sent for the preimage."""
         if self.style == "signed":
             return frozenset()
-        return frozenset({self.key(text_of(payment.payload, "preimage"))})
+        return frozenset({self.key(text_member(payment.payload, "preimage"))})
 
     def authenticate(self, offer: Offer, payment: Payment) -> Verified:
         """Check the signature, amount, payee and network, or the preimage; see `RailSpec`."""
@@ -87,13 +87,13 @@ class FakeSpec:
             if getattr(offer, member) != getattr(self.mechanism, member):
                 raise PaymentRejected(f"the offer is on another {member}", code=f"{member}_mismatch")
         if self.style == "invoice":
-            if key != self.key(text_of(offer.extra, "hash")):
+            if key != self.key(text_member(offer.extra, "hash")):
                 raise PaymentRejected("the preimage is another invoice's", code="preimage_invalid")
-            if text_of(offer.extra, "invoice_amount") != str(offer.amount):
+            if text_member(offer.extra, "invoice_amount") != str(offer.amount):
                 raise PaymentRejected("the invoice is for another amount", code="amount_mismatch")
             return Verified(keys=frozenset({key}), state={"key": key})
         terms = payment.payload
-        if not hmac.compare_digest(self.sign(_signed_text(terms)).encode(), text_of(terms, "signature").encode()):
+        if not hmac.compare_digest(self.sign(_signed_text(terms)).encode(), text_member(terms, "signature").encode()):
             raise PaymentRejected("the proof was not signed by the fake rail's secret", code="signature_invalid")
         expected = {"amount": str(offer.amount), "payee": offer.payee, "network": offer.network, "asset": offer.asset}
         for member, value in expected.items():
@@ -107,7 +107,7 @@ class FakeSpec:
             raise OfferRefused(f"{offer.asset} on {offer.network} is not this rail's")
         if offer.expires_at <= now:
             raise OfferRefused("the offer has expired")
-        if self.style == "invoice" and text_of(offer.extra, "invoice_amount") != str(offer.amount):
+        if self.style == "invoice" and text_member(offer.extra, "invoice_amount") != str(offer.amount):
             raise OfferRefused("the invoice is for another amount than the offer says")
 
     def key(self, nonce: str) -> ConsumptionKey:
@@ -135,7 +135,7 @@ class FakeSpec:
 def _signed_text(terms: Mapping[str, Any]) -> str:
     if type(terms.get("valid_before")) is not int:
         raise MalformedInput("valid_before", "must be Unix seconds")
-    texts = [text_of(terms, name) for name in ("payer", "payee", "network", "asset", "amount", "nonce")]
+    texts = [text_member(terms, name) for name in ("payer", "payee", "network", "asset", "amount", "nonce")]
     return "\n".join([*texts, str(terms["valid_before"])])
 
 
@@ -151,22 +151,10 @@ def hash_of(preimage: str) -> str:
         raise MalformedInput("preimage", "must be hexadecimal digits") from error
 
 
-def text_of(members: Mapping[str, Any], name: str) -> str:
-    """Return the text of that member.
-
-    Raises:
-        MalformedInput: it is not there, or no text.
-    """
-    value = members.get(name)
-    if not isinstance(value, str):
-        raise MalformedInput(name, "must be a text")
-    return value
-
-
 def _offer(rail: str, mechanism: Mechanism, expires_at: int, wire: Mapping[str, Any]) -> Offer:
     """Read an offer whose members have the names of ours, `pay_to` and `extra` included."""
-    amount, timeout, extra = text_of(wire, "amount"), wire.get("timeout_seconds"), wire.get("extra", {})
-    flow = text_of(wire, "flow")
+    amount, timeout, extra = text_member(wire, "amount"), wire.get("timeout_seconds"), wire.get("extra", {})
+    flow = text_member(wire, "flow")
     if not _AMOUNT.fullmatch(amount):
         raise MalformedInput("amount", "must be a decimal number of atomic units")
     if not isinstance(timeout, int) or isinstance(timeout, bool) or timeout <= 0:
@@ -175,15 +163,10 @@ def _offer(rail: str, mechanism: Mechanism, expires_at: int, wire: Mapping[str, 
         raise MalformedInput("extra", "must be an object")
     if flow not in mechanism.flows:
         raise MalformedInput("flow", f"must be one of {', '.join(mechanism.flows)}")
-    return Offer(
-        rail=rail,
-        mechanism=mechanism.name,
-        network=mechanism.network,
-        asset=mechanism.asset,
+    return mechanism.offer(
+        rail,
+        payee=text_member(wire, "payee"),
         amount=int(amount),
-        currency=mechanism.currency,
-        exponent=mechanism.exponent,
-        payee=text_of(wire, "payee"),
         expires_at=expires_at,
         timeout_seconds=timeout,
         flow=Flow(flow),
@@ -265,7 +248,7 @@ class _L402(_Plain):
 
     def decode_offer(self, wire: Json, *, expires_at: int) -> Offer | None:
         try:
-            decoded = base64.b64decode(text_of(wire, "invoice"), altchars=b"-_", validate=True)
+            decoded = base64.b64decode(text_member(wire, "invoice"), altchars=b"-_", validate=True)
         except ValueError as error:
             raise MalformedInput("invoice", "is not base64url") from error
         invoice = parse_json(decoded, field="invoice", max_bytes=4096)
@@ -324,7 +307,7 @@ class _XReceipt(_Plain):
         return {"receipt": f"{self.rail}:{base64.urlsafe_b64encode(canonical_json(dict(payload))).decode()}"}
 
     def decode_proof(self, wire: Json) -> Json | None:
-        rail, _, encoded = text_of(wire, "receipt").partition(":")
+        rail, _, encoded = text_member(wire, "receipt").partition(":")
         if rail != self.rail:
             return None
         try:
@@ -346,7 +329,7 @@ class _Proof(_Plain):
     def _read(self, wire: Mapping[str, Any], payee: object, expires_at: int) -> Offer:
         """Read an offer with a decimal price, and the default flow where it says none."""
         mechanism = self.mechanism
-        price = Money.parse(f"{text_of(wire, 'price')} {mechanism.currency}")
+        price = Money.parse(f"{text_member(wire, 'price')} {mechanism.currency}")
         defaults = {"flow": mechanism.flows[0].value, "timeout_seconds": 60}
         amount = str(price.to_atomic(mechanism.exponent))
         return _offer(self.rail, mechanism, expires_at, {**defaults, **wire, "payee": payee, "amount": amount})

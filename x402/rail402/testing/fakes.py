@@ -24,7 +24,7 @@ from typing import Final
 from rail402.clock import Clock
 from rail402.errors import PaymentFailed, PaymentOutcomeUnknown, PaymentRejected
 from rail402.money import Money
-from rail402.protocol.base import Json, sha256_hex
+from rail402.protocol.base import Json, sha256_hex, text_member
 from rail402.protocol.charge import Charge, Operation
 from rail402.protocol.offer import Flow, Mechanism, Offer
 from rail402.protocol.order import Order
@@ -48,7 +48,7 @@ from rail402.protocol.rail import (
     Wallet,
 )
 from rail402.testing.fake_ledger import Ending, FakeClock, FakeLedger, Transfer
-from rail402.testing.fake_spec import FakeSpec, hash_of, text_of
+from rail402.testing.fake_spec import FakeSpec, hash_of
 
 __all__ = ["Ending", "FakeClock", "FakeLedger", "FakeRail", "FakeSpec", "FakeWallet", "Transfer"]
 
@@ -105,15 +105,10 @@ class FakeRail(PaymentRail, Holds, Refunds):
         if terms.amount < self._minimum:
             return None
         await self.ledger.call("offer", order.digest)
-        offer = Offer(
-            rail=self.fake.name,
-            mechanism=mechanism.name,
-            network=mechanism.network,
-            asset=mechanism.asset,
-            amount=terms.amount,
-            currency=mechanism.currency,
-            exponent=mechanism.exponent,
+        offer = mechanism.offer(
+            self.fake.name,
             payee=self.payee,
+            amount=terms.amount,
             expires_at=terms.expires_at,
             timeout_seconds=terms.timeout_seconds,
             flow=terms.flow,
@@ -134,7 +129,7 @@ class FakeRail(PaymentRail, Holds, Refunds):
 
     def issued_key(self, offer: Offer) -> ConsumptionKey | None:
         """Return the invoice's key in the `invoice` style."""
-        return None if self.fake.style == "signed" else self.fake.key(text_of(offer.extra, "hash"))
+        return None if self.fake.style == "signed" else self.fake.key(text_member(offer.extra, "hash"))
 
     async def verify(self, offer: Offer, payment: Payment, verified: Verified, *, now: int) -> Verified:
         """Check the validity and the balance, or that the invoice was paid."""
@@ -272,7 +267,7 @@ class FakeWallet(Wallet):
             )
             move = partial(self.ledger.proofs.__setitem__, record_id, proof)
         else:
-            key = self.fake.key(text_of(offer.extra, "hash"))
+            key = self.fake.key(text_member(offer.extra, "hash"))
             if key not in self.ledger.charged and not self.ledger.covers(self.payer, offer.amount):
                 raise PaymentFailed("the balance is too small", record_id=record_id)
             move = partial(self.ledger.charge, replace(self.ledger.invoices[key], payer=self.payer))
@@ -285,7 +280,7 @@ class FakeWallet(Wallet):
 
     async def resume(self, offer: Offer, payload: Json | None, *, record_id: str, now: int) -> Paid | NotPaid | Unknown:
         """Say what became of it: a signature that was made can be shown again until it expires."""
-        key = record_id if self.fake.style == "signed" else self.fake.key(text_of(offer.extra, "hash"))
+        key = record_id if self.fake.style == "signed" else self.fake.key(text_member(offer.extra, "hash"))
         ending = await self.ledger.call("resume", key)
         if ending is not Ending.OK or self.ledger.is_pending(key):
             return NotPaid() if ending in (Ending.NOT_PAID, Ending.FAILED) else Unknown(detail="scripted")
