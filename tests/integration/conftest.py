@@ -62,5 +62,5 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Show what the services logged last under a test of theirs that failed."""
     report = yield
     if report.when == "call" and report.failed and _services(item):
-        report.sections += [(f"end of {process.log_path}", process.log_tail(15)) for process in processes.active()]
+        report.sections += [(f"end of {process.log_path}", process.log_tail(5, 200)) for process in processes.active()]
     return report

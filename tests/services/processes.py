@@ -44,9 +44,9 @@ class Process:
         self.log_path = log_path
         self._popen = popen
 
-    def log_tail(self, lines: int = 30) -> str:
-        """The last `lines` lines of what the service wrote."""
-        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
+    def log_tail(self, lines: int = 30, width: int | None = None) -> str:
+        """The last `lines` lines of what the service wrote, and of each the first `width` characters."""
+        return "\n".join(line[:width] for line in self.log_path.read_text(errors="replace").splitlines()[-lines:])
 
     def wait_until(self, what: str, probe: Callable[[], T | None], timeout: float = 60) -> T:
         """What `probe` returns once that is true; ServiceFailed if the service ends, or after `timeout` seconds."""
