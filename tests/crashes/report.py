@@ -55,7 +55,7 @@ once, and once more for each run that was lost; a payment that is shown again ge
 nothing; what was released or refunded cost nothing. A pass gives as many answers as it is good for, to who bought it,
 and then no more: a use that failed, or died with its server, is given back.
 
-`make crashes` runs all of this and writes this page. `make test` runs each step of the first sandboxes once, and a
+`make crashes` runs all of this and writes this page. `make test` runs each step of the first four rows once, and a
 sample of the others. `make chaos SECONDS=60` draws at random, and prints the seed: rails, flows, failing handlers,
 passes, several clients, and several deaths, those during recovery too.
 
@@ -65,8 +65,7 @@ with what is prepared on demand, the payer moves the money, before there is a ch
 Where fewer were killed than there are steps, it was at that many, evenly spaced (`all --at-most 12`). With `--thorough`
 each step has each of the three times.
 
-Not among them: tools of MCP, an agent's journal in PostgreSQL, people at Checkout, customers who have saved a card, and
-a facilitator in front of a handler that fails.
+Not among them: tools of MCP, an agent's journal in PostgreSQL, people at Checkout, and customers who have saved a card.
 
 | rail | flow | the handler | steps (server, client, facilitator) | killed | wrong | how it ended |
 |---|---|---|---|---|---|---|
