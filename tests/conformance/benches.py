@@ -72,9 +72,10 @@ class FakeBench(RailBench):
     """The fake rail, whose money is a Python object."""
 
     too_little = 9
+    clock_type: type[FakeClock] = FakeClock
 
     def __init__(self, style: str = "signed") -> None:
-        self.clock = FakeClock()
+        self.clock = self.clock_type()
         self.ledger = FakeLedger({"alice": PLENTY, "bob": 0})
         self.spec = FakeSpec(style="signed" if style == "signed" else "invoice", secret=FAKE_KEY)
         self.rail = FakeRail(self.ledger, self.spec, clock=self.clock, minimum=10)
