@@ -37,6 +37,8 @@ _SANDBOXES: Final[list[Bank]] = ["base", "transfer", "lightning", "stripe", "pre
 _STRIPE: Final = ("stripe", "prepared")
 _TOO_LATE: Final = ("lnd", "lnbits")
 """Where a pass may not be had at all once its buyer was away for long, see `Scenario.is_stuck`."""
+_TOOLS: Final = ("base", "lightning", "stripe", "prepared", "anvil", "facilitator")
+"""What a tool can be paid with: plain transfers travel in no dialect of MCP."""
 _GOOD: Final[tuple[Ending, ...]] = ("whole", "stream")
 _BAD: Final[tuple[Ending, ...]] = ("fails", "raises")
 _LAST_STEP: Final = 60
@@ -61,7 +63,8 @@ def random_run(seed: int, banks: Sequence[Bank]) -> tuple[Scenario, Plan]:
     plan = Plan(server=ends[0], client=ends[1], after=rng.choice((*AWAY, 5, 300)), clients=clients)
     if bank == "facilitator":
         plan = replace(plan, facilitator=tuple(rng.randint(1, _LAST_STEP) for _ in range(rng.choice((0, 1, 1, 2)))))
-    return Scenario(bank, flow, tuple(handler), uses), plan
+    is_tool = bank in _TOOLS and uses == 1 and "stream" not in handler and rng.random() < 0.3
+    return Scenario(bank, flow, tuple(handler), uses, via="mcp" if is_tool else "http"), plan
 
 
 class _Table:

@@ -14,8 +14,10 @@ from rail402 import Payer
 from rail402.client.records import PurchaseState
 from rail402.errors import Rail402Error
 from tests.crashes.banks import Lnd
+from tests.crashes.processes import start_log
 from tests.crashes.shop import GRANT, REFUND
 from tests.crashes.steps import Steps, watch_agent
+from tests.crashes.tools import call_tool
 from tests.crashes.world import World, lines, note
 
 __all__ = ["Phase", "live"]
@@ -44,8 +46,7 @@ class _Noted(httpx.AsyncHTTPTransport):
 
 def live(world: World, number: int, phase: Phase, kill_at: int) -> None:
     """Do what the phase says, or die at step `kill_at`."""
-    logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    start_log()
     steps = Steps(world.path / f"client-{number}.steps", kill_at)
     wallet = world.bank.wallet(number, world.clock)
     watch_agent(steps, wallet)
@@ -72,6 +73,8 @@ async def _live(world: World, number: int, phase: Phase, payer: Payer, steps: St
         if scenario.uses > 1 and wanted:
             if bought or await _get(world, number, client, steps, {_KEY: "use 1"}) == 200:
                 await _use_up(world, number, steps)
+        elif wanted and scenario.via == "mcp":
+            await call_tool(world, number, payer, steps)
         elif wanted:
             await _get(world, number, client, steps, {})
         if phase != "look" and scenario.is_fetched:

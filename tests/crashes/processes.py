@@ -17,8 +17,10 @@ from typing import Any, Final
 import httpx
 import uvicorn
 from fastapi import FastAPI
+from mcp.client import Client
+from mcp.server import MCPServer
 
-__all__ = ["RECONCILE", "Child", "bound", "listen", "warm_up"]
+__all__ = ["RECONCILE", "Child", "bound", "listen", "start_log", "warm_up"]
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -93,17 +95,27 @@ def listen(app: App, port: int, step: Callable[[str], None], paths: Collection[s
 
         await app(scope, receive, sending if scope.get("path") in paths else send)
 
-    logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    start_log()
     config = uvicorn.Config(watched, log_level="warning", access_log=False, loop="asyncio")
     uvicorn.Server(config).run(sockets=[bound(port)])
+
+
+def start_log() -> None:
+    """Have a process say what it does, on what its standard error is."""
+    form = "%(name)s %(levelname)s %(message)s"
+    logging.basicConfig(level=logging.INFO, format=form, force=True)  # the SDK of MCP has set its own
+    for quiet in ("httpx", "httpx2", "mcp"):
+        logging.getLogger(quiet).setLevel(logging.WARNING)
 
 
 def warm_up() -> None:
     """Import what libraries import when they are first used, so that no child does it again."""
     app = FastAPI()
 
+    server = MCPServer("warm", log_level="ERROR")
+
     @app.get("/")
+    @server.tool()
     async def nothing() -> None: ...
 
     uvicorn.Config(app, lifespan="on").load()
@@ -112,6 +124,8 @@ def warm_up() -> None:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://warm.test") as client:
             await client.get("/")
         await httpx.AsyncHTTPTransport().aclose()
+        async with Client(server) as client:
+            await client.call_tool("nothing")
         # Nothing listens there: connections and their errors are loaded too.
         async with httpx.AsyncClient(trust_env=False) as client:
             with suppress(httpx.TransportError):

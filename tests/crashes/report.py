@@ -39,6 +39,7 @@ _HANDLERS: Final = {
     "fails": "answers 500",
     "raises": "raises",
 }
+_TOOL: Final = _HANDLERS | {"fails": "says that it failed"}
 _HEAD: Final = """# Crashes
 
 A server and a client, and the facilitator where there is one, are killed (SIGKILL) at every step of every flow: before
@@ -65,7 +66,7 @@ with what is prepared on demand, the payer moves the money, before there is a ch
 Where fewer were killed than there are steps, it was at that many, evenly spaced (`all --at-most 12`). With `--thorough`
 each step has each of the three times.
 
-Not among them: tools of MCP, an agent's journal in PostgreSQL, people at Checkout, and customers who have saved a card.
+Not among them: an agent's journal in PostgreSQL, people at Checkout, and customers who have saved a card.
 
 | rail | flow | the handler | steps (server, client, facilitator) | killed | wrong | how it ended |
 |---|---|---|---|---|---|---|
@@ -100,7 +101,8 @@ def results() -> dict[Scenario, dict[str, Any]]:
 
 def title(scenario: Scenario) -> str:
     """The cells by which a row is known."""
-    handler = ", then ".join(_HANDLERS[ending] for ending in scenario.handler)
+    what, endings = ("", _HANDLERS) if scenario.via == "http" else ("a tool of MCP ", _TOOL)
+    handler = what + ", then ".join(endings[ending] for ending in scenario.handler)
     rail = _RAILS[scenario.bank] + (", PostgreSQL" if scenario.store == "postgres" else "")
     flow = scenario.flow + (f", a pass for {scenario.uses}" if scenario.uses > 1 else "")
     return f"{rail} | {flow} | {handler}"

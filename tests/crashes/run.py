@@ -22,7 +22,8 @@ from tests.crashes.processes import RECONCILE, Child
 from tests.crashes.scenarios import Plan, Scenario
 from tests.crashes.servers import HarnessFailed, Server
 from tests.crashes.shop import serve
-from tests.crashes.world import World, lines
+from tests.crashes.tools import said_by_tool
+from tests.crashes.world import TOOLS, World, lines
 
 __all__ = ["Facts", "HarnessFailed", "Shown", "gather", "perform"]
 
@@ -233,11 +234,18 @@ class _Run:
 
     def _show_again(self, *, late: bool) -> None:
         """Show every payment that ever left once more, as whoever overheard it might."""
-        for fields in self._presented():
-            status, body, is_replay = self._shop.ask("GET", "/goods", fields)
-            self._shown.append(Shown(status, body, is_replay, late))
+        ask = self._ask_route if self._world.scenario.via == "http" else self._call_tool
+        for shown in self._presented():
+            self._shown.append(Shown(*ask(shown), late))
 
-    def _presented(self) -> Iterator[Mapping[str, str]]:
+    def _ask_route(self, fields: Mapping[str, Any]) -> tuple[int, str, bool]:
+        return self._shop.ask("GET", "/goods", fields)
+
+    def _call_tool(self, call: Mapping[str, Any]) -> tuple[int, str, bool]:
+        _, answer, _ = self._shop.ask("POST", TOOLS, call["fields"], call["content"])
+        return said_by_tool(answer)
+
+    def _presented(self) -> Iterator[Mapping[str, Any]]:
         known: set[str] = set()
         for number in range(self._plan.clients):
             shown = lines(self._world.presented(number))

@@ -19,13 +19,18 @@ __all__ = [
     "Ending",
     "Plan",
     "Scenario",
+    "Via",
 ]
 
 Bank = Literal[
     "base", "transfer", "lightning", "stripe", "prepared", "anvil", "anvil_transfer", "facilitator", "lnd", "lnbits"
 ]
 Ending = Literal["whole", "stream", "fails", "raises"]
-"""How a run of the handler ends: an answer of known length, one that streams, a 500, an exception."""
+"""How a run of the handler ends: an answer of known length, one that streams, a 500, an exception. A tool does not
+stream, and where it `fails` it says so itself."""
+
+Via = Literal["http", "mcp"]
+"""How the goods are asked for: by a request for them, or by a call of a tool."""
 
 PRICES: Final[dict[Bank, str]] = {
     "base": "0.003 USD",
@@ -67,6 +72,7 @@ class Scenario:
         handler: how each run of the handler ends, the last one for all that follow.
         uses: for how many requests one payment is good; more than one make a pass.
         store: where the shop keeps its charges, and its relayer what it has signed.
+        via: how the goods are asked for; a tool is sold here without passes.
     """
 
     bank: Bank
@@ -74,10 +80,12 @@ class Scenario:
     handler: tuple[Ending, ...] = ("whole",)
     uses: int = 1
     store: str = "sqlite"
+    via: Via = "http"
 
     def __str__(self) -> str:
         more = [f"x{self.uses}"] if self.uses > 1 else []
         more += [self.store] if self.store != "sqlite" else []
+        more += [self.via] if self.via != "http" else []
         return "-".join([self.bank, self.flow, *self.handler, *more])
 
     @classmethod
@@ -86,7 +94,8 @@ class Scenario:
         bank, flow, *rest = name.split("-")
         handler = cast("tuple[Ending, ...]", tuple(word for word in rest if word in get_args(Ending)))
         uses = next((int(word[1:]) for word in rest if word[1:].isdigit()), 1)
-        return cls(cast(Bank, bank), flow, handler, uses, "postgres" if "postgres" in rest else "sqlite")
+        store, via = "postgres" if "postgres" in rest else "sqlite", cast(Via, "mcp" if "mcp" in rest else "http")
+        return cls(cast(Bank, bank), flow, handler, uses, store, via)
 
     @property
     def services(self) -> set[str]:
@@ -172,6 +181,10 @@ SANDBOXES: Final = (
     Scenario("prepared", "escrow"),
     Scenario("prepared", "upfront"),
     Scenario("prepared", "upfront", ("fails",)),
+    Scenario("base", "authorization", via="mcp"),
+    Scenario("lightning", "upfront", via="mcp"),
+    Scenario("stripe", "escrow", ("fails",), via="mcp"),
+    Scenario("base", "upfront", ("fails", "whole"), via="mcp"),
 )
 
 REAL: Final = (

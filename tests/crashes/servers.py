@@ -71,7 +71,9 @@ class Server:
             self._died()
             self.start()
 
-    def ask(self, method: str, path: str, fields: Mapping[str, str] | None = None) -> tuple[int, str, bool]:
+    def ask(
+        self, method: str, path: str, fields: Mapping[str, str] | None = None, content: str | None = None
+    ) -> tuple[int, str, bool]:
         """Ask it, which may die of it; it is asked again then. Returns status, body, and whether it is a replay."""
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
@@ -79,7 +81,7 @@ class Server:
             connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
             with closing(connection):
                 try:
-                    connection.request(method, path, headers=dict(fields or {}))
+                    connection.request(method, path, content, dict(fields or {}))
                     answer = connection.getresponse()
                     body = answer.read().decode()
                 except (OSError, http.client.HTTPException):

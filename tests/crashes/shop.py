@@ -1,4 +1,4 @@
-"""The server's process: one paid route behind a real gate and a real port."""
+"""The server's process: one paid route, or one paid tool, behind a real gate and a real port."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from rail402_lightning.refunds import REFUND_PATH
 from tests.crashes.processes import RECONCILE, listen
 from tests.crashes.scenarios import PASS_VALID, PRICES
 from tests.crashes.steps import Steps, watch_shop
-from tests.crashes.world import World, lines, note
+from tests.crashes.tools import app_with_tool, run_of
+from tests.crashes.world import TOOLS, World
 
 __all__ = ["GRANT", "REFUND", "serve"]
 
@@ -44,7 +45,7 @@ def serve(world: World, kill_at: int) -> None:
         wait_seconds=0,
         documents=False,
     )
-    app = FastAPI()
+    app = FastAPI() if scenario.via == "http" else app_with_tool(world, gate, steps)
     gate.install(app)
 
     @app.get("/goods")
@@ -54,16 +55,8 @@ def serve(world: World, kill_at: int) -> None:
         receipt=Receipts(PASS_VALID, scenario.uses) if scenario.uses > 1 else None,
     )
     async def goods(request: Request) -> Response:
-        charge = gate.charge(request)
-        assert charge is not None
-        note(world.runs, charge.id)
-        steps("the handler has begun")
-        run = len(lines(world.runs))
-        endings = scenario.handler
-        try:
-            return _end(endings[min(run, len(endings)) - 1], f"run {run} of {charge.id}")
-        finally:
-            steps("the handler has ended")
+        with run_of(world, gate.charge(request), steps) as (ending, text):
+            return _end(ending, text)
 
     @app.post(RECONCILE)
     async def reconcile() -> dict[str, int]:
@@ -76,7 +69,7 @@ def serve(world: World, kill_at: int) -> None:
         owed = [each.id for each in paid if each.delivery is Delivery.FAILED]
         return {"granted": len([await gate.refund(charge) for charge in owed])}
 
-    listen(app, world.port, steps, {"/goods", REFUND})
+    listen(app, world.port, steps, {"/goods", TOOLS, REFUND})
 
 
 def _end(ending: str, text: str) -> Response:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import httpx2
 
 from rail402.client.journal import Journal
 from rail402.protocol.rail import Holds, PaymentRail, Refunds, RefundsOnDemand, Wallet
@@ -68,7 +69,7 @@ class Steps:
         setattr(owner, method, watched)
 
 
-class _Stream(httpx.AsyncByteStream):
+class _Stream(httpx.AsyncByteStream, httpx2.AsyncByteStream):
     """A response's body, each piece of which is a step."""
 
     def __init__(self, inner: Any, steps: Steps) -> None:
@@ -107,14 +108,19 @@ def watch_agent(steps: Steps, wallet: Wallet) -> None:
     for verb in _verbs(RelayerStore):  # where a wallet keeps the transfers that it has signed
         steps.watch(SqliteRelayerStore, verb, lambda verb, _: f"sender.{verb}")
     _watch_http(steps)
-    send = httpx.AsyncHTTPTransport.handle_async_request
+    for transport in (httpx.AsyncHTTPTransport, httpx2.AsyncHTTPTransport):  # the other one is that of MCP's SDK
+        _watch_bodies(steps, transport)
 
-    async def sending(transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
-        response = await send(transport, request)
+
+def _watch_bodies(steps: Steps, transport: type) -> None:
+    send = getattr(transport, "handle_async_request")  # noqa: B009 - of either library
+
+    async def sending(sender: Any, request: Any) -> Any:
+        response = await send(sender, request)
         response.stream = _Stream(response.stream, steps)
         return response
 
-    setattr(httpx.AsyncHTTPTransport, "handle_async_request", sending)  # noqa: B010 - to mypy it is no assignment
+    setattr(transport, "handle_async_request", sending)  # noqa: B010 - to mypy it is no assignment
 
 
 def _verbs(owner: type) -> list[str]:
@@ -124,7 +130,7 @@ def _verbs(owner: type) -> list[str]:
 
 
 def _watch_http(steps: Steps) -> None:
-    for transport in (httpx.AsyncHTTPTransport, SandboxTransport):
+    for transport in (httpx.AsyncHTTPTransport, httpx2.AsyncHTTPTransport, SandboxTransport):
         steps.watch(transport, "handle_async_request", _of_request)
 
 
@@ -141,4 +147,4 @@ def _of_journal(verb: str, args: tuple[Any, ...]) -> str:
 def _of_request(_: str, args: tuple[Any, ...]) -> str:
     request = args[1]
     parts = ("id" if "_" in part and any(map(str.isdigit, part)) else part for part in request.url.path.split("/"))
-    return f"{request.method} {'/'.join(parts)}"
+    return " ".join([request.method, "/".join(parts), *request.headers.get_list("mcp-method")])

@@ -21,9 +21,10 @@ def test_a_seed_says_it_all() -> None:
     assert any(len(plan.server) > 1 for _, plan in runs)
     assert any(plan.clients > 1 for _, plan in runs)
     assert any(scenario.uses > 1 for scenario, _ in runs)
+    assert any(scenario.via == "mcp" for scenario, _ in runs)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(12))
 def test_a_run_is_written_down_as_it_was(seed: int) -> None:
     scenario, plan = random_run(seed, BANKS)
     _, _, _, _, name, text = shlex.split(command(scenario, plan))

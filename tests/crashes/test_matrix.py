@@ -11,6 +11,7 @@ from tests.crashes.scenarios import EACH_STEP, SANDBOXES, Plan, Scenario
 from tests.crashes.worker import Worker
 
 OTHERS = [each for each in SANDBOXES if each not in EACH_STEP]
+TOOLS = [each for each in SANDBOXES if each.via == "mcp"]
 _steps: dict[Scenario, dict[str, list[str]]] = {}
 
 
@@ -42,7 +43,7 @@ def test_the_books_are_right_wherever_it_dies(worker: Worker, scenario: Scenario
     assert kills >= len(steps) // 2 - 2  # they did die
 
 
-@pytest.mark.parametrize("scenario", EACH_STEP, ids=str)
+@pytest.mark.parametrize("scenario", [*EACH_STEP, *TOOLS], ids=str)
 def test_the_steps_are_the_same_each_time(worker: Worker, scenario: Scenario) -> None:
     steps = clean_steps(worker, scenario)
     assert clean_steps(worker, scenario) == steps

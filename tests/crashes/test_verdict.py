@@ -81,6 +81,29 @@ SqliteStore.claim, SqliteStore.find = broken, find
         ("client", "after journal.save presented"),
         "the handler ran",
     ),
+    "a call that was paid for is forgotten": (
+        """
+from rail402.client.journal import Journal
+async def broken(self, order_digest):
+    return []
+Journal.open_for = broken
+""",
+        Scenario("lightning", "upfront", via="mcp"),
+        ("server", "the handler has begun"),
+        "charges are settled and",
+    ),
+    "a tool that fails is paid for": (
+        """
+from rail402.server import mcp
+answered = mcp._answered
+async def broken(running, name):
+    return (await answered(running, name)).model_copy(update={"is_error": False})
+mcp._answered = broken
+""",
+        Scenario("stripe", "escrow", ("fails",), via="mcp"),
+        ("server", "the handler has ended"),
+        "nothing was sold, and 80 were paid",
+    ),
 }
 
 

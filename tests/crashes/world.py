@@ -8,7 +8,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tests.crashes.banks import Anvil, Bank, BaseSandbox, LightningSandbox, Lnd, StripeSandbox
 from tests.crashes.clock import SharedClock
@@ -20,7 +20,10 @@ from tests.crashes.scenarios import Scenario
 from tests.services.postgres import PostgresServer
 from tests.services.processes import free_ports
 
-__all__ = ["World", "lines", "note"]
+__all__ = ["TOOLS", "World", "lines", "note"]
+
+TOOLS: Final = "/mcp"
+"""Where a shop's tools are called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,11 @@ class World:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def tools(self) -> str:
+        """Where its tools are called."""
+        return f"{self.origin}{TOOLS}"
+
+    @property
     def runs(self) -> Path:
         """A line for each run of the handler: the charge's id."""
         return self.path / "runs"
@@ -83,7 +91,8 @@ class World:
         return self.path / f"received-{number}"
 
     def presented(self, number: int) -> Path:
-        """The header fields of each request that an agent sent with a payment."""
+        """The header fields of each request that an agent sent with a payment; of a tool's call, its `fields` and its
+        `content`."""
         return self.path / f"presented-{number}"
 
     def log(self, who: str) -> Path:
