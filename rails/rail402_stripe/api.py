@@ -203,8 +203,12 @@ class StripeApi:
             raise OutcomeUnknown("the PaymentIntent was created before and cannot be looked at now") from error
 
     async def intent(self, pi: str) -> Json:
-        """Return the PaymentIntent of that id. Raises: Refused, RailUnavailable."""
-        return await self._get(f"/v1/payment_intents/{pi}", expand=["latest_charge"])
+        """Return the PaymentIntent of that id, and none that an answer mixes it up with. Raises: Refused,
+        RailUnavailable."""
+        found = await self._get(f"/v1/payment_intents/{pi}", expand=["latest_charge"])
+        if found.get("id") != pi:
+            raise RailUnavailable("Stripe's answer is about something else than was asked for")
+        return found
 
     async def capture(self, pi: str, key: str, amount: int) -> Json:
         """Take `amount` (minor units) of what is reserved and give the rest free. Raises: Refused, Declined,

@@ -170,6 +170,7 @@ class Preparer:
                 metadata=offer_metadata(_key(offer), host_of(desk), offer.expires_at),
             )
         )
+        _check_made(intent, offer)
         if late > 0 and not is_old:
             self._until[intent_id(intent)] = 0  # nobody has its secret, and the next turn cancels it
             raise _expired("nothing was prepared for this offer in time; ask for a new one")
@@ -220,6 +221,7 @@ class Preparer:
         session_id = session.get("id")
         if not isinstance(session_id, str) or not _is_session(session_id):
             raise RailUnavailable("Stripe's answer is no Checkout Session")
+        _check_made(session, offer)
         if session.get("status") == "open":
             await _check_unused(offer, desk)
         return session
@@ -266,7 +268,10 @@ class Preparer:
             # Between the look and the cancellation it may still be paid, too late: what is reserved is given free
             # then, and Stripe does not cancel what was taken.
             try:
-                if (await self._api.intent(intent)).get("status") in _UNPAID:
+                status = (await self._api.intent(intent)).get("status")
+                if not isinstance(status, str):
+                    raise RailUnavailable("Stripe does not say whether it was paid")
+                if status in _UNPAID:
                     await self._api.cancel(intent, f"rail402:{intent}:unpaid")
                     cancelled += 1
             except (Declined, Refused) as error:
@@ -308,6 +313,18 @@ async def _made(creating: Awaitable[A]) -> A:
     except (Declined, Refused) as error:
         logger.error("%s: does the account take every one of the rail's payment_method_types?", error)
         raise RailUnavailable("Stripe does not prepare this payment") from error
+
+
+def _check_made(found: Json, offer: Offer) -> None:
+    """Check that what is handed out was made for this offer: nobody pays for another, which buys nothing here.
+
+    Raises:
+        RailUnavailable: it was not, or the answer does not say.
+    """
+    marks = found.get("metadata")
+    is_ours = isinstance(marks, Mapping) and marks.get(OFFER_MARK) == _key(offer)
+    if not is_ours or not isinstance(found.get("status"), str):
+        raise RailUnavailable("Stripe's answer is not what was made for this offer")
 
 
 async def _check_unused(offer: Offer, desk: Desk) -> None:

@@ -157,19 +157,34 @@ def _intent_of(session: Json, offer: Offer, key: str) -> Json:
 def _check_mark(found: Json, offer: Offer, key: str) -> None:
     """Check that a payment is of the offer's network and was prepared for it. Its metadata can be written with the
     publisher's secret key alone."""
+    _check_form(found, livemode=bool, metadata=Mapping)
+    if OFFER_MARK in found["metadata"]:
+        _check_form(found["metadata"], **{OFFER_MARK: str})
     if found.get("livemode") is not (offer.network == "stripe:live"):
         raise PaymentRejected("the payment is of Stripe's other mode", code="network_mismatch")
-    if _members(found, "metadata").get(OFFER_MARK) != key:
+    if found["metadata"].get(OFFER_MARK) != key:
         raise PaymentRejected("the payment was made for another offer", code="resource_mismatch")
+
+
+def _check_form(found: Mapping[str, Any], **kinds: type) -> None:
+    """Check that members of an answer are what Stripe always sends. One that something on the way has spoilt says
+    nothing, and who has paid is not told to pay again for it.
+
+    Raises:
+        RailUnavailable: they are not.
+    """
+    if wrong := [name for name, kind in kinds.items() if not isinstance(found.get(name), kind)]:
+        raise RailUnavailable(f"Stripe gave an answer that cannot be read: its {', '.join(wrong)}")
 
 
 def _check_prepared(intent: Json, offer: Offer, key: str) -> None:
     """Check that a PaymentIntent (with its `latest_charge`) is the offer's, and paid as the offer's flow wants it.
 
     Raises:
-        PaymentRejected: it is not, or not yet.
+        PaymentRejected: it is not, or not yet. RailUnavailable: the answer cannot be read.
     """
     _check_mark(intent, offer, key)
+    _check_form(intent, currency=str, amount=int, amount_capturable=int, amount_received=int)
     if intent.get("currency") != offer.asset:
         raise PaymentRejected(f"the payment is not in {offer.asset}", code="asset_mismatch")
     if intent.get("amount") != offer.amount:
@@ -203,6 +218,7 @@ def _check_prepared(intent: Json, offer: Offer, key: str) -> None:
 
 def _check_kept(payment: Mapping[str, Any]) -> None:
     """Check that money that was taken is still there."""
+    _check_form(payment, captured=bool, disputed=bool, refunded=bool, amount_refunded=int)
     if payment.get("captured") is not True or payment.get("disputed") is not False:
         raise PaymentRejected("the payment is disputed", code="payment_declined")
     if payment.get("refunded") is not False or payment.get("amount_refunded") != 0:

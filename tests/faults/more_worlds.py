@@ -1,4 +1,4 @@
-"""More rails and wallets: Core Lightning, phoenixd and plain transfers on both ends, and refunds on Base.
+"""More rails and wallets: Core Lightning, phoenixd and plain transfers on both ends, refunds, Stripe on demand.
 
 They share what they build on with the worlds of `worlds.py` and `agents.py`, so of their cells the daily run plays a
 sample; see `World.sampled`.
@@ -30,6 +30,7 @@ from rail402_lightning import (
 from tests.faults.agents import Agent, LightningAgent
 from tests.faults.lightning_services import LateNode, silent
 from tests.faults.nwc_worlds import Nwc, NwcAgent
+from tests.faults.prepared import PREPARED
 from tests.faults.refunding import REFUNDS
 from tests.faults.world import ONE_IN, PATH, URL, World
 from tests.faults.worlds import Base, BaseRpcUpfront, Lightning
@@ -174,5 +175,5 @@ class TransferAgent(Agent, Base):
         return transfer_wallet(self, self.reader())
 
 
-MORE_SHOPS: Final[tuple[type[World], ...]] = (BaseRefunds, BaseTransfer, Cln, Phoenixd, Nwc, *REFUNDS)
+MORE_SHOPS: Final[tuple[type[World], ...]] = (BaseRefunds, BaseTransfer, Cln, Phoenixd, Nwc, *REFUNDS, *PREPARED)
 MORE_AGENTS: Final[tuple[type[Agent], ...]] = (ClnAgent, PhoenixdAgent, NwcAgent, TransferAgent)

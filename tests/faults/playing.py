@@ -222,7 +222,7 @@ class _Sale:
             self.told_to_pay_again = True
             if open_ones := [each.payment for each in charges if each.payment is PaymentState.UNKNOWN]:
                 self.problem(f"a fresh challenge, while it is {open_ones}")
-            if (await self._books()).received and not self.world.is_wrong:
+            if (await self._books()).paid and not self.world.is_wrong:
                 self.problem("a fresh challenge for what is paid")
         return response
 
@@ -257,6 +257,8 @@ class _Sale:
             self.problem(f"paid and never served: {last.status_code} {last.text[:200]}")
         if books != Books(served, served):
             self.problem(f"{books}, and served for {served}")
+        for left in await world.leftovers():
+            self.problem(left)
         if self.goods and last.status_code != 200:
             self.problem(f"served once, and then answered {last.status_code}: {last.text[:200]}")
         attempts = sum(each.attempt + each.reruns for each in await self._charges())

@@ -35,7 +35,7 @@ GROUPS: Final[Mapping[str, tuple[type[World], ...]]] = {
     "Base": tuple(world for world in (*SHOPS, *MORE_SHOPS) if world.row.startswith("Base")),
     "Lightning, and rates": tuple(world for world in SHOPS if world.row.startswith(("Lightning", "rate"))),
     "Lightning: other nodes, and refunds": tuple(world for world in MORE_SHOPS if world.row.startswith("Lightning")),
-    "Stripe": tuple(world for world in SHOPS if world.row.startswith("Stripe")),
+    "Stripe": tuple(world for world in (*SHOPS, *MORE_SHOPS) if world.row.startswith("Stripe")),
     "The agent's wallets": (*AGENTS, *MORE_AGENTS),
 }
 
@@ -55,17 +55,18 @@ the payment again, and counts. In every cell:
 Played are a sale, and one whose handler fails at first; one call that goes wrong, and all calls from it on; and each
 call that is made only because an outage has left the outcome unknown. Whether a call that only reads is carried out
 before its answer is lost makes no difference, and is not told apart. Refunds on Lightning are played from where the
-seller has granted one: however often the payer asks, the money goes back once. Of the columns with a star, which have
-much in common with others, one purchase in {ONE_IN} is played, and each in which a payment was made and the answer was
-another or none; `make faults` plays all.
+seller has granted one: however often the payer asks, the money goes back once. What Stripe prepares on demand is asked
+for twice by who pays it, and once by a visitor who never does, until it is cancelled. Of the columns with a star, which
+have much in common with others, one purchase in {ONE_IN} is played, and each in which a payment was made and the answer
+was another or none; `make faults` plays all.
 
-Not played are Stripe on demand (people at its pages), Stripe's wallets other than the test helper (Link, a customer of
-one's own, Checkout), refunds by hand on Base and Stripe, payments from contracts, remote signers, several facilitators
-or nodes at once, and the stores behind all of them.
+Not played are people at Stripe's pages (Checkout, 3-D Secure), what goes wrong between Stripe and its wallets other
+than the test helper (Link, a customer of one's own, Checkout), refunds by hand on Base and Stripe, payments from
+contracts, remote signers, several facilitators or nodes at once, and the stores behind all of them.
 """
 _LEGEND: Final = """
 A cell says how many purchases ended how: **s** settled at once, **n** not paid (nothing moved, or all of it went back,
-and the same payment could be shown again; on Lightning, where the payer has paid before, it was served then), **us**
+and the same payment could be shown again; where the payer has paid before, as on Lightning, it was served then), **us**
 unknown at first and then settled, **un** unknown at first and then not paid.
 """
 _CALLS: Final = """

@@ -147,6 +147,10 @@ class World(ABC):
     async def nudge(self) -> None:
         """Tell the gate what happened, as services do that call back; nothing may come of it that would not anyway."""
 
+    async def leftovers(self) -> Sequence[str]:
+        """Say what a service still has when all is over, and should not."""
+        return ()
+
     async def close(self) -> None:
         """Close what `make_rail` opened besides the rail."""
 

@@ -255,7 +255,8 @@ class Stripe(World):
         async for intent in self._clean.intents_between(0, self.right() + 10):
             refunds = await self._clean.refunds(intent["id"])
             paid += intent["amount_received"] - sum(each["amount"] for each in refunds)
-            assert intent["status"] != "requires_capture", "money is held for nothing"
+            paid += intent["amount_capturable"]
+            assert self.paid_before or not intent["amount_capturable"], "money is held for nothing"
         return Books(paid, received)
 
     async def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -99,8 +99,14 @@ async def prepare(stripe_says: Stripe, what: str, gate: Gate | None = None) -> E
     return await preparer.prepare(request_of(asked), gate or Gate(offer_of()))
 
 
+def marks(offer: Offer | None = None) -> dict[str, str]:
+    """Return the metadata of what was made for an offer, or for `offer_of()`."""
+    return {"rail402_offer": parse_token((offer or offer_of()).token or "").key}
+
+
 def intent(**changes: Any) -> dict[str, Any]:
-    return {"id": "pi_1", "client_secret": "pi_1_secret_1", "status": "requires_payment_method", **changes}
+    made = {"id": "pi_1", "client_secret": "pi_1_secret_1", "status": "requires_payment_method", "metadata": marks()}
+    return {**made, **changes}
 
 
 def session(**changes: Any) -> dict[str, Any]:
@@ -109,6 +115,7 @@ def session(**changes: Any) -> dict[str, Any]:
         "url": "https://checkout.stripe.com/c/pay/cs_1#x",
         "status": "open",
         "expires_at": 7,
+        "metadata": marks(),
         **changes,
     }
 
@@ -177,6 +184,25 @@ async def test_a_session_is_made_for_the_offer(stripe_says: Stripe) -> None:
 async def test_an_answer_that_is_none_is_passed_on_to_nobody(stripe_says: Stripe, what: str, answer: Any) -> None:
     stripe_says.answer = answer
     with pytest.raises((RailUnavailable, OutcomeUnknown)):
+        await prepare(stripe_says, what)
+
+
+@pytest.mark.parametrize(("what", "made"), [("payment_intent", intent), ("checkout", session)])
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"metadata": {"rail402_offer": "offer:0123456789abcdef0123456789abcdef"}},
+        {"metadata": {}},
+        {"metadata": None},
+        {"metadata": "rail402_offer"},
+        {"status": None},
+    ],
+)
+async def test_nobody_is_asked_to_pay_what_was_made_for_another_offer(
+    stripe_says: Stripe, what: str, made: Callable[..., dict[str, Any]], spoilt: dict[str, Any]
+) -> None:
+    stripe_says.answer = made(**spoilt)
+    with pytest.raises(RailUnavailable):
         await prepare(stripe_says, what)
 
 
@@ -318,6 +344,11 @@ async def test_only_unpaid_ones_whose_time_is_over_are_cancelled(stripe_says: St
     with pytest.raises(RailUnavailable):
         await preparer.cancel_unpaid()
     stripe_says.status = 200
+    for unreadable in (intent(status=None), intent(status={}), intent(id="pi_2", status="succeeded"), {}):
+        stripe_says.answer = unreadable
+        with pytest.raises(RailUnavailable):
+            await preparer.cancel_unpaid()
+    stripe_says.answer = intent()
     assert await preparer.cancel_unpaid() == 1
     assert stripe_says.asked[-1][:2] == ("POST", "/v1/payment_intents/pi_1/cancel")
     assert stripe_says.asked[-1][3] == "rail402:pi_1:unpaid"
@@ -354,8 +385,9 @@ async def test_what_was_paid_meanwhile_is_left_alone(stripe_says: Stripe, status
     clock = FakeClock()
     preparer = Preparer(stripe_says.api, SETTINGS, clock)
     asked = {"dialect": "mpp", "offer": {"it": "is mine"}, "prepare": "payment_intent"}
-    stripe_says.answer = intent()
-    await preparer.prepare(request_of(asked), Gate(offer_of(expires_at=clock())))
+    offer = offer_of(expires_at=clock())
+    stripe_says.answer = intent(metadata=marks(offer))
+    await preparer.prepare(request_of(asked), Gate(offer))
     clock.advance(PAID_WITHIN + 1)
     stripe_says.answer = intent(status=status)
     assert await preparer.cancel_unpaid() == 0
