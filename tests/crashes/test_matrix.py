@@ -24,7 +24,7 @@ def worker() -> Iterator[Worker]:
 @pytest.mark.parametrize("scenario", OTHERS, ids=str)
 def test_the_books_are_right_wherever_we_look(worker: Worker, scenario: Scenario) -> None:
     for who, steps in clean_steps(worker, scenario).items():
-        for plan in sampled(scenario, who, steps, 3):
+        for plan in sampled(scenario, who, steps, 2):
             found = worker.perform(scenario, plan)
             assert not found.violations, f"{found.violations}\n    {command(scenario, plan)}\n    {found.path}"
 

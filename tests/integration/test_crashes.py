@@ -20,7 +20,7 @@ from tests.services.lightning import RegtestNetwork
 from tests.services.lnbits import LnbitsPair
 from tests.services.postgres import PostgresServer
 
-SAMPLE = 2
+SAMPLE = 1
 
 
 def on(*services: str) -> pytest.MarkDecorator:
