@@ -149,8 +149,7 @@ class StripeAgent(Agent, Stripe):
         return StripeRail(self._rails_own, profile_id="internal", payment_method_types=["card"], clock=self.right)
 
     def wallet(self) -> Wallet:
-        api = StripeApi(self.key, transport=self.wire(SandboxTransport(self.sandbox)), api_base=SANDBOX_URL)
-        return StripeWallet.test_helper(api)
+        return StripeWallet.test_helper(self.spoilt_api())
 
 
 AGENTS: Final[tuple[type[Agent], ...]] = (LndAgent, LnbitsAgent, StripeAgent)

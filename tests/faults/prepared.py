@@ -18,7 +18,7 @@ from rail402.errors import PaymentFailed, RailUnavailable
 from rail402.protocol.offer import Offer
 from rail402.protocol.rail import Paid, PaymentRail
 from rail402.testing.faults import Faults
-from rail402_stripe import OnDemand, OwnCustomerWallet, StripeApi, StripeRail
+from rail402_stripe import OnDemand, OwnCustomerWallet, StripeRail
 from rail402_stripe.own_customer import PublishableApi
 from rail402_stripe.preparing import Seller
 from rail402_stripe.sandbox import SANDBOX_URL, SandboxTransport
@@ -55,9 +55,8 @@ class StripePrepared(Stripe):
 
     def make_rail(self) -> PaymentRail:
         self.open_sandbox()
-        api = StripeApi(self.key, transport=self.wire(SandboxTransport(self.sandbox)), api_base=SANDBOX_URL)
         return StripeRail(
-            api,
+            self.spoilt_api(),
             profile_id="acct_publisher",
             payment_method_types=["card"],
             on_demand=OnDemand(publishable_key=_PUBLISHABLE),

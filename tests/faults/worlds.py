@@ -234,11 +234,14 @@ class Stripe(World):
         self.sandbox = Sandbox(self.directory / SANDBOX_LEDGER, clock=self.right, random_bytes=Numbers())
         self._clean = StripeApi(self.key, transport=SandboxTransport(self.sandbox), api_base=SANDBOX_URL)
 
+    def spoilt_api(self) -> StripeApi:
+        """Stripe, by wires that go wrong."""
+        return StripeApi(self.key, transport=self.wire(SandboxTransport(self.sandbox)), api_base=SANDBOX_URL)
+
     def make_rail(self) -> PaymentRail:
         self.open_sandbox()
-        api = StripeApi(self.key, transport=self.wire(SandboxTransport(self.sandbox)), api_base=SANDBOX_URL)
         return StripeRail(
-            api,
+            self.spoilt_api(),
             profile_id="internal",
             payment_method_types=["card"],
             webhook_secrets=[_HOOK_SECRET],

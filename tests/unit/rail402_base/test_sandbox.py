@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from asyncio.subprocess import PIPE
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from rail402.errors import ConfigurationError, MalformedInput, OutcomeUnknown, R
 from rail402_base.eip3009 import Authorization, address_of, cancel_digest, digest, sign, typed_data
 from rail402_base.sandbox import ENDOWMENT, Fault, Mined, Pending, Reverted, RevertReason, SandboxChain
 from rail402_base.tokens import BASE_SEPOLIA_USDC, BASE_USDC, SANDBOX_USDC, Token
+from tests.services.processes import run_together
 
 NOW = 1_740_672_100
 PAYER_KEY, PAYEE_KEY, THIRD_KEY = (bytes([number]) * 32 for number in (1, 2, 3))
@@ -442,10 +442,11 @@ import asyncio, json, sys
 from rail402_base.eip3009 import parse_authorization
 from rail402_base.sandbox import Reverted, SandboxChain
 
-async def settle_all(path, now):
+async def settle_all(path, now, payloads):
     chain = SandboxChain(path, clock=lambda: int(now))
     print("ready", flush=True)
-    for payload in json.loads(sys.stdin.readline()):
+    sys.stdin.readline()
+    for payload in json.loads(payloads):
         try:
             mined = await chain.transfer_with_authorization(chain.token, *parse_authorization(payload))
         except Reverted as error:
@@ -463,20 +464,8 @@ async def test_one_authorization_settled_by_two_processes_is_mined_once(chain: S
         {"signature": "0x" + signed(each).hex(), "authorization": typed_data(SANDBOX_USDC.domain, each)["message"]}
         for each in cheques
     ]
-    command = [sys.executable, "-c", PROCESS, str(chain.path), str(NOW)]
-    processes = [await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE) for _ in range(2)]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            assert await process.stdout.readline() == b"ready\n"
-        work = json.dumps(payloads).encode() + b"\n"
-        outputs = await asyncio.gather(*(process.communicate(work) for process in processes))
-    finally:
-        for process in processes:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-    one, other = (output.decode().splitlines() for output, _ in outputs)
+    command = [sys.executable, "-c", PROCESS, str(chain.path), str(NOW), json.dumps(payloads)]
+    one, other = (output.splitlines() for output in run_together([command, command]))
     assert len(one) == len(other) == len(cheques)
     for each, outcomes in zip(cheques, zip(one, other, strict=True), strict=True):
         mined = await chain.find_authorization(PAYER, each.nonce)

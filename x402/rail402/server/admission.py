@@ -16,11 +16,11 @@ from rail402.protocol.binding import TokenParts, parse_token, read_token
 from rail402.protocol.charge import Charge, Delivery, DeliveryEvent, PaymentEvent, PaymentState
 from rail402.protocol.offer import Flow, Offer
 from rail402.protocol.payment import Payment
-from rail402.protocol.rail import PaymentRail, PublicHalves, Verified
+from rail402.protocol.rail import PaymentRail, Verified
 from rail402.server.challenge import offers_anew
 from rail402.server.exchange import Asked
 from rail402.server.operations import verdict
-from rail402.server.pending import pending
+from rail402.server.pending import mistaken_keys, pending
 from rail402.server.request import LOGIN
 from rail402.server.services import Services
 from rail402.server.settings import Rule
@@ -133,8 +133,7 @@ class Admission:
                     offer = offer.model_copy(update={"token": self._payment.token})
                     self._services.offer_keys.verify(offer, self._request.order)
                 return offer
-        spec = self._rail.spec
-        for key in spec.mistaken_keys(self._payment) if isinstance(spec, PublicHalves) else ():
+        for key in mistaken_keys(self._rail.spec, self._payment):
             if await self._services.store.issued(key) or await self._services.store.find([key]):
                 raise MalformedInput("payment", "is the payment's public hash; send the preimage, which proves it")
         return await self._offer_anew()

@@ -8,6 +8,7 @@ it is looked up by all that its proof can be.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 from rail402.errors import MalformedInput, OutcomeUnknown, PaymentRejected, Rail402Error
 from rail402.protocol.charge import Charge, PaymentState
@@ -16,7 +17,7 @@ from rail402.protocol.payment import ConsumptionKey, Payment
 from rail402.protocol.rail import PublicHalves, RailSpec
 from rail402.server.services import Services
 
-__all__ = ["pending", "pending_among"]
+__all__ = ["mistaken_keys", "pending", "pending_among"]
 
 
 def pending(charge: Charge) -> Rail402Error | None:
@@ -50,12 +51,21 @@ async def pending_among(services: Services, payments: Iterable[Payment]) -> Rail
     return None
 
 
+def mistaken_keys(spec: RailSpec, payment: Payment) -> frozenset[ConsumptionKey]:
+    """Return the keys that would fit if a proof's public half was sent for it; see `PublicHalves`.
+
+    Raises:
+        MalformedInput: a member is missing or has the wrong form.
+    """
+    return spec.mistaken_keys(payment) if isinstance(spec, PublicHalves) else frozenset()
+
+
 def _keys(spec: RailSpec, payment: Payment) -> Iterator[ConsumptionKey]:
     """Yield every key that the proof may have: as it came, as if it paid an offer of each of the rail's mechanisms, and
     where its public half was sent for it."""
     offers = [_offer_by(spec.name, mechanism, payment) for mechanism in spec.mechanisms]
     for each in (payment, *(payment.model_copy(update={"offer": offer}) for offer in offers)):
-        for read in (spec.identify, *((spec.mistaken_keys,) if isinstance(spec, PublicHalves) else ())):
+        for read in (spec.identify, partial(mistaken_keys, spec)):
             try:
                 yield from read(each)
             except (MalformedInput, PaymentRejected):
